@@ -1,0 +1,45 @@
+# Everything starts from Python 3.11 or newer with pip; `make train` and `make test` install the rest.
+PYTHON ?= python3
+# cpu, or gpu for TensorFlow with CUDA.
+EXTRA  ?= cpu
+MODEL  ?= cnn
+ARGS   ?=
+
+.PHONY: env train test lint format lock clean
+.DELETE_ON_ERROR:
+
+env: .venv/installed-$(EXTRA)
+
+train: env
+	.venv/bin/python -m trainer.task --model $(MODEL) $(ARGS)
+
+test: .venv/installed-dev
+	.venv/bin/python -m pytest $(ARGS)
+
+lint: .venv/installed-dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format: .venv/installed-dev
+	-.venv/bin/ruff check --fix --quiet .
+	.venv/bin/ruff format .
+
+# The lock files hold for Python 3.11 to 3.13 on all platforms; cpu comes first and binds the others.
+lock: .venv/installed-dev
+	.venv/bin/uv pip compile $(LOCK) pyproject.toml -o requirements/cpu.txt
+	.venv/bin/uv pip compile $(LOCK) -c requirements/cpu.txt --extra gpu pyproject.toml -o requirements/gpu.txt
+	.venv/bin/uv pip compile $(LOCK) -c requirements/cpu.txt --extra dev pyproject.toml -o requirements/dev.txt
+
+LOCK = --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.venv/installed-%: requirements/%.txt | .venv/bin/python
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("$(PYTHON) is Python %d.%d, expected 3.11 to 3.13; give another: make PYTHON=python3.12" % sys.version_info[:2] if not (3, 11) <= sys.version_info < (3, 14) else 0)'
+	$(PYTHON) -m venv .venv
