@@ -1,0 +1,201 @@
+"""Every setting of a run: its type, unit, default and check. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import BeforeValidator, Field
+
+from trainer.errors import UsageError
+
+
+def _plain_number(value: object) -> object:
+    # pydantic, like Python, reads "1_0" as 10; on a command line it is a slip of the finger.
+    if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+        raise ValueError("a plain number")
+    return value
+
+
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, BeforeValidator(_plain_number), Field(gt=0)]
+Seed = Annotated[int, BeforeValidator(_plain_number), Field(ge=0, lt=2**31)]
+Rate = Annotated[float, BeforeValidator(_plain_number), Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, BeforeValidator(_plain_number), Field(ge=0, lt=1)]
+
+
+def _flag(default: object, help_text: str) -> Any:
+    return Field(default=default, description=help_text)
+
+
+@pydantic.dataclasses.dataclass(
+    frozen=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid")
+)
+class Config:
+    """The settings of one run, checked when it is made.
+
+    A setting of None is filled in from the model's recipe before the run starts.
+
+    Raises:
+        UsageError: through `resolve`, naming the flag, what was found and what was expected.
+    """
+
+    model: Text = _flag(
+        "cnn",
+        "One of {models}; or package.module:build for your own.",
+    )
+    data: Text | None = _flag(
+        None,
+        "One of {datasets}, which are shipped; or a local path; or gs://bucket/path. Left out, the "
+        "model's usual one.",
+    )
+    out: Text | None = _flag(
+        None,
+        "Run directory, local or gs://. Left out, runs/MODEL-DATE-TIME.",
+    )
+    epochs: Count | None = _flag(
+        None, "Passes over the training data. Left out, the recipe's number."
+    )
+    batch_size: Count | None = _flag(
+        None, "Examples a step, over all devices. Left out, the recipe's number."
+    )
+    learning_rate: Rate | None = _flag(
+        None, "Step size of the optimizer. Left out, the recipe's number."
+    )
+    seed: Seed = _flag(0, "Seed of every random choice, 0 to 2147483647.")
+    validation: Fraction = _flag(
+        0.0, "Part of the training data held out to validate each epoch, 0 to 1."
+    )
+    device: Literal["auto", "cpu", "gpu"] = _flag(
+        "auto", "auto, cpu or gpu; auto takes the GPUs that are there."
+    )
+    config: Text | None = _flag(None, "JSON file with settings, local or gs://; flags win over it.")
+    overwrite: bool = _flag(False, "Replace the run that --out holds.")
+    allow_pickle: bool = _flag(
+        False, "Read a pickle of NumPy and SciPy arrays; any other content is still refused."
+    )
+    log: Literal["text", "json"] = _flag(
+        "text", "text, or json for one JSON object a line with a severity."
+    )
+
+
+@pydantic.dataclasses.dataclass(
+    frozen=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid")
+)
+class ResolvedConfig(Config):
+    """The settings of a run with nothing left open: what `config.json` holds."""
+
+    data: Text
+    out: Text
+    epochs: Count
+    batch_size: Count
+    learning_rate: Rate
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One setting; in its help, `{models}` and `{datasets}` stand for the names of such."""
+
+    name: str
+    kind: type
+    default: Any
+    help: str
+
+
+# What says where to read and write, or how to talk, but does not change the result.
+_NOT_THE_EXPERIMENT = frozenset({"out", "config", "overwrite", "log"})
+
+
+def resolve(flags: Mapping[str, Any], file_text: str | None = None) -> Config:
+    """Checks settings from the command line, over those of a configuration file.
+
+    Args:
+        flags: what the user gave, by field name; values may still be strings.
+        file_text: the content of the `--config` file, a JSON object.
+
+    Raises:
+        UsageError: for the first settings that are wrong; all of them are in its one line.
+    """
+    from_file: dict[str, Any] = {}
+    if file_text is not None:
+        from_file = _from_json(file_text, str(flags["config"]))
+    try:
+        return Config(**{**from_file, **flags})
+    except pydantic.ValidationError as error:
+        problems = []
+        for detail in error.errors():
+            name = str(detail["loc"][0])
+            where = flag_name(name) if name in flags else f"--config {flags['config']}: {name}"
+            problems.append(f"{where}: {_explain(detail)}")
+        raise UsageError("; ".join(problems)) from None
+
+
+def complete(config: Config, **defaults: Any) -> ResolvedConfig:
+    """Returns the settings with those that are None replaced by `defaults`."""
+    given = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
+    return ResolvedConfig(**{**defaults, **given})
+
+
+def flag_name(field: str) -> str:
+    """Returns the flag of a field: `batch_size` gives `--batch-size`."""
+    return "--" + field.replace("_", "-")
+
+
+def settings() -> list[Setting]:
+    """Returns what a user can set, in the order of help."""
+    hints = typing.get_type_hints(Config)
+    found = []
+    for field in dataclasses.fields(Config):
+        info: Any = field.default
+        plain = [kind for kind in typing.get_args(hints[field.name]) if kind is not type(None)]
+        kind = (plain or [hints[field.name]])[0]
+        found.append(
+            Setting(
+                name=field.name,
+                kind=kind if isinstance(kind, type) else str,
+                default=info.default,
+                help=info.description,
+            )
+        )
+    return found
+
+
+def to_json(config: ResolvedConfig) -> str:
+    """Returns the settings as the text of `config.json`, which `--config` reads back."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def differences(config: ResolvedConfig, earlier: Mapping[str, Any]) -> list[str]:
+    """Lists the settings in which `config` is another experiment than an earlier run's."""
+    now = dataclasses.asdict(config)
+    return [
+        f"{flag_name(name)} was {json.dumps(earlier.get(name))}, now {json.dumps(value)}"
+        for name, value in now.items()
+        if name not in _NOT_THE_EXPERIMENT and earlier.get(name) != value
+    ]
+
+
+def _from_json(text: str, name: str) -> dict[str, Any]:
+    try:
+        settings = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"--config {name}: not JSON: {error}") from None
+    if not isinstance(settings, dict):
+        raise UsageError(
+            f"--config {name}: found {type(settings).__name__}, expected a JSON object of settings"
+        )
+    settings.pop("config", None)  # A run's own config.json says which file it was read from.
+    return settings
+
+
+def _explain(detail: Any) -> str:
+    """Turns one of pydantic's error records into `found ..., expected ...`."""
+    if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = ", ".join(field.name for field in dataclasses.fields(Config))
+        return f"no such setting, expected one of: {known}"
+    expected = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return f"found {detail['input']!r}, expected {expected}"

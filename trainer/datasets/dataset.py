@@ -1,0 +1,256 @@
+"""A data set in memory: named splits with a spec, and a fixed order of examples."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.errors import DataError
+
+# Of data that comes in one piece, the part that is kept for the final test.
+TEST_FRACTION = 0.1
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples with their labels.
+
+    Attributes:
+        examples: images, uint8 or float32 (N, H, W, C); vectors, uint8 or float32 (N, D); or texts,
+            object array of str (N,).
+        labels: class numbers, int32 (N,).
+    """
+
+    examples: Array
+    labels: Array
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def order(self, seed: int, epoch: int) -> Array:
+        """Returns the order of examples in an epoch: indices, int32 (N,).
+
+        A pure function of its arguments on every machine (Philox, Salmon et al. 2011), so that to
+        resume at a position takes the position alone.
+        """
+        generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+        return generator.permutation(len(self)).astype(np.int32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What a model must know of the data before it is built.
+
+    Attributes:
+        shape: of one example: (H, W, C) for images, (D,) for vectors, () for a text.
+        dtype: "uint8", "float32" or "string".
+        low: least value of an example; 0 for uint8 and texts.
+        high: greatest value; 255 for uint8 images, else that of the training part.
+        classes: class names; the label n stands for classes[n].
+        sizes: examples in each split, by its name.
+        train: the training part, for models that fit their preprocessing, such as a vocabulary, to
+            it. There is no way to the other parts from here.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    low: float
+    high: float
+    classes: tuple[str, ...]
+    sizes: dict[str, int]
+    train: Split
+
+    @property
+    def kind(self) -> str:
+        """What an example is: "image", "vector" or "text"."""
+        if self.dtype == "string":
+            return "text"
+        return {3: "image", 1: "vector"}[len(self.shape)]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a format reads from files, before it is checked and split.
+
+    Attributes:
+        train: examples and labels; labels are integers (N,) or one-hot (N, classes).
+        test: the same; None if the data comes in one piece.
+        classes: class names; None if classes only have numbers.
+    """
+
+    train: tuple[Array, Array]
+    test: tuple[Array, Array] | None = None
+    classes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A checked data set.
+
+    Attributes:
+        spec: what a model must know of it.
+        train: what weights are fitted to.
+        validation: held out of the training data, to choose by; None unless asked for.
+        test: used once, after training.
+        fingerprint: SHA-256 over every example, label and class name, split by split.
+    """
+
+    spec: Spec
+    train: Split
+    validation: Split | None
+    test: Split
+    fingerprint: str
+
+    @classmethod
+    def split(cls, source: Source, *, seed: int, validation: float) -> Dataset:
+        """Checks what was read, and holds out what is to be held out, stratified and seeded.
+
+        Raises:
+            DataError: examples and labels that do not fit together, or cannot be trained on.
+        """
+        train = _check("training", *source.train)
+        classes = source.classes or _numbered(train.labels)
+        if source.test is not None:
+            test = _check("test", *source.test)
+            if test.examples.shape[1:] != train.examples.shape[1:]:
+                raise DataError(
+                    f"test examples of shape {test.examples.shape[1:]}, expected "
+                    f"{train.examples.shape[1:]} as in training"
+                )
+            if test.examples.dtype != train.examples.dtype:  # One part held only small numbers.
+                train = Split(train.examples.astype(np.float32), train.labels)
+                test = Split(test.examples.astype(np.float32), test.labels)
+        else:
+            train, test = _hold_out(train, TEST_FRACTION, classes, seed=seed, stream=0)
+        held_out = None
+        if validation:
+            train, held_out = _hold_out(train, validation, classes, seed=seed, stream=1)
+        splits = {"train": train, "validation": held_out, "test": test}
+        present = {name: part for name, part in splits.items() if part is not None}
+        for name, part in present.items():
+            _check_labels(name, part.labels, classes)
+        spec = _spec(train, classes, {name: len(part) for name, part in present.items()})
+        return cls(spec, train, held_out, test, _fingerprint(present, classes))
+
+
+def _check(name: str, examples: Array, labels: Array) -> Split:
+    """Brings what was read into the one form that Split describes."""
+    if labels.ndim == 2:
+        if not (np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all()):
+            raise DataError(f"{name} labels: a table of labels must be one-hot")
+        labels = labels.argmax(axis=1)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise DataError(
+            f"{name} labels: found {labels.dtype} of shape {labels.shape}, expected integers (N,)"
+        )
+    if len(examples) != len(labels):
+        raise DataError(f"{name} part: {len(examples)} examples but {len(labels)} labels")
+    if len(examples) == 0:
+        raise DataError(f"{name} part: no examples")
+    if labels.min() < 0:
+        raise DataError(f"{name} labels: found {labels.min()}, expected 0 or more")
+    if labels.max() >= 2**31:
+        raise DataError(f"{name} labels: found {labels.max()}, expected class numbers")
+    return Split(_normalise(name, examples), labels.astype(np.int32))
+
+
+def _normalise(name: str, examples: Array) -> Array:
+    if examples.dtype.kind in "OU":
+        return examples.astype(object)
+    if examples.ndim == 3:
+        examples = examples[..., np.newaxis]  # Grey images without a channel.
+    if examples.ndim not in (2, 4) or examples.dtype.kind not in "biuf" or examples.size == 0:
+        raise DataError(
+            f"{name} examples: found {examples.dtype} of shape {examples.shape}, expected numbers: "
+            "images (N, H, W) or (N, H, W, C), or vectors (N, D)"
+        )
+    if examples.dtype == np.uint8:
+        return examples
+    if examples.dtype.kind in "biu" and examples.min() >= 0 and examples.max() <= 255:
+        return examples.astype(np.uint8)
+    with np.errstate(over="ignore"):
+        examples = examples.astype(np.float32)
+    if not np.isfinite(examples).all():
+        bad = int(np.argwhere(~np.isfinite(examples))[0][0])
+        raise DataError(f"{name} examples: example {bad} holds NaN or infinity")
+    return examples
+
+
+def _numbered(labels: Array) -> tuple[str, ...]:
+    count = int(labels.max()) + 1
+    if count > len(labels):
+        raise DataError(f"training labels: found {count - 1}, but only {len(labels)} examples")
+    return tuple(str(number) for number in range(count))
+
+
+def _check_labels(name: str, labels: Array, classes: tuple[str, ...]) -> None:
+    if labels.max() >= len(classes):
+        raise DataError(
+            f"{name} labels: found {labels.max()}, expected 0 to {len(classes) - 1}, "
+            "the classes of the training part"
+        )
+    counts = np.bincount(labels, minlength=len(classes))
+    if name == "train" and not counts.all():
+        raise DataError(f"class {classes[int(counts.argmin())]!r} has no training examples")
+    if len(classes) < 2:
+        raise DataError(f"found one class, {classes[0]!r}, expected at least two")
+
+
+def _hold_out(
+    split: Split, fraction: float, classes: tuple[str, ...], *, seed: int, stream: int
+) -> tuple[Split, Split]:
+    """Splits each class by `fraction`, at least one example a class on either side."""
+    generator = np.random.Generator(np.random.Philox(key=[seed, 2**63 + stream]))
+    held_out = np.zeros(len(split), dtype=bool)
+    for label, name in enumerate(classes):
+        members = generator.permutation(np.flatnonzero(split.labels == label))
+        if len(members) == 0:
+            raise DataError(f"class {name!r} has no training examples")
+        if len(members) == 1:
+            raise DataError(f"class {name!r} has 1 example, too few to hold one out")
+        count = min(max(1, round(len(members) * fraction)), len(members) - 1)
+        held_out[members[:count]] = True
+    return (
+        Split(split.examples[~held_out], split.labels[~held_out]),
+        Split(split.examples[held_out], split.labels[held_out]),
+    )
+
+
+def _spec(train: Split, classes: tuple[str, ...], sizes: dict[str, int]) -> Spec:
+    examples = train.examples
+    if examples.dtype == object:
+        dtype, low, high = "string", 0.0, 0.0
+    elif examples.dtype == np.uint8 and examples.ndim == 4:
+        dtype, low, high = "uint8", 0.0, 255.0
+    else:
+        dtype, low, high = str(examples.dtype), float(examples.min()), float(examples.max())
+    return Spec(
+        shape=examples.shape[1:],
+        dtype=dtype,
+        low=low,
+        high=high,
+        classes=classes,
+        sizes=sizes,
+        train=train,
+    )
+
+
+def _fingerprint(splits: dict[str, Split], classes: tuple[str, ...]) -> str:
+    digest = hashlib.sha256(repr(classes).encode())
+    for name, part in splits.items():
+        examples = part.examples
+        digest.update(f"{name} {examples.shape} {examples.dtype}".encode())
+        if examples.dtype == object:
+            for text in examples:
+                encoded = text.encode()
+                digest.update(len(encoded).to_bytes(8, "little") + encoded)
+        else:
+            digest.update(np.ascontiguousarray(examples).data)
+        digest.update(part.labels.data)
+    return digest.hexdigest()

@@ -1,0 +1,117 @@
+"""IDX, the format of MNIST: big-endian arrays, gzip or not, four files in a folder.
+
+Source: http://yann.lecun.com/exdb/mnist/ (section "FILE FORMATS").
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import re
+import zlib
+from collections.abc import Sequence
+from io import BufferedReader
+from pathlib import Path
+
+import numpy as np
+
+from trainer.datasets.dataset import Array, Source
+from trainer.errors import DataError
+
+NAME = "IDX files of images and labels (train-images, train-labels, t10k-images, t10k-labels)"
+
+_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_GZIP = b"\x1f\x8b"
+_CHUNK_BYTES = 1 << 20
+
+
+def recognises(files: Sequence[Path]) -> bool:
+    """Tells whether any of the files is IDX, by content or, for one that is damaged, by name."""
+    return any(_is_idx(file) for file in files)
+
+
+def read(files: Sequence[Path], *, allow_pickle: bool = False) -> Source:
+    """Reads images and labels; files named t10k or test are the test part.
+
+    Raises:
+        DataError: a file is damaged, missing or there twice.
+    """
+    parts: dict[tuple[bool, bool], tuple[Path, Array]] = {}
+    for file in (file for file in files if _is_idx(file)):
+        array = _read_array(file)
+        key = (bool(re.search("t10k|test", file.name)), array.ndim == 1)
+        if key in parts:
+            raise DataError(
+                f"{file.name}: holds the same part as {parts[key][0].name}, expected one of them"
+            )
+        parts[key] = (file, array)
+    train = _pair(parts, test=False)
+    if train is None:
+        raise DataError(f"{files[0].name}: found no training images and labels beside it")
+    return Source(train=train, test=_pair(parts, test=True))
+
+
+def _pair(
+    parts: dict[tuple[bool, bool], tuple[Path, Array]], *, test: bool
+) -> tuple[Array, Array] | None:
+    images, labels = parts.get((test, False)), parts.get((test, True))
+    if images is None and labels is None:
+        return None
+    if images is None or labels is None:
+        (there,) = (part[0] for part in (images, labels) if part)
+        missing = "images" if images is None else "labels"
+        raise DataError(f"{there.name}: found no file of {missing} that belongs to it")
+    if len(images[1]) != len(labels[1]):
+        raise DataError(
+            f"{labels[0].name}: {len(labels[1])} labels, but {images[0].name} has "
+            f"{len(images[1])} images"
+        )
+    return images[1], labels[1]
+
+
+def _is_idx(file: Path) -> bool:
+    try:
+        with _open(file) as content:
+            head = content.read(4)
+    except (OSError, EOFError, zlib.error):
+        head = b""
+    by_content = len(head) == 4 and head[:2] == b"\0\0" and head[2] in _DTYPES and 0 < head[3] < 9
+    return by_content or bool(re.search(r"idx\d?-ubyte|\.idx\d?(\.gz)?$", file.name))
+
+
+def _read_array(file: Path) -> Array:
+    try:
+        with _open(file) as content:
+            magic = content.read(4)
+            if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _DTYPES or not magic[3]:
+                raise DataError(
+                    f"{file.name}: found magic number 0x{magic.hex()}, expected one of IDX: "
+                    "0x00000801 (labels) or 0x00000803 (images)"
+                )
+            sizes = content.read(4 * magic[3])
+            if len(sizes) < 4 * magic[3]:
+                raise DataError(f"{file.name}: ends within its header")
+            shape = tuple(int(size) for size in np.frombuffer(sizes, ">u4"))
+            dtype = np.dtype(_DTYPES[magic[2]])
+            expected = math.prod(shape) * dtype.itemsize
+            # In pieces: the memory taken follows what is there, not what the header promises.
+            body = bytearray()
+            while len(body) <= expected and (
+                chunk := content.read(min(_CHUNK_BYTES, expected + 1 - len(body)))
+            ):
+                body += chunk
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{file.name}: damaged or truncated gzip: {error}") from None
+    if len(body) != expected:
+        found = "more" if len(body) > expected else len(body)
+        raise DataError(
+            f"{file.name}: its header promises {' x '.join(map(str, shape))} values in {expected} "
+            f"bytes, found {found}"
+        )
+    return np.frombuffer(body, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
+
+
+def _open(file: Path) -> gzip.GzipFile | BufferedReader:
+    with file.open("rb") as start:
+        zipped = start.read(2) == _GZIP
+    return gzip.open(file) if zipped else file.open("rb")

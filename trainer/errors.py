@@ -1,0 +1,43 @@
+"""What can go wrong outside the program, each told to the user in one line.
+
+The text of an error names the flag or file, what was found and what was expected.
+"""
+
+
+class TrainerError(Exception):
+    """Base of all errors that `trainer` reports without a traceback."""
+
+    exit_code = 2
+
+
+class UsageError(TrainerError):
+    """A flag, or a combination of flags, that cannot work."""
+
+
+class DataError(TrainerError):
+    """Data that cannot be trained on: missing, damaged, or of the wrong kind."""
+
+
+class DeviceError(TrainerError):
+    """A device that was asked for, or is there, but cannot be opened."""
+
+
+class DivergedError(TrainerError):
+    """Training whose loss is no number any more."""
+
+
+class RunExistsError(TrainerError):
+    """`--out` already holds something that this run would destroy."""
+
+
+class StorageError(TrainerError):
+    """A path or bucket that is missing, or that may not be read or written."""
+
+
+class OutageError(StorageError):
+    """Storage that failed though the request was right; trying again may help.
+
+    The exit code is not the user's 2, so that a cloud service runs the job again.
+    """
+
+    exit_code = 1

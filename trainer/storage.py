@@ -1,0 +1,367 @@
+"""Files in a local folder or a bucket, behind one interface. The only module that knows gs://.
+
+Nothing here is visible under its final name before it is whole: a local file is written beside its
+place, synced and renamed; an object appears when its upload is complete, and its CRC32C is compared
+with the file's. The client's own check is not enough: it is skipped when a download is resumed.
+"""
+
+from __future__ import annotations
+
+import base64
+import concurrent.futures
+import contextlib
+import functools
+import os
+import pathlib
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+import google_crc32c
+
+from trainer.errors import DataError, OutageError, StorageError
+
+_SCHEME = "gs://"
+_THREADS = 8  # Below the client's 10 pooled connections; 100 small objects a second at 30 ms each.
+_ATTEMPTS = 3  # At a body whose checksum is wrong; the client itself retries failed requests.
+
+
+class Folder(Protocol):
+    """A folder, local or in a bucket. Names in it are relative, with `/` between their parts."""
+
+    path: str
+
+    def names(self) -> list[str]:
+        """Returns the names of all files below the folder, sorted; [] if there is no folder."""
+
+    def read(self, name: str) -> bytes | None:
+        """Returns the content of a file, or None if there is no such file."""
+
+    def put(self, name: str, source: Path) -> None:
+        """Copies a local file to `name`, replacing what is there in one instant."""
+
+    def remove(self, name: str) -> None:
+        """Removes a file; it is no error if there is none."""
+
+    def check_writable(self) -> None:
+        """Raises StorageError unless files can be made and removed here; leaves nothing behind."""
+
+
+def folder(path: str) -> Folder:
+    """Returns the folder at a local path or gs://bucket/prefix; it need not exist yet.
+
+    Raises:
+        StorageError: the path is not of either form, or there are no credentials for gs://.
+    """
+    return _BucketFolder(path) if is_remote(path) else _LocalFolder(path)
+
+
+def is_remote(path: str) -> bool:
+    """Tells whether a path lies in a bucket."""
+    return path.startswith(_SCHEME)
+
+
+def read_text(path: str) -> str:
+    """Returns the text of one file, local or gs://.
+
+    Raises:
+        StorageError: there is no such file, it may not be read, or it is not UTF-8.
+    """
+    parent, _, name = path.rpartition("/")
+    if is_remote(path) and not parent.removeprefix(_SCHEME):
+        raise StorageError(f"{path}: expected gs://bucket/path of a file")
+    content = folder(parent or ("/" if path.startswith("/") else ".")).read(name)
+    if content is None:
+        raise StorageError(f"{path}: no such file")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise StorageError(f"{path}: not UTF-8 text: {error}") from None
+
+
+def put_all(target: Folder, files: Mapping[str, Path]) -> None:
+    """Puts local files into a folder, several at a time; all are there when it returns."""
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(target.put, files.keys(), files.values()))  # Raises what a put raised.
+
+
+@contextlib.contextmanager
+def local_copy(path: str) -> Iterator[Path]:
+    """Gives a local path with the content of `path`; a download is removed at the end.
+
+    Args:
+        path: a local file or folder, which is given as it is, or gs://bucket/path of an object
+            or of all objects below a prefix.
+
+    Raises:
+        StorageError: nothing is there, or it may not be read.
+    """
+    if not is_remote(path):
+        if not os.path.exists(path):
+            raise StorageError(f"{path}: no such file or folder")
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="trainer-data-") as parent:
+        yield _download(path, Path(parent))
+
+
+def crc32c(path: Path) -> str:
+    """Returns the CRC32C of a file as Cloud Storage writes it: base64, big-endian."""
+    checksum = google_crc32c.Checksum()
+    with path.open("rb") as file:
+        for _ in checksum.consume(file, 1 << 20):
+            pass
+    return base64.b64encode(checksum.digest()).decode()
+
+
+class _LocalFolder:
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._root = Path(path)
+
+    def names(self) -> list[str]:
+        with _explained(self.path):
+            files = (path for path in self._root.rglob("*") if path.is_file())
+            return sorted(path.relative_to(self._root).as_posix() for path in files)
+
+    def read(self, name: str) -> bytes | None:
+        with _explained(f"{self.path}/{name}"):
+            try:
+                return (self._root / name).read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def put(self, name: str, source: Path) -> None:
+        target = self._root / name
+        partial = target.with_name(f".{target.name}.partial")
+        with _explained(str(target)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                shutil.copyfile(source, partial)
+                _sync(partial)
+                os.replace(partial, target)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
+            _sync(target.parent)
+
+    def remove(self, name: str) -> None:
+        target = self._root / name
+        with _explained(str(target)):
+            target.unlink(missing_ok=True)
+            for parent in target.relative_to(self._root).parents:
+                with contextlib.suppress(OSError):  # Not empty: others' files stay.
+                    if parent != pathlib.PurePath("."):
+                        (self._root / parent).rmdir()
+
+    def check_writable(self) -> None:
+        ancestor = self._root
+        while not os.path.lexists(ancestor):
+            ancestor = ancestor.parent
+        if not ancestor.is_dir():
+            raise StorageError(f"{self.path}: {ancestor} is a file, expected a folder")
+        # A real file: os.access says yes to root, and to a read-only file system.
+        with _explained(self.path), tempfile.TemporaryFile(dir=ancestor):
+            pass
+
+
+class _BucketFolder:
+    def __init__(self, path: str) -> None:
+        self.path = path.rstrip("/")
+        bucket, self._prefix = _split(self.path)
+        if self._prefix:
+            self._prefix += "/"
+        with _explained(path):
+            self._bucket = _client().bucket(bucket)
+
+    def names(self) -> list[str]:
+        with _explained(self.path):
+            blobs = self._bucket.list_blobs(prefix=self._prefix, retry=_retry())
+            return sorted(blob.name.removeprefix(self._prefix) for blob in blobs)
+
+    def read(self, name: str) -> bytes | None:
+        with _explained(f"{self.path}/{name}"):
+            blob = self._bucket.get_blob(self._prefix + name, retry=_retry())
+            if blob is None:
+                return None
+            for _ in range(_ATTEMPTS):
+                with contextlib.suppress(_data_corruption()):
+                    content = bytes(
+                        blob.download_as_bytes(
+                            single_shot_download=True,
+                            if_generation_match=blob.generation,
+                            retry=_retry(),
+                        )
+                    )
+                    if base64.b64encode(google_crc32c.Checksum(content).digest()) == (
+                        blob.crc32c.encode()
+                    ):
+                        return content
+        raise OutageError(f"{self.path}/{name}: {_ATTEMPTS} downloads did not match its CRC32C")
+
+    def put(self, name: str, source: Path) -> None:
+        from google.api_core.exceptions import PreconditionFailed
+
+        expected = crc32c(source)
+        with _explained(f"{self.path}/{name}"):
+            there = self._bucket.get_blob(self._prefix + name, retry=_retry())
+            blob = self._bucket.blob(self._prefix + name)
+            try:
+                # A precondition makes the request safe to repeat.
+                blob.upload_from_filename(
+                    source,
+                    if_generation_match=there.generation if there else 0,
+                    checksum="crc32c",
+                    retry=_retry(),
+                )
+            except PreconditionFailed:
+                blob.reload(retry=_retry())  # Our own write, if its reply was lost.
+                if blob.crc32c != expected:
+                    raise StorageError(
+                        f"{self.path}/{name}: another process is writing here"
+                    ) from None
+            if blob.crc32c != expected:
+                blob.delete(if_generation_match=blob.generation, retry=_retry())
+                raise OutageError(
+                    f"{self.path}/{name}: the bucket stored CRC32C {blob.crc32c}, sent {expected}"
+                )
+
+    def remove(self, name: str) -> None:
+        from google.api_core.exceptions import NotFound
+
+        with _explained(f"{self.path}/{name}"), contextlib.suppress(NotFound):
+            self._bucket.blob(self._prefix + name).delete(retry=_retry())
+
+    def check_writable(self) -> None:
+        probe = f".probe-{uuid.uuid4().hex}"
+        with tempfile.NamedTemporaryFile() as empty:
+            self.put(probe, Path(empty.name))
+        self.remove(probe)
+
+
+def _download(path: str, parent: Path) -> Path:
+    """Downloads an object, or all objects below a prefix, into `parent`."""
+    bucket_name, prefix = _split(path.rstrip("/"))
+    with _explained(path):
+        bucket = _client().bucket(bucket_name)
+        blobs = [
+            blob
+            for blob in bucket.list_blobs(prefix=prefix, retry=_retry())
+            # "runs/1" must not bring "runs/10"; a name that ends in "/" is a console's folder.
+            if (not prefix or blob.name == prefix or blob.name.startswith(prefix + "/"))
+            and not blob.name.endswith("/")
+        ]
+    if not blobs:
+        raise StorageError(f"{path}: no object there")
+    root = parent / (PurePosixPath(prefix).name or bucket_name)
+    targets = []
+    for blob in blobs:
+        relative = PurePosixPath(blob.name.removeprefix(prefix).removeprefix("/"))
+        if relative.is_absolute() or ".." in relative.parts:
+            raise DataError(f"gs://{bucket_name}/{blob.name}: a name that leaves its folder")
+        targets.append(root / relative)
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(_download_blob, blobs, targets))  # Raises what a download raised.
+    return root
+
+
+def _download_blob(blob: Any, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    name = f"{_SCHEME}{blob.bucket.name}/{blob.name}"
+    with _explained(name):
+        for _ in range(_ATTEMPTS):
+            with contextlib.suppress(_data_corruption()):
+                blob.download_to_filename(
+                    str(partial),
+                    single_shot_download=True,
+                    if_generation_match=blob.generation,
+                    retry=_retry(),
+                )
+                if crc32c(partial) == blob.crc32c:
+                    os.replace(partial, target)
+                    return
+    raise OutageError(f"{name}: {_ATTEMPTS} downloads did not match its CRC32C")
+
+
+def _split(path: str) -> tuple[str, str]:
+    bucket, _, name = path.removeprefix(_SCHEME).partition("/")
+    if not bucket:
+        raise StorageError(f"{path}: expected gs://bucket/path")
+    return bucket, name
+
+
+@functools.cache
+def _client() -> Any:
+    # The client would ask for the bucket's metadata in the background, for traces we do not make.
+    os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
+    from google.cloud import storage
+
+    return storage.Client(project=None)
+
+
+def _retry() -> Any:
+    from google.cloud.storage.retry import DEFAULT_RETRY
+
+    return DEFAULT_RETRY.with_timeout(float(os.environ.get("TRAINER_RETRY_SECONDS", "120")))
+
+
+def _data_corruption() -> type[Exception]:
+    from google.cloud.storage.exceptions import DataCorruption
+
+    corruption: type[Exception] = DataCorruption
+    return corruption
+
+
+@contextlib.contextmanager
+def _explained(path: str) -> Iterator[None]:
+    """Turns what the operating system or the client raises into one line about `path`."""
+    try:
+        yield
+    except OSError as error:
+        if is_remote(path):
+            raise OutageError(f"{path}: no connection: {error}") from error
+        raise StorageError(f"{path}: {error.strerror or error}") from error
+    except Exception as error:
+        if not is_remote(path) or isinstance(error, StorageError):
+            raise
+        raise _explain_remote(path, error) from error
+
+
+def _explain_remote(path: str, error: Exception) -> Exception:
+    from google.api_core import exceptions as api
+    from google.auth import exceptions as auth
+    from google.cloud.storage import exceptions as media
+
+    if isinstance(error, api.NotFound):
+        return StorageError(f"{path}: no such bucket or object (404)")
+    if isinstance(error, api.Forbidden | api.Unauthorized):
+        return StorageError(
+            f"{path}: permission denied ({error.code}): the account needs the role "
+            "Storage Object User on the bucket"
+        )
+    if isinstance(error, auth.DefaultCredentialsError):
+        return StorageError(
+            f"{path}: no Google credentials: run `gcloud auth application-default login`, or set "
+            "GOOGLE_APPLICATION_CREDENTIALS to a key file"
+        )
+    if isinstance(error, api.BadRequest):
+        return StorageError(f"{path}: refused by Cloud Storage: {error.message}")
+    if isinstance(
+        error,
+        # ValueError: a reply cut short is not JSON any more.
+        api.GoogleAPIError | auth.GoogleAuthError | media.InvalidResponse | ValueError,
+    ):
+        return OutageError(f"{path}: Cloud Storage failed: {error}")
+    return error
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
