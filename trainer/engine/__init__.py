@@ -1,0 +1,1 @@
+"""How training runs: devices, the loop, and what is shown meanwhile."""

@@ -1,0 +1,126 @@
+"""Which devices a run uses, and the tf.distribute strategy over them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import site
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from trainer.errors import DeviceError
+
+# What TensorFlow 2.21 opens at run time (its dso_loader), the driver's library first.
+CUDA_LIBRARIES = (
+    "libcuda.so.1",
+    "libcudart.so.12",
+    "libcublas.so.12",
+    "libcublasLt.so.12",
+    "libcufft.so.11",
+    "libcusolver.so.11",
+    "libcusparse.so.12",
+    "libcudnn.so.9",
+)
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The devices of a run.
+
+    Attributes:
+        strategy: places variables, and sums gradients over the devices.
+        description: what the run is on, for the log and `metrics.json`.
+    """
+
+    strategy: tf.distribute.Strategy
+    description: str
+
+
+def select(device: str) -> Devices:
+    """Opens the devices for a run.
+
+    Args:
+        device: "auto" takes the GPUs that are there, "gpu" insists on one, "cpu" leaves them alone.
+
+    Raises:
+        DeviceError: a GPU is asked for and not there, or is there and TensorFlow cannot open it.
+    """
+    if device == "cpu":
+        tf.config.set_visible_devices([], "GPU")
+        return Devices(tf.distribute.get_strategy(), _cpu())
+    gpus = tf.config.list_physical_devices("GPU")
+    present = nvidia_devices()
+    if not gpus and present:
+        raise DeviceError(unusable(present, missing_libraries()))
+    if not gpus and device == "gpu":
+        raise DeviceError("--device gpu: found no NVIDIA device on this machine, expected one")
+    if not gpus:
+        return Devices(tf.distribute.get_strategy(), _cpu())
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    strategy = tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
+    return Devices(strategy, _gpus(gpus))
+
+
+def nvidia_devices(dev: Path = Path("/dev")) -> list[str]:
+    """Returns the NVIDIA device files of this machine, /dev/nvidia0 and so on."""
+    return sorted(str(path) for path in dev.glob("nvidia[0-9]*"))
+
+
+def missing_libraries(names: Iterable[str] = CUDA_LIBRARIES) -> list[str]:
+    """Returns those of the shared libraries that cannot be opened, as TensorFlow would look."""
+    return [name for name in names if not _opens(name)]
+
+
+def unusable(present: list[str], missing: list[str]) -> str:
+    """Says why TensorFlow cannot use a GPU that the machine has, and what to do."""
+    found = f"--device: found {', '.join(present)}, but TensorFlow cannot open it"
+    if not tf.test.is_built_with_cuda():
+        return f"{found}: this TensorFlow is built without CUDA. Install trainer[gpu]."
+    if missing == ["libcuda.so.1"]:
+        return (
+            f"{found}: missing library libcuda.so.1, which comes with the NVIDIA driver. In a "
+            "container, run it with --gpus all."
+        )
+    if missing:
+        return f"{found}: missing libraries {', '.join(missing)}. Install trainer[gpu]."
+    return (
+        f"{found}: all CUDA libraries open, so the driver refuses. Run nvidia-smi, and "
+        "TF_CPP_MAX_VLOG_LEVEL=3 for TensorFlow's own reasons; or train with --device cpu."
+    )
+
+
+def _opens(name: str) -> bool:
+    # TensorFlow finds the libraries of the nvidia-* wheels by its own run path, then the system's.
+    wheels = (
+        path for root in site.getsitepackages() for path in Path(root).glob(f"nvidia/*/lib/{name}")
+    )
+    try:
+        ctypes.CDLL(str(next(wheels, name)))
+    except OSError:
+        return False
+    return True
+
+
+def _cpu() -> str:
+    model = "CPU"
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        named = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE)
+        model = named[1] if named else model
+    return f"CPU: {model}, {len(os.sched_getaffinity(0))} cores"
+
+
+def _gpus(gpus: list[Any]) -> str:
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    names = [
+        f"{detail.get('device_name', 'unknown')} (compute capability "
+        f"{'.'.join(map(str, detail.get('compute_capability', ('?',))))})"
+        for detail in details
+    ]
+    return f"GPU: {', '.join(names)}"

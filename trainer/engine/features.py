@@ -1,0 +1,60 @@
+"""A model in two parts: preprocessing, run once over the data, and the network to train."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.datasets.dataset import Array, Split
+from trainer.models import PREPROCESS, as_input
+
+_BATCH = 1000
+
+
+class Features:
+    """The two parts of a model, which share its variables.
+
+    Attributes:
+        network: from features, or from raw examples if there is no preprocessing, to probabilities.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        """Splits a model behind its layer named `preprocess`, if it has one."""
+        names = [layer.name for layer in model.layers]
+        if PREPROCESS in names:
+            middle = model.get_layer(PREPROCESS).output
+            self._preprocess = tf.function(keras.Model(model.inputs, middle))
+            self.network: keras.Model = keras.Model(middle, model.outputs[0])
+        else:
+            self._preprocess = None
+            self.network = model
+        self._predict = tf.function(
+            lambda inputs: self.network(inputs, training=False), reduce_retracing=True
+        )
+
+    def of(self, split: Split) -> Array:
+        """Returns what the network takes for each example of a split, computed once."""
+        if self._preprocess is None:
+            return split.examples
+        batches = range(0, len(split), _BATCH)
+        return np.concatenate(
+            [
+                _compact(self._preprocess(as_input(split.examples[at : at + _BATCH])).numpy())
+                for at in batches
+            ]
+        )
+
+    def predict(self, inputs: Array) -> Array:
+        """Returns class probabilities for what `of` gave: float32 (N, classes)."""
+        batches = range(0, len(inputs), _BATCH)
+        outputs = [self._predict(as_input(inputs[at : at + _BATCH])).numpy() for at in batches]
+        return np.concatenate(outputs).astype(np.float32)
+
+
+def _compact(values: Any) -> Array:
+    """Keeps counts as uint8, a quarter of float32, when that loses nothing."""
+    small = values.astype(np.uint8)
+    return small if (small == values).all() else np.asarray(values)

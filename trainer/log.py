@@ -1,0 +1,68 @@
+"""Where messages go: plain lines on stderr, or JSON lines on stdout for a cloud's log collector."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import logging
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+
+LOGGER = logging.getLogger("trainer")
+
+_LEVEL_VARIABLE = "TF_CPP_MIN_LOG_LEVEL"
+# Information and warnings, and the CUDA driver that a machine without a GPU does not have.
+_GREETING = re.compile(
+    r"[IW]\d{4} |WARNING: All log messages before absl|E\d{4} .*cuInit: .*\(303\)"
+)
+
+
+def configure(kind: str) -> None:
+    """Sends messages to stderr as text ("text"), or to stdout as JSON lines ("json")."""
+    handler = logging.StreamHandler(sys.stdout if kind == "json" else sys.stderr)
+    handler.setFormatter(_JsonFormatter() if kind == "json" else logging.Formatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    LOGGER.setLevel(logging.INFO)
+
+
+def json_line(severity: str, message: str) -> str:
+    """Returns a message as one line that Cloud Logging reads as a structured entry."""
+    now = datetime.datetime.now(datetime.UTC).isoformat()
+    return json.dumps({"severity": severity, "message": message, "timestamp": now})
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        message = record.getMessage()
+        if record.exc_info:
+            message += "\n" + self.formatException(record.exc_info)
+        return json_line(record.levelname, message)
+
+
+@contextlib.contextmanager
+def native_greetings_hidden() -> Iterator[None]:
+    """Keeps off stderr what TensorFlow's C++ says of itself while it starts; the rest passes.
+
+    It writes some lines before it reads TF_CPP_MIN_LOG_LEVEL. Who sets that gets everything.
+    """
+    if _LEVEL_VARIABLE in os.environ:
+        yield
+        return
+    os.environ[_LEVEL_VARIABLE] = "2"
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            caught.seek(0)
+            for line in caught.read().decode(errors="replace").splitlines():
+                if not _GREETING.match(line):
+                    print(line, file=sys.stderr)

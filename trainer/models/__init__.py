@@ -1,0 +1,171 @@
+"""What is trained: one file a model, one line here.
+
+A model's module has a function `build(spec)`, which returns a `keras.Model` from raw examples to
+class probabilities, and a `RECIPE`, how to train it. A user's own module is the same, named on the
+command line as package.module:build; without a RECIPE it gets the defaults of `Recipe`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trainer.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import keras
+
+    from trainer.datasets.dataset import Spec
+
+MODELS = {
+    "mlp": "trainer.models.mlp:build",
+    "cnn": "trainer.models.cnn:build",
+    "sentiment": "trainer.models.sentiment:build",
+    "sentiment_small": "trainer.models.sentiment:build_small",
+}
+
+# A layer of this name at the front of a model is fixed before training (a vocabulary, say). It is
+# run once over the data and not at each step.
+PREPROCESS = "preprocess"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a model is trained, unless the flags say otherwise.
+
+    Attributes:
+        data: the data set it is trained on when none is given.
+        accepts: kinds of examples it can take: "image", "vector", "text".
+        optimizer: a name that keras.optimizers knows.
+        learning_rate: step size; None for the optimizer's own default.
+        batch_size: examples a step, over all devices.
+        epochs: passes over the training data.
+        callbacks: makes the Keras callbacks of a run; they are driven as by `fit`.
+    """
+
+    data: str = "mnist"
+    accepts: tuple[str, ...] = ("image", "vector", "text")
+    optimizer: str = "adam"
+    learning_rate: float = 0.001
+    batch_size: int = 128
+    epochs: int = 10
+    callbacks: Callable[[], Sequence[keras.callbacks.Callback]] = tuple
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A model that was looked up by name, not built yet."""
+
+    name: str
+    function: Callable[[Spec], keras.Model]
+    recipe: Recipe
+
+
+def find(name: str) -> Definition:
+    """Looks up a model by its name in the registry, or as package.module:function.
+
+    Raises:
+        UsageError: there is no such model.
+    """
+    place = MODELS.get(name, name)
+    module_name, colon, function_name = place.partition(":")
+    if not (colon and module_name and function_name):
+        raise UsageError(
+            f"--model: unknown model {name!r}. Expected one of: {', '.join(MODELS)}; or "
+            "package.module:build for your own."
+        )
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # The module is there, and something it imports is not.
+        raise UsageError(f"--model {name}: no module named {error.name!r} to import") from None
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise UsageError(f"--model {name}: found no function {function_name!r} in {module_name}")
+    recipe = getattr(module, "RECIPE", None) or Recipe()
+    if not isinstance(recipe, Recipe):
+        raise UsageError(
+            f"--model {name}: RECIPE is {type(recipe).__name__}, expected trainer.models.Recipe"
+        )
+    return Definition(name, function, recipe)
+
+
+def check_data(definition: Definition, spec: Spec) -> None:
+    """Raises DataError if the model cannot take this kind of examples."""
+    if spec.kind not in definition.recipe.accepts:
+        raise DataError(
+            f"--model {definition.name}: takes examples of kind "
+            f"{' or '.join(definition.recipe.accepts)}, found {spec.kind}s of shape {spec.shape}"
+        )
+
+
+def build(definition: Definition, spec: Spec, *, learning_rate: float, seed: int) -> keras.Model:
+    """Builds and compiles the model, and tries it on two examples.
+
+    Args:
+        definition: the model, as looked up.
+        spec: of the data it is for.
+        learning_rate: step size of the recipe's optimizer.
+        seed: of Python's, NumPy's and Keras's random generators, for first weights and dropout.
+
+    Raises:
+        UsageError: what was built does not give class probabilities, float (N, classes).
+    """
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    model: Any = definition.function(spec)
+    if not isinstance(model, keras.Model):
+        raise UsageError(
+            f"--model {definition.name}: returned {type(model).__name__}, expected a keras.Model"
+        )
+    _check_outputs(definition, model, spec)
+    optimizer = keras.optimizers.get(definition.recipe.optimizer)
+    optimizer.learning_rate = learning_rate
+    model.compile(optimizer=optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def callbacks(definition: Definition, *, validation: bool) -> list[keras.callbacks.Callback]:
+    """Makes the recipe's callbacks.
+
+    Raises:
+        UsageError: one of them watches validation figures, and there are none.
+    """
+    made = list(definition.recipe.callbacks())
+    for callback in made:
+        watched = str(getattr(callback, "monitor", ""))
+        if watched.startswith("val_") and not validation:
+            raise UsageError(
+                f"--model {definition.name}: its {type(callback).__name__} watches {watched}; give "
+                "--validation 0.1 to hold out a part of the training data for it"
+            )
+    return made
+
+
+def _check_outputs(definition: Definition, model: keras.Model, spec: Spec) -> None:
+    import numpy as np
+
+    examples = spec.train.examples[:2]
+    answer = np.asarray(model(as_input(examples), training=False))
+    expected = (len(examples), len(spec.classes))
+    if answer.shape != expected:
+        raise UsageError(
+            f"--model {definition.name}: gives outputs of shape {answer.shape} for 2 examples, "
+            f"expected class probabilities {expected}"
+        )
+    if not np.allclose(answer.sum(axis=1), 1, atol=1e-2) or answer.min() < 0:
+        raise UsageError(
+            f"--model {definition.name}: outputs do not sum to 1, expected class probabilities; is "
+            "the last activation softmax?"
+        )
+
+
+def as_input(examples: Any) -> Any:
+    """Returns examples as a tensor that a model takes; texts, object (N,), become strings."""
+    import tensorflow as tf
+
+    return tf.convert_to_tensor(examples, tf.string if examples.dtype == object else None)

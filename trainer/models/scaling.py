@@ -1,0 +1,18 @@
+"""Scaling of raw values, as a layer inside the model: training and serving cannot differ."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import keras
+
+    from trainer.datasets.dataset import Spec
+
+
+def to_unit_range(spec: Spec) -> keras.layers.Layer:
+    """Returns a layer that maps the data's range, 0-255 for pixels, to 0-1 in float32."""
+    import keras
+
+    width = (spec.high - spec.low) or 1.0
+    return keras.layers.Rescaling(1 / width, offset=-spec.low / width)

@@ -1,0 +1,1 @@
+"""What is left behind: the run directory with the model, its metrics and the manifest."""

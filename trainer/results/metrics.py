@@ -1,0 +1,97 @@
+"""How good a model is: the figures of `metrics.json` and `history.csv`."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.datasets.dataset import Array
+from trainer.results import names
+
+
+def loss_accuracy(probabilities: Array, labels: Array) -> dict[str, float]:
+    """Returns loss (cross-entropy in nats, clipped at 1e-7 as in Keras) and accuracy (0 to 1).
+
+    Args:
+        probabilities: of each class, float32 (N, classes).
+        labels: the true classes, int32 (N,).
+    """
+    true = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    return {
+        "loss": float(-np.log(np.clip(true, 1e-7, 1.0)).mean()),
+        "accuracy": float((probabilities.argmax(axis=1) == labels).mean()),
+    }
+
+
+def test(probabilities: Array, labels: Array, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Returns what is known after the final test: `test`, `per_class` and `confusion`."""
+    confusion = confusion_matrix(probabilities, labels)
+    return {
+        "test": loss_accuracy(probabilities, labels),
+        "per_class": per_class(confusion, classes),
+        "confusion": confusion.tolist(),
+    }
+
+
+def examples_per_second(history: Sequence[Mapping[str, float]], examples: int) -> float:
+    """Returns the training speed over all epochs."""
+    return examples * len(history) / sum(row["seconds"] for row in history)
+
+
+def write(metrics: Mapping[str, Any], history: Sequence[Mapping[str, float]], folder: Path) -> None:
+    """Writes `metrics.json` and `history.csv`, a row an epoch."""
+    text = json.dumps(metrics, indent=2, ensure_ascii=False)
+    (folder / names.METRICS).write_text(text + "\n", encoding="utf-8")
+    with (folder / names.HISTORY).open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(history[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+
+
+def in_words(metrics: Mapping[str, Any]) -> str:
+    """Returns the result of a run as one line."""
+    test_figures, seconds = metrics["test"], metrics["seconds"]
+    return (
+        f"test accuracy {test_figures['accuracy']:.2%}, loss {test_figures['loss']:.4f}; "
+        f"{metrics['epochs']} epochs, {seconds['train']:.1f} s of training, "
+        f"{seconds['total']:.1f} s in all"
+    )
+
+
+def per_class(confusion: Array, classes: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Returns precision, recall, F1 and support of each class, 0 where it is undefined.
+
+    Args:
+        confusion: counts, int (classes, classes); rows are the true class.
+        classes: class names.
+    """
+    right = np.diag(confusion).astype(float)
+    precision = _ratio(right, confusion.sum(axis=0))
+    recall = _ratio(right, confusion.sum(axis=1))
+    f1 = _ratio(2 * precision * recall, precision + recall)
+    return [
+        {
+            "class": name,
+            "precision": float(precision[label]),
+            "recall": float(recall[label]),
+            "f1": float(f1[label]),
+            "support": int(confusion[label].sum()),
+        }
+        for label, name in enumerate(classes)
+    ]
+
+
+def confusion_matrix(probabilities: Array, labels: Array) -> Array:
+    """Counts examples by true class (row) and likeliest class: int64 (classes, classes)."""
+    classes = probabilities.shape[1]
+    pairs = labels.astype(np.int64) * classes + probabilities.argmax(axis=1)
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)

@@ -1,0 +1,121 @@
+"""The whole job on one page: data, device, model, training, test, run directory."""
+
+from __future__ import annotations
+
+import datetime
+import re
+import time
+
+from trainer import datasets, models
+from trainer.config import Config, ResolvedConfig, complete
+from trainer.log import LOGGER, native_greetings_hidden
+from trainer.models import Recipe
+from trainer.results.run_directory import RunDirectory
+
+
+def run(config: Config, *, started: float | None = None) -> str:
+    """Trains a model and leaves a complete run directory behind.
+
+    Args:
+        config: the settings; those left at None come from the model's recipe.
+        started: when the program started, by time.perf_counter(); now, if left out.
+
+    Returns:
+        The path of the run directory. If it holds this very run already, nothing is done.
+
+    Raises:
+        TrainerError: what a user can put right: data, device, storage, settings.
+    """
+    watch = Stopwatch(started)
+    definition = models.find(config.model)
+    config = fill_in(config, definition.recipe)
+    directory = RunDirectory(config)
+    if directory.is_finished():
+        LOGGER.info("%s: this run is finished already, nothing to do", config.out)
+        return config.out
+
+    data = datasets.load(
+        config.data,
+        seed=config.seed,
+        validation=config.validation,
+        allow_pickle=config.allow_pickle,
+    )
+    models.check_data(definition, data.spec)
+    watch.lap("data")
+    # Not before all that is cheap to check is known to be right: TensorFlow takes seconds.
+    with native_greetings_hidden():
+        from trainer.engine import devices, loop, progress
+        from trainer.results import exports, metrics
+
+        watch.lap("import")
+        device = devices.select(config.device)
+    LOGGER.info("training %s on %s, %s", config.model, config.data, device.description)
+    with device.strategy.scope():
+        model = models.build(
+            definition, data.spec, learning_rate=config.learning_rate, seed=config.seed
+        )
+    callbacks = models.callbacks(definition, validation=data.validation is not None)
+    directory.begin()
+    with progress.shown(config, examples=len(data.train)) as shown:
+        history = loop.fit(
+            model,
+            data.train,
+            data.validation,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            strategy=device.strategy,
+            callbacks=[*callbacks, shown],
+        )
+    watch.lap("train")
+    probabilities = loop.predict(model, data.test)
+    watch.lap("evaluate")
+    with directory.finishing(data.fingerprint, device.description) as folder:
+        exports.write(model, folder)
+        watch.lap("write")
+        result = {
+            **metrics.test(probabilities, data.test.labels, data.spec.classes),
+            "seconds": watch.seconds(),
+            "examples_per_second": metrics.examples_per_second(history, len(data.train)),
+            "epochs": len(history),
+            "parameters": model.count_params(),
+            "device": device.description,
+            "seed": config.seed,
+            "model": config.model,
+            "data": config.data,
+        }
+        metrics.write(result, history, folder)
+    LOGGER.info("%s", metrics.in_words(result))
+    return config.out
+
+
+def fill_in(config: Config, recipe: Recipe) -> ResolvedConfig:
+    """Fills in what the user left open: from the recipe, and `runs/MODEL-DATE-TIME` for `out`."""
+    name = re.sub(r"\W+", "-", config.model)
+    return complete(
+        config,
+        data=recipe.data,
+        out=f"runs/{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}",
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        learning_rate=recipe.learning_rate,
+    )
+
+
+class Stopwatch:
+    """Seconds that each stage of a run took."""
+
+    def __init__(self, started: float | None = None) -> None:
+        """Starts at `started`, a time.perf_counter() of the past, or now."""
+        self._started = self._lapped = time.perf_counter() if started is None else started
+        self._laps: dict[str, float] = {}
+
+    def lap(self, stage: str) -> None:
+        """Ends a stage, which began when the one before it ended."""
+        now = time.perf_counter()
+        self._laps[stage] = now - self._lapped
+        self._lapped = now
+
+    def seconds(self) -> dict[str, float]:
+        """Returns the seconds of each stage, and in all."""
+        return {"total": time.perf_counter() - self._started, **self._laps}
