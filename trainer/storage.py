@@ -170,10 +170,10 @@ class _LocalFolder:
 
 class _BucketFolder:
     def __init__(self, path: str) -> None:
+        bucket, prefix = _split(path)
+        prefix = prefix.rstrip("/")
         self.path = path.rstrip("/")
-        bucket, self._prefix = _split(self.path)
-        if self._prefix:
-            self._prefix += "/"
+        self._prefix = f"{prefix}/" if prefix else ""
         with _explained(path):
             self._bucket = _client().bucket(bucket)
 
@@ -217,8 +217,9 @@ class _BucketFolder:
                     checksum="crc32c",
                     retry=_retry(),
                 )
-            except PreconditionFailed:
-                blob.reload(retry=_retry())  # Our own write, if its reply was lost.
+            except (PreconditionFailed, ValueError):
+                # Our own write, if its reply was lost, or cut short and so not JSON any more.
+                blob.reload(retry=_retry())
                 if blob.crc32c != expected:
                     raise StorageError(
                         f"{self.path}/{name}: another process is writing here"
@@ -244,7 +245,8 @@ class _BucketFolder:
 
 def _download(path: str, parent: Path) -> Path:
     """Downloads an object, or all objects below a prefix, into `parent`."""
-    bucket_name, prefix = _split(path.rstrip("/"))
+    bucket_name, prefix = _split(path)
+    prefix = prefix.rstrip("/")
     with _explained(path):
         bucket = _client().bucket(bucket_name)
         blobs = [

@@ -74,22 +74,29 @@ def _read_flags(arguments: Sequence[str]) -> dict[str, str]:
     """Lets fire take the arguments apart; values stay the strings that were typed."""
     given: dict[str, str] = {}
 
-    # Fire goes on with the result: a trailing bare word would be looked up in it. None has nothing
-    # to find, so a stray argument is an error, and the job starts only when there is none.
-    def train(**flags: str) -> None:
+    # Fire goes on with the result: a trailing bare word is looked up in it. So it is an object with
+    # nothing to find, and anything else that comes back was found by a stray word.
+    nothing = object()
+
+    def train(**flags: str) -> object:
         given.update(flags)
+        return nothing
 
     _describe(train)
     _refuse_separator(arguments)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            fire.Fire(train, command=list(arguments), name=PROGRAM)
+            found = fire.Fire(
+                train, command=list(arguments), name=PROGRAM, serialize=lambda _: None
+            )
     except fire.core.FireExit as stop:
         if stop.code != 0:
             raise UsageError(_stray(stop.trace.elements[-1].ErrorAsStr())) from None
         print(_tidy(said.getvalue()))
         sys.exit(0)
+    if found is not nothing:
+        raise UsageError(_stray(f"Could not consume arg: {arguments[-1]}"))
     return given
 
 
@@ -131,7 +138,7 @@ def _stray(message: str) -> str:
     if not word.startswith("-"):
         return f"Unexpected word {word!r}. Expected flags only, like --model cnn."
     names = [configs.flag_name(setting.name) for setting in configs.settings()]
-    near = difflib.get_close_matches(word.split("=")[0], names, n=1)
+    near = difflib.get_close_matches(word.split("=")[0], names, n=1, cutoff=0.75)
     hint = f"Did you mean {near[0]}?" if near else f"Expected one of: {', '.join(names)}."
     return f"Unknown flag {word!r}. {hint}"
 

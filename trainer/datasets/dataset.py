@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -64,7 +64,7 @@ class Spec:
     high: float
     classes: tuple[str, ...]
     sizes: dict[str, int]
-    train: Split
+    train: Split = field(repr=False)
 
     @property
     def kind(self) -> str:
@@ -102,7 +102,7 @@ class Dataset:
     """
 
     spec: Spec
-    train: Split
+    train: Split = field(repr=False)
     validation: Split | None
     test: Split
     fingerprint: str

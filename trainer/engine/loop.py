@@ -83,12 +83,12 @@ def fit(
         if not math.isfinite(row["loss"]):
             raise DivergedError(
                 f"the loss became {row['loss']} in epoch {epoch + 1}; expected a finite number. "
-                f"Try a lower --learning-rate than {float(model.optimizer.learning_rate):g}."
+                f"Try a lower --learning-rate than {_learning_rate(model):g}."
             )
         if held_out is not None:
             figures = loss_accuracy(features.predict(held_out[0]), held_out[1])
             row |= {f"val_{name}": value for name, value in figures.items()}
-        row["learning_rate"] = float(model.optimizer.learning_rate)
+        row["learning_rate"] = _learning_rate(model)
         row["seconds"] = seconds
         row["examples_per_second"] = len(train) / seconds
         history.append({"epoch": epoch + 1, **row})
@@ -195,6 +195,11 @@ def _compile(
 
     steps: Steps = run_steps
     return steps
+
+
+def _learning_rate(model: keras.Model) -> float:
+    # A schedule gives a tensor, and several devices a variable that is no number to Python.
+    return float(tf.convert_to_tensor(model.optimizer.learning_rate))
 
 
 def _on_devices(values: Array) -> tf.Variable:

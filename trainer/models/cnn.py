@@ -21,7 +21,7 @@ RECIPE = Recipe(
     accepts=("image",),
     optimizer="adam",
     batch_size=128,
-    epochs=10,
+    epochs=15,  # As in the log the seed shows; its script says 10, which gives 99.26 %.
 )
 
 _LEAST_SIDE = 12  # Two 6x6 convolutions without padding leave 2x2 of it for the pooling.

@@ -1,0 +1,87 @@
+"""Splits, their order, and what is known of a data set as a whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trainer import datasets
+from trainer.datasets.dataset import Dataset, Source
+from trainer.errors import DataError, StorageError
+
+
+def source(sizes: tuple[int, ...] = (500, 300, 200)) -> Source:
+    """Vectors that hold their own number, in one piece."""
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    return Source(train=(np.arange(len(labels))[:, np.newaxis] + 1000, labels))
+
+
+def test_an_order_is_a_permutation_and_a_function_of_seed_and_epoch(mnist: Dataset) -> None:
+    order = mnist.train.order(1, 2)
+    assert sorted(order) == list(range(60000))
+    assert (order == mnist.train.order(1, 2)).all()
+    assert not (order == mnist.train.order(1, 3)).all()
+    assert not (order == mnist.train.order(2, 2)).all()
+
+
+def test_an_order_is_the_same_on_every_machine(mnist: Dataset) -> None:
+    """Else a run could not be resumed on another machine."""
+    assert mnist.train.order(0, 0)[:5].tolist() == [49806, 25494, 16864, 40736, 6833]
+
+
+def test_held_out_parts_are_stratified_and_disjoint() -> None:
+    data = Dataset.split(source(), seed=0, validation=0.2)
+    assert data.validation is not None
+    assert np.bincount(data.test.labels).tolist() == [50, 30, 20]
+    assert np.bincount(data.validation.labels).tolist() == [90, 54, 36]
+    assert np.bincount(data.train.labels).tolist() == [360, 216, 144]
+    numbers = [part.examples[:, 0] for part in (data.train, data.validation, data.test)]
+    assert sorted(np.concatenate(numbers)) == list(range(1000, 2000))
+
+
+def test_the_seed_decides_what_is_held_out() -> None:
+    first, again, other = (Dataset.split(source(), seed=n, validation=0.1) for n in (1, 1, 2))
+    assert first.fingerprint == again.fingerprint
+    assert set(first.test.examples[:, 0]) != set(other.test.examples[:, 0])
+
+
+def test_validation_does_not_touch_the_test_part() -> None:
+    without = Dataset.split(source(), seed=0, validation=0)
+    held_out = Dataset.split(source(), seed=0, validation=0.5)
+    assert (without.test.examples == held_out.test.examples).all()
+
+
+def test_a_class_too_small_to_split_is_named() -> None:
+    with pytest.raises(DataError, match="class '1' has 1 example, too few"):
+        Dataset.split(source((10, 1)), seed=0, validation=0)
+
+
+def test_the_fingerprint_sees_every_value() -> None:
+    changed = source()
+    changed.train[0][7] += 1
+    first = Dataset.split(source(), seed=0, validation=0)
+    assert first.fingerprint != Dataset.split(changed, seed=0, validation=0).fingerprint
+
+
+def test_what_is_no_data_set_is_told_the_formats(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no known format, found an empty folder\. Expected .*IDX"):
+        datasets.load(str(tmp_path), seed=0)
+    (tmp_path / "notes.md").write_text("hello")
+    with pytest.raises(DataError, match=r"found notes\.md"):
+        datasets.load(str(tmp_path / "notes.md"), seed=0)
+
+
+def test_a_missing_path_is_named() -> None:
+    with pytest.raises(StorageError, match="/no/such/data: no such file or folder"):
+        datasets.load("/no/such/data", seed=0)
+
+
+def test_data_is_read_from_a_bucket(bucket: str, digits: Path) -> None:
+    from trainer import storage
+
+    files = {f"digits/{path.name}": path for path in digits.iterdir()}
+    storage.put_all(storage.folder(bucket), files)
+    remote = datasets.load(f"{bucket}/digits", seed=0)
+    assert remote.fingerprint == datasets.load(str(digits), seed=0).fingerprint

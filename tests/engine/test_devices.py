@@ -1,0 +1,48 @@
+"""Devices: chosen as asked, and never replaced in silence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trainer.engine import devices
+from trainer.errors import DeviceError
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_a_machine_without_a_gpu_trains_on_its_cpu(device: str) -> None:
+    chosen = devices.select(device)
+    assert chosen.description.startswith("CPU: ")
+    assert chosen.strategy.num_replicas_in_sync == 1
+
+
+@pytest.mark.skipif(bool(devices.nvidia_devices()), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    with pytest.raises(DeviceError, match="--device gpu: found no NVIDIA device"):
+        devices.select("gpu")
+
+
+def test_device_files_are_found(tmp_path: Path) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm", "null"):
+        (tmp_path / name).touch()
+    found = devices.nvidia_devices(tmp_path)
+    assert [Path(path).name for path in found] == ["nvidia0", "nvidia1"]
+
+
+def test_libraries_that_do_not_open_are_named() -> None:
+    assert devices.missing_libraries(["libc.so.6", "libnone.so.1"]) == ["libnone.so.1"]
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        (["libcuda.so.1"], "libcuda.so.1, which comes with the NVIDIA driver.*--gpus all"),
+        (["libcudnn.so.9"], r"missing libraries libcudnn.so.9. Install trainer\[gpu\]"),
+        ([], "the driver refuses.*nvidia-smi"),
+    ],
+)
+def test_a_gpu_that_cannot_be_opened_is_explained(missing: list[str], message: str) -> None:
+    import re
+
+    assert re.search(message, devices.unusable(["/dev/nvidia0"], missing))

@@ -1,0 +1,198 @@
+"""The training loop, beside Keras's own and on several devices."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.conftest import ROOT
+from trainer import datasets
+from trainer.datasets.dataset import Dataset
+from trainer.engine import loop
+from trainer.errors import DivergedError
+from trainer.results.metrics import loss_accuracy
+
+
+@pytest.fixture(scope="module")
+def data(digits: Path) -> Dataset:
+    return datasets.load(str(digits), seed=0, validation=0.2)
+
+
+def small_model(*, learning_rate: float = 0.01, penalty: float = 0.0) -> keras.Model:
+    """A network without anything random in it, so that two ways to train it can be compared."""
+    keras.utils.set_random_seed(3)
+    layers = keras.layers
+    regularizer = keras.regularizers.L2(penalty) if penalty else None
+    model = keras.Sequential(
+        [
+            keras.Input((28, 28, 1), dtype="uint8"),
+            layers.Rescaling(1 / 255),
+            layers.Flatten(),
+            layers.Dense(16, activation="relu", kernel_regularizer=regularizer),
+            layers.Dense(10, activation="softmax"),
+        ]
+    )
+    model.compile(keras.optimizers.Adam(learning_rate), "sparse_categorical_crossentropy")
+    return model
+
+
+def fit(model: keras.Model, data: Dataset, **settings: Any) -> list[loop.Row]:
+    settings = {"epochs": 2, "batch_size": 96, "seed": 5, "validation": None, **settings}
+    validation = settings.pop("validation")
+    strategy = tf.distribute.get_strategy()
+    return loop.fit(model, data.train, validation, strategy=strategy, **settings)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.01])
+def test_it_does_what_keras_does(data: Dataset, penalty: float) -> None:
+    """The same steps, the last and smaller one too, give the same weights as train_on_batch."""
+    ours, theirs = small_model(penalty=penalty), small_model(penalty=penalty)
+    fit(ours, data)
+    for epoch in range(2):
+        order = data.train.order(5, epoch)
+        for at in range(0, len(order), 96):
+            batch = order[at : at + 96]
+            theirs.train_on_batch(data.train.examples[batch], data.train.labels[batch])
+    for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_the_history_counts_every_example_once(data: Dataset) -> None:
+    model = small_model(learning_rate=1e-12)  # Weights that stay: the loss can be computed after.
+    history = fit(model, data, epochs=1, validation=data.validation)
+    expected = loss_accuracy(loop.predict(model, data.train), data.train.labels)
+    assert history[0]["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    assert history[0]["accuracy"] == expected["accuracy"]
+    assert data.validation is not None
+    held_out = loss_accuracy(loop.predict(model, data.validation), data.validation.labels)
+    assert history[0]["val_loss"] == held_out["loss"]
+    assert history[0]["epoch"] == 1
+
+
+def test_the_clock_decides_the_speed(data: Dataset) -> None:
+    seconds = iter(float(n) for n in range(10_000))
+    history = fit(small_model(), data, epochs=1, clock=lambda: next(seconds))
+    assert history[0]["examples_per_second"] == len(data.train) / history[0]["seconds"]
+
+
+def test_how_many_steps_a_call_has_does_not_change_the_result(data: Dataset) -> None:
+    slow = iter(float(n) for n in range(10_000))  # Every call seems to take a second.
+    one_by_one, many = small_model(), small_model()
+    histories = [
+        fit(one_by_one, data, clock=lambda: next(slow)),
+        fit(many, data, clock=lambda: 0.0 + next(slow) * 1e-9),
+    ]
+    assert [row["loss"] for row in histories[0]] == [row["loss"] for row in histories[1]]
+    for a, b in zip(one_by_one.get_weights(), many.get_weights(), strict=True):
+        assert (a == b).all()
+
+
+class Recorder(keras.callbacks.Callback):
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[str] = []
+        self.batches: list[int] = []
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.events.append("begin")
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.events.append(f"epoch {epoch}: {', '.join(sorted(logs))}")
+        self.model.stop_training = epoch == 1
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.batches.append(batch)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self.events.append("end")
+
+
+def test_keras_callbacks_are_driven_and_may_stop(data: Dataset) -> None:
+    recorder = Recorder()
+    history = fit(small_model(), data, epochs=5, callbacks=[recorder])
+    figures = "accuracy, examples_per_second, learning_rate, loss, seconds"
+    assert recorder.events == ["begin", f"epoch 0: {figures}", f"epoch 1: {figures}", "end"]
+    assert len(history) == 2
+    assert recorder.batches[-1] == 8  # 800 examples in steps of 96.
+
+
+def test_keras_own_callbacks_work(data: Dataset) -> None:
+    model = small_model(learning_rate=0.01)
+    stop = keras.callbacks.EarlyStopping(
+        monitor="val_loss", patience=0, min_delta=100.0, restore_best_weights=True
+    )
+    slower = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)
+    history = fit(model, data, epochs=9, callbacks=[stop, slower], validation=data.validation)
+    assert len(history) == 2
+    assert history[1]["learning_rate"] == pytest.approx(0.0025)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(data: Dataset) -> None:
+    with pytest.raises(DivergedError, match=r"the loss became (nan|inf) in epoch \d+.*1e\+30"):
+        fit(small_model(learning_rate=1e30), data, epochs=5)
+
+
+def test_dropout_and_order_repeat_with_the_seed(data: Dataset) -> None:
+    def train(seed: int) -> list[np.ndarray]:
+        keras.utils.set_random_seed(seed)
+        layers = [*small_model().layers, keras.layers.Dropout(0.5), keras.layers.Softmax()]
+        model = keras.Sequential([keras.Input((28, 28, 1), dtype="uint8"), *layers])
+        model.compile("adam", "sparse_categorical_crossentropy")
+        fit(model, data, seed=seed)
+        return list(model.get_weights())
+
+    first, again, other = train(1), train(1), train(2)
+    assert all((a == b).all() for a, b in zip(first, again, strict=True))
+    assert not (first[0] == other[0]).all()
+
+
+@pytest.mark.parametrize("examples", [1, 95, 96, 97, 800])
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+def test_batches_hold_every_example_once(
+    examples: int, replicas: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strategy = tf.distribute.get_strategy()
+    monkeypatch.setattr(type(strategy), "num_replicas_in_sync", replicas)
+    order = np.random.default_rng(0).permutation(examples).astype(np.int32)
+    indices, counts = loop.batches(order, 96, strategy)
+    counted = [row[:count] for row, count in zip(indices, counts, strict=True)]
+    assert (np.concatenate(counted) == order).all()
+    assert indices.shape[1] % replicas == 0
+
+
+TWO_DEVICES = """
+import sys
+import numpy as np, tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+from tests.engine.test_loop import small_model
+from trainer import datasets
+from trainer.engine import loop
+data = datasets.load(sys.argv[1], seed=0)
+results = []
+for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
+    with strategy.scope():
+        model = small_model(penalty=0.01)
+    history = loop.fit(
+        model, data.train, data.test, epochs=3, batch_size=95, seed=0, strategy=strategy
+    )
+    assert strategy.num_replicas_in_sync == len(results) + 1
+    results.append([[row[name] for name in ("loss", "val_loss")] for row in history])
+np.testing.assert_allclose(results[0], results[1], rtol=1e-5)
+"""
+
+
+def test_two_devices_give_the_losses_of_one(digits: Path) -> None:
+    """Logical devices are set before TensorFlow starts, so in a process of their own."""
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_DEVICES, digits], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

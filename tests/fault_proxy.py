@@ -1,0 +1,177 @@
+"""A proxy on loopback that puts faults between a client and a server, on request."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import socket
+import struct
+import threading
+import time
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+_HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "expect"}
+
+
+@dataclass
+class Fault:
+    """What happens to the requests that match, `times` times after the first `skip` of them.
+
+    One of the outcomes is set; bodies are cut or corrupted at a byte offset.
+    """
+
+    match: str = ".*"  # A regular expression on "METHOD /path?query", unquoted.
+    times: int = 1
+    skip: int = 0
+    status: int | None = None  # Answer this; nothing is passed on.
+    reset: bool = False  # Break the connection before anything is passed on.
+    lose_reply: bool = False  # The server does its work; the connection breaks before it says so.
+    stall_s: float = 0.0  # Wait before passing on.
+    corrupt_request: int | None = None  # Flip a byte of the body on its way up.
+    corrupt_reply: int | None = None  # Flip a byte of the body on its way down.
+    cut_reply: int | None = None  # Break the connection after so many bytes of the body.
+    truncate_reply: int | None = None  # End the reply in good order after so many bytes.
+    hits: int = field(default=0, init=False)
+
+
+class FaultProxy:
+    """Passes requests on to `upstream`, but for those that a fault is set for."""
+
+    def __init__(self, upstream: str) -> None:
+        address = urlsplit(upstream)
+        self._upstream = (str(address.hostname), int(address.port or 80))
+        self._faults: list[Fault] = []
+        self._lock = threading.Lock()
+        self.requests: list[str] = []
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+            def _any(self) -> None:
+                proxy._handle(self)
+
+            do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = _any
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 128
+
+            def handle_error(self, request: object, client_address: object) -> None:
+                pass  # Clients that break off are what it is for.
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def add(self, **settings: object) -> Fault:
+        """Sets a fault; the first one that matches a request takes it."""
+        fault = Fault(**settings)  # type: ignore[arg-type]
+        self._faults.append(fault)
+        return fault
+
+    def clear(self) -> None:
+        """Takes all faults away, and forgets the requests."""
+        self._faults.clear()
+        self.requests.clear()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _pick(self, request: str) -> Fault:
+        with self._lock:
+            self.requests.append(request)
+            for fault in self._faults:
+                if fault.hits < fault.times and re.search(fault.match, request):
+                    if fault.skip:
+                        fault.skip -= 1
+                        continue
+                    fault.hits += 1
+                    return fault
+        return Fault()
+
+    def _handle(self, handler: BaseHTTPRequestHandler) -> None:
+        fault = self._pick(f"{handler.command} {unquote(handler.path)}")
+        time.sleep(fault.stall_s)
+        if fault.reset:
+            return _reset(handler)
+        body = _read_body(handler)
+        if fault.status:
+            return _answer(handler, fault.status)
+        if fault.corrupt_request is not None:
+            body = _flip(body, fault.corrupt_request)
+        reply, headers, content = self._forward(handler, body)
+        if fault.lose_reply:
+            return _reset(handler)
+        if fault.corrupt_reply is not None:
+            content = _flip(content, fault.corrupt_reply)
+        handler.send_response_only(reply.status, reply.reason)
+        for name, value in headers:
+            handler.send_header(name, value)
+        length = len(content)
+        if fault.truncate_reply is not None:
+            length = min(length, fault.truncate_reply)
+        handler.send_header("Content-Length", str(length))
+        handler.end_headers()
+        if fault.cut_reply is not None and fault.cut_reply < length:
+            handler.wfile.write(content[: fault.cut_reply])
+            return _reset(handler)
+        if handler.command != "HEAD":
+            handler.wfile.write(content[:length])
+        return None
+
+    def _forward(
+        self, handler: BaseHTTPRequestHandler, body: bytes
+    ) -> tuple[http.client.HTTPResponse, list[tuple[str, str]], bytes]:
+        connection = http.client.HTTPConnection(*self._upstream, timeout=60)
+        headers = {k: v for k, v in handler.headers.items() if k.lower() not in _HOP_BY_HOP}
+        if body or handler.command in ("POST", "PUT", "PATCH"):
+            headers["Content-Length"] = str(len(body))
+        connection.request(handler.command, handler.path, body or None, headers)
+        reply = connection.getresponse()
+        content = reply.read()
+        connection.close()
+        passed = [pair for pair in reply.getheaders() if pair[0].lower() not in _HOP_BY_HOP]
+        return reply, passed, content
+
+
+def _read_body(handler: BaseHTTPRequestHandler) -> bytes:
+    if "chunked" not in handler.headers.get("Transfer-Encoding", ""):
+        return handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+    body = b""
+    while size := int(handler.rfile.readline().split(b";")[0], 16):
+        body += handler.rfile.read(size)
+        handler.rfile.readline()
+    handler.rfile.readline()
+    return body
+
+
+def _answer(handler: BaseHTTPRequestHandler, status: int) -> None:
+    message = json.dumps({"error": {"code": status, "message": "injected"}}).encode()
+    handler.send_response(status)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", str(len(message)))
+    handler.end_headers()
+    handler.wfile.write(message)
+
+
+def _flip(content: bytes, offset: int) -> bytes:
+    flipped = bytearray(content)
+    flipped[offset] ^= 0x5A
+    return bytes(flipped)
+
+
+def _reset(handler: BaseHTTPRequestHandler) -> None:
+    handler.close_connection = True
+    linger = struct.pack("ii", 1, 0)  # Close by RST, not in good order.
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    handler.wfile.flush()
+    handler.rfile.close()
+    handler.connection.close()

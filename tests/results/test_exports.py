@@ -1,0 +1,39 @@
+"""The files of a model answer as the model itself does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer import datasets, models
+from trainer.engine import loop
+from trainer.models import MODELS
+from trainer.results import exports, names
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_export_answers_as_the_training_graph(
+    name: str, digits: Path, sentences: Path, tmp_path: Path
+) -> None:
+    definition = models.find(name)
+    path = digits if definition.recipe.data == "mnist" else sentences
+    data = datasets.load(str(path), seed=0)
+    model = models.build(definition, data.spec, learning_rate=0.01, seed=0)
+    strategy = tf.distribute.get_strategy()
+    loop.fit(model, data.train, None, epochs=1, batch_size=50, seed=0, strategy=strategy)
+    expected = loop.predict(model, data.test)
+    exports.write(model, tmp_path)
+
+    raw = models.as_input(data.test.examples)
+    saved = tf.saved_model.load(tmp_path / names.SAVED_MODEL)
+    answers = {
+        names.MODEL_KERAS: keras.models.load_model(tmp_path / names.MODEL_KERAS)(raw),
+        names.MODEL_H5: keras.models.load_model(tmp_path / names.MODEL_H5)(raw),
+        names.SAVED_MODEL: saved.serve(raw),
+    }
+    for form, answer in answers.items():
+        np.testing.assert_allclose(answer, expected, atol=1e-6, err_msg=form)

@@ -1,0 +1,41 @@
+"""Figures, against ones worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from trainer.results import metrics
+
+PROBABILITIES = np.array(
+    [[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.1, 0.8, 0.1], [0.5, 0.2, 0.3]], np.float32
+)
+LABELS = np.array([0, 1, 1, 2], np.int32)
+
+
+def test_loss_and_accuracy() -> None:
+    figures = metrics.loss_accuracy(PROBABILITIES, LABELS)
+    expected = -(np.log(0.7) + np.log(0.3) + np.log(0.8) + np.log(0.3)) / 4
+    assert figures["loss"] == pytest.approx(expected)
+    assert figures["accuracy"] == 0.5
+
+
+def test_a_certain_mistake_has_a_finite_loss() -> None:
+    figures = metrics.loss_accuracy(np.array([[0.0, 1.0]], np.float32), np.array([0]))
+    assert figures["loss"] == pytest.approx(-np.log(1e-7))
+
+
+def test_rows_of_the_confusion_matrix_are_true_classes() -> None:
+    confusion = metrics.confusion_matrix(PROBABILITIES, LABELS)
+    assert confusion.tolist() == [[1, 0, 0], [1, 1, 0], [1, 0, 0]]
+
+
+def test_per_class_figures() -> None:
+    zero, one, two = metrics.test(PROBABILITIES, LABELS, ("a", "b", "c"))["per_class"]
+    assert zero == {
+        "class": "a", "precision": pytest.approx(1 / 3), "recall": 1.0, "f1": 0.5, "support": 1
+    }  # fmt: skip
+    assert one == {
+        "class": "b", "precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "support": 2
+    }  # fmt: skip
+    assert two == {"class": "c", "precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1}

@@ -1,0 +1,82 @@
+"""Settings: checked when they are made, each error naming its flag."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from trainer import config as configs
+from trainer.config import Config
+from trainer.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"epochs": "0"}, "--epochs: found '0', expected greater than 0"),
+        ({"epochs": "-3"}, "--epochs: found '-3', expected greater than 0"),
+        ({"epochs": "1_0"}, "--epochs: found '1_0', expected a plain number"),
+        ({"epochs": "2.5"}, "--epochs: found '2.5', expected a valid integer"),
+        ({"epochs": "many"}, "--epochs: found 'many', expected a valid integer"),
+        ({"batch_size": "0"}, "--batch-size: found '0'"),
+        ({"learning_rate": "0"}, "--learning-rate: found '0', expected greater than 0"),
+        ({"learning_rate": "nan"}, "--learning-rate: found 'nan', expected"),
+        ({"learning_rate": "inf"}, "--learning-rate: found 'inf', expected"),
+        ({"seed": "-1"}, "--seed: found '-1', expected greater than or equal to 0"),
+        ({"seed": "4294967296"}, "--seed: found '4294967296', expected less than"),
+        ({"validation": "1"}, "--validation: found '1', expected less than 1"),
+        ({"device": "tpu"}, "--device: found 'tpu', expected 'auto', 'cpu' or 'gpu'"),
+        ({"overwrite": "perhaps"}, "--overwrite: found 'perhaps', expected a valid boolean"),
+        ({"model": ""}, "--model: found ''"),
+        ({"seed": "x", "epochs": "y"}, "--epochs: .*; --seed: "),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_flag(flags: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        configs.resolve(flags)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "--config run.json: not JSON"),
+        ("[1]", "--config run.json: found list, expected a JSON object"),
+        ('{"epoch": 1}', "--config run.json: epoch: no such setting, expected one of: model, data"),
+        ('{"epochs": "x"}', "--config run.json: epochs: found 'x'"),
+        ('{"epochs": true}', "--config run.json: epochs: found True, expected a plain number"),
+    ],
+)
+def test_a_wrong_file_is_told_with_its_name(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        configs.resolve({"config": "run.json"}, text)
+
+
+def test_flags_win_over_the_file() -> None:
+    text = '{"epochs": 7, "seed": 7}'
+    config = configs.resolve({"epochs": "3", "config": "run.json"}, text)
+    assert (config.epochs, config.seed) == (3, 7)
+
+
+def test_a_runs_own_settings_can_be_read_back() -> None:
+    config = configs.complete(
+        Config(seed=4), data="mnist", out="x", epochs=1, batch_size=2, learning_rate=0.5
+    )
+    again = configs.resolve({"config": "config.json"}, configs.to_json(config))
+    expected = {**dataclasses.asdict(config), "config": "config.json"}
+    assert dataclasses.asdict(again) == expected
+    assert configs.differences(config, json.loads(configs.to_json(config))) == []
+
+
+def test_what_is_given_wins_over_the_recipe() -> None:
+    config = configs.complete(
+        Config(epochs=9), data="mnist", out="x", epochs=1, batch_size=2, learning_rate=0.5
+    )
+    assert (config.epochs, config.batch_size) == (9, 2)
+
+
+def test_every_setting_says_what_it_is() -> None:
+    for setting in configs.settings():
+        assert setting.help.endswith("."), setting.name

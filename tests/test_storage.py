@@ -1,0 +1,218 @@
+"""Files in a folder or a bucket: whole or not there at all."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.fault_proxy import FaultProxy
+from trainer import storage
+from trainer.errors import DataError, OutageError, StorageError
+
+_MEDIA = "GET /download/"
+CONTENT = bytes(range(256)) * 1000
+
+
+@pytest.fixture(params=["local", "gs"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder that does not exist yet, local and in a bucket."""
+    if request.param == "local":
+        return str(tmp_path / "new" / "folder")
+    return f"{request.getfixturevalue('bucket')}/new/folder"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "source"
+    path.write_bytes(CONTENT)
+    return path
+
+
+def test_what_is_put_can_be_listed_read_and_removed(place: str, source: Path) -> None:
+    folder = storage.folder(place)
+    assert folder.names() == []
+    assert folder.read("a/b") is None
+    storage.put_all(folder, {"a/b": source, "c": source})
+    assert folder.names() == ["a/b", "c"]
+    assert folder.read("a/b") == CONTENT
+    folder.remove("a/b")
+    folder.remove("a/b")
+    assert folder.names() == ["c"]
+
+
+def test_putting_again_replaces(place: str, source: Path) -> None:
+    folder = storage.folder(place)
+    folder.put("name", source)
+    source.write_bytes(b"other")
+    folder.put("name", source)
+    assert folder.read("name") == b"other"
+
+
+def test_a_check_for_writing_leaves_nothing_behind(place: str, tmp_path: Path) -> None:
+    storage.folder(place).check_writable()
+    assert storage.folder(place).names() == []
+    assert not (tmp_path / "new").exists()
+
+
+def test_text_is_read_from_a_file(place: str, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("größer")
+    storage.folder(place).put("name.json", text)
+    assert storage.read_text(f"{place}/name.json") == "größer"
+    with pytest.raises(StorageError, match=r"other\.json: no such file"):
+        storage.read_text(f"{place}/other.json")
+
+
+def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="file is a file, expected a folder"):
+        storage.folder(str(tmp_path / "file" / "below")).check_writable()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(StorageError, match="Permission denied"):
+        storage.folder(str(tmp_path / "new")).check_writable()
+
+
+def test_a_local_write_that_fails_leaves_the_old_file(tmp_path: Path, source: Path) -> None:
+    folder = storage.folder(str(tmp_path / "run"))
+    folder.put("name", source)
+    with pytest.raises(StorageError):
+        folder.put("name", tmp_path / "missing")
+    assert folder.read("name") == CONTENT
+    assert folder.names() == ["name"]
+
+
+def test_a_prefix_is_downloaded_without_its_neighbours(bucket: str, source: Path) -> None:
+    folder = storage.folder(bucket)
+    storage.put_all(folder, {"runs/1/x": source, "runs/1/y/z": source, "runs/10/x": source})
+    with storage.local_copy(f"{bucket}/runs/1") as local:
+        found = sorted(path.relative_to(local).as_posix() for path in local.rglob("*.*"))
+        files = sorted(path.relative_to(local).as_posix() for path in local.rglob("*"))
+        assert (local / "x").read_bytes() == CONTENT
+    assert (found, files) == ([], ["x", "y", "y/z"])
+    assert not local.exists()
+
+
+def test_one_object_is_downloaded_under_its_name(bucket: str, source: Path) -> None:
+    storage.folder(bucket).put("data/set.npz", source)
+    with storage.local_copy(f"{bucket}/data/set.npz") as local:
+        assert (local.name, local.read_bytes()) == ("set.npz", CONTENT)
+
+
+def test_a_name_that_leaves_its_folder_is_refused(bucket: str, source: Path) -> None:
+    blob = storage._client().bucket(bucket.removeprefix("gs://")).blob("data/../../evil")
+    blob.upload_from_filename(source)
+    with pytest.raises(DataError, match="leaves its folder"):
+        storage.local_copy(f"{bucket}/data").__enter__()
+
+
+@pytest.mark.parametrize("path", ["gs://", "gs:///name"])
+def test_a_path_without_a_bucket_is_refused(path: str) -> None:
+    with pytest.raises(StorageError, match="expected gs://bucket/path"):
+        storage.folder(path)
+
+
+def test_a_missing_bucket_is_named(bucket: str) -> None:
+    with pytest.raises(StorageError, match=r"gs://no-such-bucket/x/.*: no such bucket .*404"):
+        storage.folder("gs://no-such-bucket/x").check_writable()
+
+
+def test_a_missing_prefix_is_named(bucket: str) -> None:
+    with pytest.raises(StorageError, match="nothing: no object there"):
+        storage.local_copy(f"{bucket}/nothing").__enter__()
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_403_says_which_role_is_missing(bucket: str, proxy: FaultProxy, method: str) -> None:
+    proxy.add(match=method, status=403, times=100)
+    with pytest.raises(StorageError, match=f"{bucket}.*403.*Storage Object User"):
+        storage.folder(f"{bucket}/run").check_writable()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"status": 503, "times": 2},
+        {"status": 429, "times": 2},
+        {"reset": True, "times": 2},
+        {"lose_reply": True},
+        {"corrupt_reply": 1000},
+        {"cut_reply": 1000, "times": 2},
+    ],
+    ids=str,
+)
+def test_a_download_survives_a_fault(
+    bucket: str, proxy: FaultProxy, source: Path, fault: dict[str, object]
+) -> None:
+    storage.folder(bucket).put("name", source)
+    set_fault = proxy.add(match=_MEDIA, **fault)
+    with storage.local_copy(f"{bucket}/name") as local:
+        assert local.read_bytes() == CONTENT
+        assert [path.name for path in local.parent.iterdir()] == ["name"]
+    assert set_fault.hits == fault.get("times", 1)
+    proxy.add(match=_MEDIA, **fault)
+    assert storage.folder(bucket).read("name") == CONTENT
+
+
+def test_corruption_before_an_interruption_is_noticed(
+    bucket: str, proxy: FaultProxy, source: Path
+) -> None:
+    """The client resumes where it was interrupted, and then checks nothing."""
+    storage.folder(bucket).put("name", source)
+    proxy.add(match=_MEDIA, corrupt_reply=10, cut_reply=100_000)
+    with storage.local_copy(f"{bucket}/name") as local:
+        assert local.read_bytes() == CONTENT
+
+
+def test_endless_corruption_is_an_error_and_no_file(
+    bucket: str, proxy: FaultProxy, source: Path
+) -> None:
+    storage.folder(bucket).put("name", source)
+    proxy.add(match=_MEDIA, corrupt_reply=10, times=100)
+    with pytest.raises(OutageError, match="did not match its CRC32C"):
+        storage.local_copy(f"{bucket}/name").__enter__()
+    with pytest.raises(OutageError, match="did not match its CRC32C"):
+        storage.folder(bucket).read("name")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"status": 503, "times": 2},
+        {"reset": True, "times": 2},
+        {"lose_reply": True},
+        {"truncate_reply": 20},
+    ],
+    ids=str,
+)
+def test_an_upload_survives_a_fault(
+    bucket: str, proxy: FaultProxy, source: Path, fault: dict[str, object]
+) -> None:
+    set_fault = proxy.add(match="POST /upload/", **fault)
+    storage.folder(bucket).put("name", source)
+    assert set_fault.hits == fault.get("times", 1)
+    assert storage.folder(bucket).read("name") == CONTENT
+
+
+def test_an_upload_that_was_corrupted_is_taken_back(
+    bucket: str, proxy: FaultProxy, source: Path
+) -> None:
+    proxy.add(match="POST /upload/", corrupt_request=100_000, times=100)
+    with pytest.raises(OutageError, match=r"name: "):
+        storage.folder(bucket).put("name", source)
+    assert storage.folder(bucket).names() == []
+
+
+def test_an_outage_ends_by_itself_and_says_so(bucket: str, proxy: FaultProxy) -> None:
+    proxy.add(status=503, times=1000)
+    started = time.monotonic()
+    with pytest.raises(OutageError, match=f"{bucket}/run/.*: Cloud Storage failed") as caught:
+        storage.folder(f"{bucket}/run").check_writable()
+    assert time.monotonic() - started < 30
+    assert caught.value.exit_code == 1

@@ -1,0 +1,121 @@
+"""The command line: everything wrong is told in one line, before any work."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Job
+from trainer import config as configs
+from trainer import task
+from trainer.datasets import SHIPPED
+from trainer.errors import UsageError
+from trainer.models import MODELS
+
+
+def test_flags_become_a_checked_config() -> None:
+    config = task.parse(["--model=mlp", "--batch-size", "32", "--overwrite", "--learning_rate=.1"])
+    assert (config.model, config.batch_size, config.overwrite) == ("mlp", 32, True)
+    assert (config.learning_rate, config.epochs, config.seed) == (0.1, None, 0)
+
+
+def test_values_stay_what_was_typed() -> None:
+    """Fire alone would make 10, 7, a list and None of these."""
+    config = task.parse(["--data", "1_0", "--out", "0007", "--model", "[a]"])
+    assert (config.data, config.out, config.model) == ("1_0", "0007", "[a]")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epoch", "5"], r"Unknown flag '--epoch'\. Did you mean --epochs\?"),
+        (["--epoch=5"], r"Unknown flag '--epoch=5'\. Did you mean --epochs\?"),
+        (["--colour", "red"], r"Unknown flag '--colour'\. Expected one of: --model, --data"),
+        (["cnn"], "Unexpected word 'cnn'"),
+        (["--model", "cnn", "seed"], "Unexpected word 'seed'"),
+        (["--model", "cnn", "__class__"], "Unexpected word '__class__'"),
+        (["--model", "cnn", "-", "seed"], "Unexpected word 'seed'"),
+        (["--", "--epochs", "5"], "Unexpected '--'"),
+        (["--", "--interactive"], "Unexpected '--'"),
+        (["--epochs"], "--epochs: found 'True', expected a valid integer"),
+        (["--epochs", "1_0"], "--epochs: found '1_0'"),
+    ],
+)
+def test_a_slip_stops_before_any_work(arguments: Sequence[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        task.parse(arguments)
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_lists_every_flag_without_importing_anything_heavy(flag: str) -> None:
+    program = (
+        "import sys, atexit; from trainer import task;"
+        "atexit.register(lambda: print([m for m in ('tensorflow', 'keras', 'numpy', 'google.cloud')"
+        " if m in sys.modules], file=sys.stderr));"
+        f"task.main(['{flag}'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "[]\n")
+    for setting in configs.settings():
+        assert f"{configs.flag_name(setting.name)}=" in done.stdout
+        assert f"Default: {setting.default!r}" in done.stdout
+    for name in (*MODELS, *SHIPPED):
+        assert name in done.stdout
+    assert "FIRE" not in done.stdout
+
+
+WRONG: list[tuple[list[str], str]] = [
+    (["--epochs", "0"], "--epochs: found '0', expected greater than 0"),
+    (["--model", "cn"], "unknown model 'cn'. Expected one of: mlp, cnn"),
+    (["--data", "missing"], "missing: no such file or folder"),
+    (["--config", "missing.json"], "missing.json: no such file"),
+    (["--model", "cnn", "--data", "movie_reviews"], "takes examples of kind image, found texts"),
+    (["--out", "file"], "file: . is a file"),
+    (["--device", "gpu"], "--device gpu: found no NVIDIA device"),
+    (["--out", "full"], "holds files that are no run (notes.txt, 1 in all)"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    job: Job, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").touch()
+    before = sorted(tmp_path.rglob("*"))
+    done = job(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert message.replace("file: . is", "file is") in done.stderr
+    assert done.stderr.startswith("python -m trainer.task: error: ")
+    assert done.stderr.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_error_is_a_json_line_when_the_log_is(job: Job) -> None:
+    done = job("--epochs", "0", "--log", "json")
+    assert done.returncode == 2
+    entry = json.loads(done.stderr)
+    assert entry["severity"] == "ERROR"
+    assert entry["message"].startswith("--epochs: found '0'")
+
+
+def test_a_missing_bucket_is_one_line(job: Job, bucket: str) -> None:
+    done = job("--data", "gs://no-such-bucket/mnist")
+    assert done.returncode == 2
+    assert "gs://no-such-bucket/mnist: no such bucket or object (404)" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_defect_in_a_users_model_keeps_its_traceback(job: Job, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def build(spec):\n    return 1 / 0\n")
+    done = job("--model", "mine:build")
+    assert done.returncode == 1
+    assert 'mine.py", line 2, in build' in done.stderr
+    assert "ZeroDivisionError" in done.stderr

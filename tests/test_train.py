@@ -1,0 +1,204 @@
+"""Whole jobs, as processes of their own, from data to run directory."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from tests.conftest import Job, write_idx
+from tests.fault_proxy import FaultProxy
+from trainer import datasets, models, storage
+from trainer.models import MODELS
+from trainer.results import names
+
+FILES = {
+    names.CONFIG,
+    names.HISTORY,
+    names.MANIFEST,
+    names.METRICS,
+    names.MODEL_H5,
+    names.MODEL_KERAS,
+    "saved_model/saved_model.pb",
+    "saved_model/variables/variables.data-00000-of-00001",
+    "saved_model/variables/variables.index",
+}
+
+
+def test_a_job_leaves_a_complete_run_behind(job: Job, digits: Path, tmp_path: Path) -> None:
+    done = job("--model=mlp", "--data", digits, "--out=run", "--epochs=2", "--validation=0.2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "run\n"
+    run = tmp_path / "run"
+    found = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    assert found - {"saved_model/assets"} == FILES
+
+    metrics = json.loads((run / names.METRICS).read_text())
+    assert set(metrics) == {
+        "test", "per_class", "confusion", "seconds", "examples_per_second", "epochs",
+        "parameters", "device", "seed", "model", "data",
+    }  # fmt: skip
+    assert set(metrics["seconds"]) == {"total", "import", "data", "train", "evaluate", "write"}
+    assert np.sum(metrics["confusion"]) == 300
+    assert metrics["test"]["accuracy"] == np.trace(metrics["confusion"]) / 300
+    assert metrics["test"]["accuracy"] > 0.7
+    assert metrics["device"].startswith(("CPU", "GPU"))
+
+    rows = list(csv.DictReader((run / names.HISTORY).read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert set(rows[0]) == {
+        "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds",
+        "examples_per_second",
+    }  # fmt: skip
+    settings = json.loads((run / names.CONFIG).read_text())
+    assert (settings["batch_size"], settings["learning_rate"], settings["seed"]) == (128, 0.001, 0)
+
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith(f"training mlp on {digits}, ")
+    assert [line.split()[:2] for line in lines[1:3]] == [["epoch", "1/2"], ["epoch", "2/2"]]
+    assert lines[3].startswith("test accuracy")
+    assert len(lines) == 4
+
+    model = keras.models.load_model(run / names.MODEL_KERAS)
+    data = datasets.load(str(digits), seed=0)
+    answer = np.asarray(model(models.as_input(data.test.examples)))
+    assert (answer.argmax(axis=1) == data.test.labels).mean() == metrics["test"]["accuracy"]
+
+
+def test_from_a_bucket_to_a_bucket(job: Job, bucket: str, sentences: Path) -> None:
+    for path in sentences.iterdir():
+        storage.folder(f"{bucket}/data").put(path.name, path)
+    arguments = ["--model=sentiment", f"--data={bucket}/data", f"--out={bucket}/runs/7"]
+    done = job(*arguments, "--epochs=1", "--log=json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    entries = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {entry["severity"] for entry in entries} == {"INFO"}
+    assert entries[-1]["message"] == f"{bucket}/runs/7"
+
+    run = storage.folder(f"{bucket}/runs/7")
+    assert set(run.names()) >= FILES
+    manifest = json.loads(run.read(names.MANIFEST) or b"")
+    for entry in manifest["files"]:
+        assert len(run.read(entry["name"]) or b"") == entry["size_bytes"]
+
+    before = storage.folder(bucket).names()
+    again = job(*arguments, "--epochs=1", "--log=json")
+    assert again.returncode == 0
+    assert "this run is finished already" in again.stdout
+    other = job(*arguments, "--epochs=2")
+    assert other.returncode == 2
+    assert "--epochs was 1, now 2" in other.stderr
+    assert storage.folder(bucket).names() == before
+
+
+def test_a_bucket_that_may_not_be_written_is_found_before_training(
+    job: Job, bucket: str, proxy: FaultProxy, digits: Path
+) -> None:
+    proxy.add(match="POST", status=403, times=1000)
+    done = job("--model=mlp", "--data", digits, f"--out={bucket}/run", "--epochs=1")
+    assert done.returncode == 2
+    assert "permission denied (403)" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_settings_from_a_file_give_the_same_run(job: Job, digits: Path, tmp_path: Path) -> None:
+    arguments = ["--model=mlp", "--data", digits, "--epochs=1", "--seed=3"]
+    assert job(*arguments, "--out=first").returncode == 0
+    done = job("--config=first/config.json", "--out=second")
+    assert done.returncode == 0, done.stderr
+    first, second = (
+        json.loads((tmp_path / run / names.METRICS).read_text()) for run in ("first", "second")
+    )
+    for timing in ("seconds", "examples_per_second"):
+        first.pop(timing), second.pop(timing)
+    assert first == second
+    weights = [
+        keras.models.load_model(tmp_path / run / names.MODEL_KERAS).get_weights()
+        for run in ("first", "second")
+    ]
+    assert all((a == b).all() for a, b in zip(*weights, strict=True))
+
+
+def test_overwriting_replaces_a_run(job: Job, digits: Path, tmp_path: Path) -> None:
+    arguments = ["--model=mlp", "--data", digits, "--out=run"]
+    assert job(*arguments, "--epochs=1").returncode == 0
+    refused = job(*arguments, "--epochs=2")
+    assert refused.returncode == 2
+    assert json.loads((tmp_path / "run" / names.METRICS).read_text())["epochs"] == 1
+    assert job(*arguments, "--epochs=2", "--overwrite").returncode == 0
+    assert json.loads((tmp_path / "run" / names.METRICS).read_text())["epochs"] == 2
+
+
+OWN_MODEL = """
+import keras
+from trainer.models import Recipe
+
+RECIPE = Recipe(
+    data="movie_reviews",
+    epochs=9,
+    callbacks=lambda: [keras.callbacks.EarlyStopping(monitor="val_loss", min_delta=100.0)],
+)
+
+def build(spec):
+    return keras.Sequential([
+        keras.Input(spec.shape, dtype=spec.dtype),
+        keras.layers.Flatten(),
+        keras.layers.BatchNormalization(),
+        keras.layers.Dense(len(spec.classes), activation="softmax"),
+    ])
+"""
+
+
+def test_a_users_own_model_is_one_file(job: Job, digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(OWN_MODEL)
+    arguments = ["--model=mine:build", "--data", digits, "--out=run"]
+    refused = job(*arguments)
+    assert refused.returncode == 2
+    assert "EarlyStopping watches val_loss; give --validation 0.1" in refused.stderr
+    assert not (tmp_path / "run").exists()
+    done = job(*arguments, "--validation=0.1")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / names.METRICS).read_text())["epochs"] == 2
+
+
+def test_a_shipped_set_needs_no_path_and_a_run_gets_a_name(job: Job, tmp_path: Path) -> None:
+    done = job("--model=sentiment_small", "--epochs=1")
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "runs").iterdir()
+    assert done.stdout == f"runs/{run.name}\n"
+    assert run.name.startswith("sentiment_small-20")
+
+
+def test_damaged_data_writes_nothing(job: Job, digits: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(digits, tmp_path / "data"))
+    write_idx(folder / "train-labels-idx1-ubyte.gz", np.zeros(7))
+    done = job("--data=data", "--out=run")
+    assert done.returncode == 2
+    assert "data/train-labels-idx1-ubyte.gz: 7 labels, but" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+# The least accuracy on the test set, in per cent, that the seed's networks must reach.
+TARGETS = {"mlp": 98.2, "sentiment": 76.5, "sentiment_small": 66.0}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("model", TARGETS)
+def test_accuracy(job: Job, tmp_path: Path, model: str) -> None:
+    done = job("--model", model, "--out=run")
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "run" / names.METRICS).read_text())
+    assert 100 * metrics["test"]["accuracy"] >= TARGETS[model]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_learns(job: Job, digits: Path, sentences: Path, model: str) -> None:
+    data = digits if models.find(model).recipe.data == "mnist" else sentences
+    done = job("--model", model, "--data", data, "--out=run", "--epochs=3")
+    assert done.returncode == 0, done.stderr
