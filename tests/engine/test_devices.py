@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -37,12 +38,11 @@ def test_libraries_that_do_not_open_are_named() -> None:
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
-        (["libcuda.so.1"], "libcuda.so.1, which comes with the NVIDIA driver.*--gpus all"),
-        (["libcudnn.so.9"], r"missing libraries libcudnn.so.9. Install trainer\[gpu\]"),
+        (["libcuda.so.1"], r"missing libcuda\.so\.1\. .*NVIDIA driver.*--gpus all\.$"),
+        (["libcudnn.so.9"], r"missing libcudnn\.so\.9\. The CUDA .* trainer\[gpu\]"),
+        (["libcuda.so.1", "libcudnn.so.9"], r"--gpus all\. The CUDA libraries"),
         ([], "the driver refuses.*nvidia-smi"),
     ],
 )
 def test_a_gpu_that_cannot_be_opened_is_explained(missing: list[str], message: str) -> None:
-    import re
-
     assert re.search(message, devices.unusable(["/dev/nvidia0"], missing))

@@ -15,9 +15,10 @@ import tensorflow as tf
 
 from trainer.errors import DeviceError
 
-# What TensorFlow 2.21 opens at run time (its dso_loader), the driver's library first.
+DRIVER_LIBRARY = "libcuda.so.1"
+# What TensorFlow 2.21 opens at run time (its dso_loader).
 CUDA_LIBRARIES = (
-    "libcuda.so.1",
+    DRIVER_LIBRARY,
     "libcudart.so.12",
     "libcublas.so.12",
     "libcublasLt.so.12",
@@ -82,13 +83,16 @@ def unusable(present: list[str], missing: list[str]) -> str:
     found = f"--device: found {', '.join(present)}, but TensorFlow cannot open it"
     if not tf.test.is_built_with_cuda():
         return f"{found}: this TensorFlow is built without CUDA. Install trainer[gpu]."
-    if missing == ["libcuda.so.1"]:
-        return (
-            f"{found}: missing library libcuda.so.1, which comes with the NVIDIA driver. In a "
-            "container, run it with --gpus all."
-        )
     if missing:
-        return f"{found}: missing libraries {', '.join(missing)}. Install trainer[gpu]."
+        advice = []
+        if DRIVER_LIBRARY in missing:
+            advice.append(
+                f"{DRIVER_LIBRARY} comes with the NVIDIA driver: install it, or run the container "
+                "with --gpus all."
+            )
+        if set(missing) - {DRIVER_LIBRARY}:
+            advice.append("The CUDA libraries come with trainer[gpu]: install that.")
+        return f"{found}: missing {', '.join(missing)}. {' '.join(advice)}"
     return (
         f"{found}: all CUDA libraries open, so the driver refuses. Run nvidia-smi, and "
         "TF_CPP_MAX_VLOG_LEVEL=3 for TensorFlow's own reasons; or train with --device cpu."

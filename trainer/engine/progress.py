@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from trainer.config import ResolvedConfig
 from trainer.log import LOGGER
@@ -57,7 +57,7 @@ class ProgressBar(keras.callbacks.Callback):
         self._progress = Progress(
             TextColumn(f"epoch {epoch + 1}/{self.params['epochs']}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.percentage:3.0f} %"),
             TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(compact=True),
             console=Console(stderr=True),
