@@ -183,14 +183,20 @@ def _compile(
         return tf.stack([loss_sum, tf.reduce_sum(tf.cast(right, tf.float32) * counts_here)])
 
     @tf.function(
-        input_signature=[tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None], tf.int32)]
+        input_signature=[tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None], tf.int32)],
+        autograph=False,
     )
     def run_steps(indices: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
         steps = tf.shape(counts)[0]
-        results = tf.TensorArray(tf.float32, steps, element_shape=(2,))
-        for number in tf.range(steps):
+
+        def one(number: tf.Tensor, results: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
             result = strategy.run(step, args=(indices[number], counts[number]))
-            results = results.write(number, strategy.reduce("SUM", result, axis=None))
+            return number + 1, results.write(number, strategy.reduce("SUM", result, axis=None))
+
+        empty = tf.TensorArray(tf.float32, steps, element_shape=(2,))
+        _, results = tf.while_loop(
+            lambda number, _: number < steps, one, (0, empty), parallel_iterations=1
+        )
         return results.stack()
 
     steps: Steps = run_steps
