@@ -132,6 +132,7 @@ def bucket(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """gs:// path of a new, empty bucket, reached through the proxy."""
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
     monkeypatch.setenv("TRAINER_RETRY_SECONDS", "6")
+    monkeypatch.setenv("TRAINER_LEASE_SECONDS", "6")
     storage._client.cache_clear()
     name = f"test-{uuid.uuid4().hex[:12]}"
     storage._client().create_bucket(name)

@@ -78,6 +78,14 @@ class Config:
     allow_pickle: bool = _flag(
         False, "Read a pickle of NumPy and SciPy arrays; any other content is still refused."
     )
+    resume: Literal["auto", "never"] = _flag(
+        "auto",
+        "auto goes on from the latest snapshot; never, together with --overwrite, starts anew.",
+    )
+    checkpoint_seconds: Rate = _flag(30.0, "Seconds between two snapshots.")
+    checkpoint_steps: Count | None = _flag(
+        None, "Steps between two snapshots at most. Left out, only the seconds count."
+    )
     log: Literal["text", "json"] = _flag(
         "text", "text, or json for one JSON object a line with a severity."
     )
@@ -107,7 +115,9 @@ class Setting:
 
 
 # What says where to read and write, or how to talk, but does not change the result.
-_NOT_THE_EXPERIMENT = frozenset({"out", "config", "overwrite", "log"})
+_NOT_THE_EXPERIMENT = frozenset(
+    {"out", "config", "overwrite", "resume", "checkpoint_seconds", "checkpoint_steps", "log"}
+)
 
 
 def resolve(flags: Mapping[str, Any], file_text: str | None = None) -> Config:
@@ -169,13 +179,18 @@ def to_json(config: ResolvedConfig) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
+def experiment(config: ResolvedConfig) -> dict[str, Any]:
+    """Returns the settings that decide the result."""
+    settings = dataclasses.asdict(config)
+    return {name: settings[name] for name in settings if name not in _NOT_THE_EXPERIMENT}
+
+
 def differences(config: ResolvedConfig, earlier: Mapping[str, Any]) -> list[str]:
     """Lists the settings in which `config` is another experiment than an earlier run's."""
-    now = dataclasses.asdict(config)
     return [
         f"{flag_name(name)} was {json.dumps(earlier.get(name))}, now {json.dumps(value)}"
-        for name, value in now.items()
-        if name not in _NOT_THE_EXPERIMENT and earlier.get(name) != value
+        for name, value in experiment(config).items()
+        if earlier.get(name) != value
     ]
 
 

@@ -26,12 +26,22 @@ class DivergedError(TrainerError):
     """Training whose loss is no number any more."""
 
 
+class StoppedError(TrainerError):
+    """A run that was ended by SIGTERM, with a snapshot saved."""
+
+    exit_code = 143
+
+
 class RunExistsError(TrainerError):
     """`--out` already holds something that this run would destroy."""
 
 
 class StorageError(TrainerError):
     """A path or bucket that is missing, or that may not be read or written."""
+
+
+class ConflictError(StorageError):
+    """Storage that another process has changed meanwhile."""
 
 
 class OutageError(StorageError):

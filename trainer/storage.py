@@ -22,9 +22,11 @@ from typing import Any, Protocol
 
 import google_crc32c
 
-from trainer.errors import DataError, OutageError, StorageError
+from trainer.errors import ConflictError, DataError, OutageError, StorageError
 
 _SCHEME = "gs://"
+_PARTIAL = ".partial"
+_PROBE = ".probe-"
 _THREADS = 8  # Below the client's 10 pooled connections; 100 small objects a second at 30 ms each.
 _ATTEMPTS = 3  # At a body whose checksum is wrong; the client itself retries failed requests.
 
@@ -40,8 +42,24 @@ class Folder(Protocol):
     def read(self, name: str) -> bytes | None:
         """Returns the content of a file, or None if there is no such file."""
 
-    def put(self, name: str, source: Path) -> None:
-        """Copies a local file to `name`, replacing what is there in one instant."""
+    def put(self, name: str, source: Path, *, replaces: int | None = None) -> int:
+        """Copies a local file to `name`, replacing what is there in one instant.
+
+        Args:
+            name: where it goes.
+            source: what goes there.
+            replaces: the version that must be there now, 0 for none; None for any. Local folders
+                have no versions and take no notice.
+
+        Returns:
+            The version that is there now.
+
+        Raises:
+            ConflictError: another version is there than the one to replace.
+        """
+
+    def version(self, name: str) -> int:
+        """Returns a number that changes when a file is put anew; 0 if there is no such file."""
 
     def remove(self, name: str) -> None:
         """Removes a file; it is no error if there is none."""
@@ -80,6 +98,12 @@ def read_text(path: str) -> str:
         return content.decode()
     except UnicodeDecodeError as error:
         raise StorageError(f"{path}: not UTF-8 text: {error}") from None
+
+
+def is_leftover(name: str) -> bool:
+    """Tells whether a file is what a killed process left of a write that it had begun."""
+    last = name.rpartition("/")[2]
+    return last.startswith(_PROBE) or (last.startswith(".") and last.endswith(_PARTIAL))
 
 
 def put_all(target: Folder, files: Mapping[str, Path]) -> None:
@@ -123,21 +147,21 @@ class _LocalFolder:
         self._root = Path(path)
 
     def names(self) -> list[str]:
-        with _explained(self.path):
+        with explained(self.path):
             files = (path for path in self._root.rglob("*") if path.is_file())
             return sorted(path.relative_to(self._root).as_posix() for path in files)
 
     def read(self, name: str) -> bytes | None:
-        with _explained(f"{self.path}/{name}"):
+        with explained(f"{self.path}/{name}"):
             try:
                 return (self._root / name).read_bytes()
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
-    def put(self, name: str, source: Path) -> None:
+    def put(self, name: str, source: Path, *, replaces: int | None = None) -> int:
         target = self._root / name
-        partial = target.with_name(f".{target.name}.partial")
-        with _explained(str(target)):
+        partial = target.with_name(f".{target.name}{_PARTIAL}")
+        with explained(str(target)):
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 shutil.copyfile(source, partial)
@@ -147,10 +171,17 @@ class _LocalFolder:
                 partial.unlink(missing_ok=True)
                 raise
             _sync(target.parent)
+        return self.version(name)
+
+    def version(self, name: str) -> int:
+        try:
+            return (self._root / name).stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
 
     def remove(self, name: str) -> None:
         target = self._root / name
-        with _explained(str(target)):
+        with explained(str(target)):
             target.unlink(missing_ok=True)
             for parent in target.relative_to(self._root).parents:
                 with contextlib.suppress(OSError):  # Not empty: others' files stay.
@@ -164,7 +195,7 @@ class _LocalFolder:
         if not ancestor.is_dir():
             raise StorageError(f"{self.path}: {ancestor} is a file, expected a folder")
         # A real file: os.access says yes to root, and to a read-only file system.
-        with _explained(self.path), tempfile.TemporaryFile(dir=ancestor):
+        with explained(self.path), tempfile.TemporaryFile(dir=ancestor):
             pass
 
 
@@ -174,16 +205,16 @@ class _BucketFolder:
         prefix = prefix.rstrip("/")
         self.path = path.rstrip("/")
         self._prefix = f"{prefix}/" if prefix else ""
-        with _explained(path):
+        with explained(path):
             self._bucket = _client().bucket(bucket)
 
     def names(self) -> list[str]:
-        with _explained(self.path):
+        with explained(self.path):
             blobs = self._bucket.list_blobs(prefix=self._prefix, retry=_retry())
             return sorted(blob.name.removeprefix(self._prefix) for blob in blobs)
 
     def read(self, name: str) -> bytes | None:
-        with _explained(f"{self.path}/{name}"):
+        with explained(f"{self.path}/{name}"):
             blob = self._bucket.get_blob(self._prefix + name, retry=_retry())
             if blob is None:
                 return None
@@ -202,18 +233,19 @@ class _BucketFolder:
                         return content
         raise OutageError(f"{self.path}/{name}: {_ATTEMPTS} downloads did not match its CRC32C")
 
-    def put(self, name: str, source: Path) -> None:
+    def put(self, name: str, source: Path, *, replaces: int | None = None) -> int:
         from google.api_core.exceptions import PreconditionFailed
 
         expected = crc32c(source)
-        with _explained(f"{self.path}/{name}"):
-            there = self._bucket.get_blob(self._prefix + name, retry=_retry())
+        if replaces is None:
+            replaces = self.version(name)
+        with explained(f"{self.path}/{name}"):
             blob = self._bucket.blob(self._prefix + name)
             try:
                 # A precondition makes the request safe to repeat.
                 blob.upload_from_filename(
                     source,
-                    if_generation_match=there.generation if there else 0,
+                    if_generation_match=replaces,
                     checksum="crc32c",
                     retry=_retry(),
                 )
@@ -221,7 +253,7 @@ class _BucketFolder:
                 # Our own write, if its reply was lost, or cut short and so not JSON any more.
                 blob.reload(retry=_retry())
                 if blob.crc32c != expected:
-                    raise StorageError(
+                    raise ConflictError(
                         f"{self.path}/{name}: another process is writing here"
                     ) from None
             if blob.crc32c != expected:
@@ -229,15 +261,21 @@ class _BucketFolder:
                 raise OutageError(
                     f"{self.path}/{name}: the bucket stored CRC32C {blob.crc32c}, sent {expected}"
                 )
+            return int(blob.generation)
+
+    def version(self, name: str) -> int:
+        with explained(f"{self.path}/{name}"):
+            blob = self._bucket.get_blob(self._prefix + name, retry=_retry())
+            return int(blob.generation) if blob else 0
 
     def remove(self, name: str) -> None:
         from google.api_core.exceptions import NotFound
 
-        with _explained(f"{self.path}/{name}"), contextlib.suppress(NotFound):
+        with explained(f"{self.path}/{name}"), contextlib.suppress(NotFound):
             self._bucket.blob(self._prefix + name).delete(retry=_retry())
 
     def check_writable(self) -> None:
-        probe = f".probe-{uuid.uuid4().hex}"
+        probe = f"{_PROBE}{uuid.uuid4().hex}"
         with tempfile.NamedTemporaryFile() as empty:
             self.put(probe, Path(empty.name))
         self.remove(probe)
@@ -247,7 +285,7 @@ def _download(path: str, parent: Path) -> Path:
     """Downloads an object, or all objects below a prefix, into `parent`."""
     bucket_name, prefix = _split(path)
     prefix = prefix.rstrip("/")
-    with _explained(path):
+    with explained(path):
         bucket = _client().bucket(bucket_name)
         blobs = [
             blob
@@ -272,9 +310,9 @@ def _download(path: str, parent: Path) -> Path:
 
 def _download_blob(blob: Any, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
+    partial = target.with_name(f".{target.name}{_PARTIAL}")
     name = f"{_SCHEME}{blob.bucket.name}/{blob.name}"
-    with _explained(name):
+    with explained(name):
         for _ in range(_ATTEMPTS):
             with contextlib.suppress(_data_corruption()):
                 blob.download_to_filename(
@@ -319,7 +357,7 @@ def _data_corruption() -> type[Exception]:
 
 
 @contextlib.contextmanager
-def _explained(path: str) -> Iterator[None]:
+def explained(path: str) -> Iterator[None]:
     """Turns what the operating system or the client raises into one line about `path`."""
     try:
         yield

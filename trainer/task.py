@@ -36,8 +36,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         config = parse(arguments)
         # Not before the flags are checked: a typo must be answered at once, without NumPy's and
         # TensorFlow's imports.
-        from trainer import train
+        from trainer import termination, train
 
+        termination.exit_at_once()
         log.configure(config.log)
         out = train.run(config, started=started)
         # The last line on stdout is the run directory, for scripts to read.

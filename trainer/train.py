@@ -27,7 +27,8 @@ def run(config: Config, *, started: float | None = None) -> str:
         TrainerError: what a user can put right: data, device, storage, settings.
     """
     watch = Stopwatch(started)
-    definition = models.find(config.model)
+    with native_greetings_hidden():  # A user's module imports Keras.
+        definition = models.find(config.model)
     config = fill_in(config, definition.recipe)
     directory = RunDirectory(config)
     if directory.is_finished():
@@ -44,7 +45,7 @@ def run(config: Config, *, started: float | None = None) -> str:
     watch.lap("data")
     # Not before all that is cheap to check is known to be right: TensorFlow takes seconds.
     with native_greetings_hidden():
-        from trainer.engine import devices, loop, progress
+        from trainer.engine import devices, keeper, loop, progress
         from trainer.results import exports, metrics
 
         watch.lap("import")
@@ -55,36 +56,41 @@ def run(config: Config, *, started: float | None = None) -> str:
             definition, data.spec, learning_rate=config.learning_rate, seed=config.seed
         )
     callbacks = models.callbacks(definition, validation=data.validation is not None)
-    directory.begin()
-    with progress.shown(config, examples=len(data.train)) as shown:
-        history = loop.fit(
-            model,
-            data.train,
-            data.validation,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            strategy=device.strategy,
-            callbacks=[*callbacks, shown],
-        )
-    watch.lap("train")
-    probabilities = loop.predict(model, data.test)
-    watch.lap("evaluate")
-    with directory.finishing(data.fingerprint, device.description) as folder:
-        exports.write(model, folder)
-        watch.lap("write")
-        result = {
-            **metrics.test(probabilities, data.test.labels, data.spec.classes),
-            "seconds": watch.seconds(),
-            "examples_per_second": metrics.examples_per_second(history, len(data.train)),
-            "epochs": len(history),
-            "parameters": model.count_params(),
-            "device": device.description,
-            "seed": config.seed,
-            "model": config.model,
-            "data": config.data,
-        }
-        metrics.write(result, history, folder)
+    with directory.begun() as lease:
+        with (
+            keeper.keeping(model, callbacks, config, data.fingerprint, lease) as keeping,
+            progress.shown(config, examples=len(data.train)) as shown,
+        ):
+            history = loop.fit(
+                model,
+                data.train,
+                data.validation,
+                epochs=config.epochs,
+                batch_size=config.batch_size,
+                seed=config.seed,
+                strategy=device.strategy,
+                callbacks=callbacks,
+                shown=shown,
+                keeper=keeping,
+            )
+        watch.lap("train")
+        probabilities = loop.predict(model, data.test)
+        watch.lap("evaluate")
+        with directory.finishing(data.fingerprint, device.description) as folder:
+            exports.write(model, folder)
+            watch.lap("write")
+            result = {
+                **metrics.test(probabilities, data.test.labels, data.spec.classes),
+                "seconds": watch.seconds(),
+                "examples_per_second": metrics.examples_per_second(history, len(data.train)),
+                "epochs": len(history),
+                "parameters": model.count_params(),
+                "device": device.description,
+                "seed": config.seed,
+                "model": config.model,
+                "data": config.data,
+            }
+            metrics.write(result, history, folder)
     LOGGER.info("%s", metrics.in_words(result))
     return config.out
 

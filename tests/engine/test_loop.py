@@ -135,7 +135,7 @@ def test_keras_own_callbacks_work(data: Dataset) -> None:
 
 
 def test_a_loss_that_is_no_number_stops_the_run(data: Dataset) -> None:
-    with pytest.raises(DivergedError, match=r"the loss became (nan|inf) in epoch \d+.*1e\+30"):
+    with pytest.raises(DivergedError, match=r"the loss became (nan|inf) in epoch 1, step 2"):
         fit(small_model(learning_rate=1e30), data, epochs=5)
 
 

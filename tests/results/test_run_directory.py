@@ -31,8 +31,7 @@ def directory(out: str, **changes: Any) -> RunDirectory:
 
 
 def finish(run: RunDirectory, *files: str) -> None:
-    run.begin()
-    with run.finishing("fingerprint", "CPU") as folder:
+    with run.begun(), run.finishing("fingerprint", "CPU") as folder:
         for name in files:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(name)
@@ -41,8 +40,8 @@ def finish(run: RunDirectory, *files: str) -> None:
 def test_a_run_is_finished_when_its_manifest_is_there(out: str) -> None:
     run = directory(out)
     assert not run.is_finished()
-    run.begin()
-    assert not run.is_finished()
+    with run.begun():
+        assert not run.is_finished()
     finish(run, names.METRICS, "saved_model/a")
     assert run.is_finished()
 
@@ -81,7 +80,8 @@ def test_overwriting_takes_only_the_old_runs_files_away(out: str, tmp_path: Path
     storage.folder(out).put("notes.txt", tmp_path / "notes")
     run = directory(out, epochs=3, overwrite=True)
     assert not run.is_finished()
-    run.begin()
+    with run.begun():
+        pass
     assert storage.folder(out).names() == [names.CONFIG, "notes.txt"]
 
 
@@ -102,7 +102,6 @@ def test_a_file_that_holds_no_settings_is_named(out: str, tmp_path: Path) -> Non
 
 def test_a_failure_while_finishing_leaves_no_manifest(out: str) -> None:
     run = directory(out)
-    run.begin()
-    with pytest.raises(StorageError), run.finishing("fingerprint", "CPU"):
+    with pytest.raises(StorageError), run.begun(), run.finishing("fingerprint", "CPU"):
         raise StorageError("disk full")
     assert storage.folder(out).names() == [names.CONFIG]

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import numpy as np
@@ -17,6 +16,7 @@ import tensorflow as tf
 
 from trainer.datasets.dataset import Array, Split
 from trainer.engine.features import Features
+from trainer.engine.state import Progress, Row
 from trainer.errors import DivergedError
 from trainer.results.metrics import loss_accuracy
 
@@ -24,14 +24,27 @@ from trainer.results.metrics import loss_accuracy
 # that Python costs nothing.
 _CALL_S = 0.2
 
-# One epoch: epoch (from 1), loss, accuracy, val_loss and val_accuracy if there is a validation
-# part, learning_rate, seconds, examples_per_second.
-Row = dict[str, float]
-
 # Takes indices of examples (steps, batch) and how many of each batch count (steps,), trains on
 # them, and gives for each step the sum of losses and the number of right answers: float32
 # (steps, 2).
 Steps = Callable[[Array, Array], tf.Tensor]
+
+
+class Keeper:
+    """What looks after a run between its steps; this one does nothing.
+
+    Attributes:
+        most_steps: a call of the compiled steps has at most so many; None for any number.
+    """
+
+    most_steps: int | None = None
+
+    def restore(self) -> Progress:
+        """Returns where the run stands, after it brought the variables back to there."""
+        return Progress()
+
+    def after_steps(self, progress: Progress, steps: int, *, epoch_end: bool = False) -> None:
+        """Is told that so many steps were done, or that an epoch ended; may stop the run."""
 
 
 def fit(
@@ -44,6 +57,8 @@ def fit(
     seed: int,
     strategy: tf.distribute.Strategy,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    shown: keras.callbacks.Callback | None = None,
+    keeper: Keeper | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Row]:
     """Trains a compiled model, and drives Keras callbacks as `Model.fit` does.
@@ -56,11 +71,15 @@ def fit(
         batch_size: examples a step over all replicas; the last step of an epoch takes the rest.
         seed: of the order of examples.
         strategy: the devices.
-        callbacks: get `on_train_batch_*` once for many steps, as with Keras's steps_per_execution.
+        callbacks: part of the run. If one of them listens to batches, a call has one step; else
+            many steps run in a call.
+        shown: shows what happens, and changes nothing; it is told of calls, not of batches.
+        keeper: takes and restores snapshots.
         clock: seconds, rising.
 
     Returns:
-        A row an epoch.
+        A row an epoch: epoch (from 1), loss, accuracy, val_loss and val_accuracy if there is a
+        validation part, learning_rate, seconds, examples_per_second.
 
     Raises:
         DivergedError: the loss became NaN or infinite.
@@ -68,35 +87,42 @@ def fit(
     features = Features(model)
     run_steps = _compile(features, train, model.optimizer, strategy)
     held_out = None if validation is None else (features.of(validation), validation.labels)
-    driven = keras.callbacks.CallbackList(
-        list(callbacks), model=model, epochs=epochs, steps=math.ceil(len(train) / batch_size)
-    )
-    history: list[Row] = []
+    keeper = keeper or Keeper()
+    most_steps = 1 if any(map(_listens_to_batches, callbacks)) else keeper.most_steps
+    told = {"model": model, "epochs": epochs, "steps": math.ceil(len(train) / batch_size)}
+    driven = keras.callbacks.CallbackList(list(callbacks), **told)
+    display = keras.callbacks.CallbackList([shown] if shown else [], **told)
     model.stop_training = False
     driven.on_train_begin()
-    for epoch in range(epochs):
-        driven.on_epoch_begin(epoch)
-        started = clock()
-        order = train.order(seed, epoch)
-        row = _run_epoch(run_steps, *batches(order, batch_size, strategy), driven, clock)
-        seconds = clock() - started
-        if not math.isfinite(row["loss"]):
-            raise DivergedError(
-                f"the loss became {row['loss']} in epoch {epoch + 1}; expected a finite number. "
-                f"Try a lower --learning-rate than {_learning_rate(model):g}."
-            )
+    progress = keeper.restore()
+    while progress.epoch < epochs and not progress.stopped:
+        epoch = progress.epoch
+        if progress.step == 0:  # Else it was told before the snapshot that we come from.
+            driven.on_epoch_begin(epoch)
+        display.on_epoch_begin(epoch)
+        indices, counts = batches(train.order(seed, epoch), batch_size, strategy)
+        calls = _calls(run_steps, indices, counts, progress, clock, most_steps)
+        driven.on_train_batch_begin(progress.step)
+        for steps in calls:
+            figures = _figures(progress, counts)
+            driven.on_train_batch_end(progress.step - 1, figures)
+            display.on_train_batch_end(progress.step - 1, figures)
+            keeper.after_steps(progress, steps)
+            if progress.step < len(counts):
+                driven.on_train_batch_begin(progress.step)
+        row = _figures(progress, counts)
         if held_out is not None:
-            figures = loss_accuracy(features.predict(held_out[0]), held_out[1])
-            row |= {f"val_{name}": value for name, value in figures.items()}
+            measured = loss_accuracy(features.predict(held_out[0]), held_out[1])
+            row |= {f"val_{name}": value for name, value in measured.items()}
         row["learning_rate"] = _learning_rate(model)
-        row["seconds"] = seconds
-        row["examples_per_second"] = len(train) / seconds
-        history.append({"epoch": epoch + 1, **row})
+        row["seconds"] = progress.seconds
+        row["examples_per_second"] = len(train) / progress.seconds
         driven.on_epoch_end(epoch, row)
-        if model.stop_training:
-            break
+        display.on_epoch_end(epoch, row)
+        progress.end_epoch({"epoch": epoch + 1, **row}, stopped=model.stop_training)
+        keeper.after_steps(progress, 0, epoch_end=True)
     driven.on_train_end()
-    return history
+    return progress.history
 
 
 def predict(model: keras.Model, split: Split) -> Array:
@@ -122,27 +148,49 @@ def batches(order: Array, batch_size: int, strategy: tf.distribute.Strategy) -> 
     return indices, counts
 
 
-def _run_epoch(
-    run_steps: Steps, indices: Array, counts: Array, driven: Any, clock: Callable[[], float]
-) -> Row:
-    """Runs the steps of one epoch; returns loss and accuracy over its examples."""
-    step, size = 0, 1
-    loss_sum = correct = 0.0
-    while step < len(counts):
-        end = min(step + size, len(counts))
-        driven.on_train_batch_begin(step)
+def _calls(
+    run_steps: Steps,
+    indices: Array,
+    counts: Array,
+    progress: Progress,
+    clock: Callable[[], float],
+    most_steps: int | None,
+) -> Iterator[int]:
+    """Runs the rest of an epoch, some steps in a call; gives the number of steps after each."""
+    size = 1
+    while progress.step < len(counts):
+        first, last = progress.step, min(progress.step + size, len(counts))
         started = clock()
-        # Summed step by step, so that the result does not depend on how many steps a call has.
-        for step_loss, step_correct in run_steps(indices[step:end], counts[step:end]).numpy():
-            loss_sum += float(step_loss)
-            correct += float(step_correct)
+        results = run_steps(indices[first:last], counts[first:last]).numpy()
         seconds = clock() - started
-        seen = int(counts[:end].sum())
-        row = {"loss": loss_sum / seen, "accuracy": correct / seen}
-        driven.on_train_batch_end(end - 1, row)
-        size = max(1, min(2 * size, int((end - step) * _CALL_S / max(seconds, 1e-6))))
-        step = end
-    return row
+        # Summed step by step, so that the result does not depend on how many steps a call has.
+        for step, (loss_sum, correct) in enumerate(results, first):
+            if not math.isfinite(loss_sum):
+                raise DivergedError(
+                    f"the loss became {loss_sum} in epoch {progress.epoch + 1}, step {step + 1}; "
+                    "expected a finite number. Try a lower --learning-rate."
+                )
+            progress.loss_sum += float(loss_sum)
+            progress.correct += float(correct)
+        progress.step = last
+        progress.seconds += seconds
+        yield last - first
+        size = max(1, min(2 * size, int((last - first) * _CALL_S / max(seconds, 1e-6))))
+        size = min(size, most_steps or size)
+
+
+def _figures(progress: Progress, counts: Array) -> Row:
+    """Returns loss and accuracy over the examples of the epoch so far."""
+    seen = int(counts[: progress.step].sum())
+    return {"loss": progress.loss_sum / seen, "accuracy": progress.correct / seen}
+
+
+def _listens_to_batches(callback: keras.callbacks.Callback) -> bool:
+    hooks = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
+    return any(
+        getattr(type(callback), hook) is not getattr(keras.callbacks.Callback, hook)
+        for hook in hooks
+    )
 
 
 def _compile(

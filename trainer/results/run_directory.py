@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from trainer import config as configs
-from trainer import storage
+from trainer import lease, storage
 from trainer.config import ResolvedConfig
 from trainer.errors import RunExistsError
+from trainer.lease import Lease
 from trainer.results import manifest, names
 
 
@@ -31,36 +32,64 @@ class RunDirectory:
             RunExistsError: it holds another run, or files that are no run.
             StorageError: it cannot be written.
         """
+        out, overwrite = self._config.out, self._config.overwrite
         earlier = self._folder.read(names.CONFIG)
         if earlier is None:
-            present = self._folder.names()
+            # Hidden files are what a killed job leaves of its lease, or of a file half written.
+            present = [name for name in self._folder.names() if not name.startswith(".")]
             if present:
                 raise RunExistsError(
-                    f"--out {self._config.out}: holds files that are no run "
+                    f"--out {out}: holds files that are no run "
                     f"({present[0]}, {len(present)} in all), expected a new or empty folder"
                 )
-        elif not self._config.overwrite:
+        elif not overwrite:
             different = configs.differences(self._config, self._settings(earlier))
             if different:
                 raise RunExistsError(
-                    f"--out {self._config.out}: holds a run with other settings: "
-                    f"{'; '.join(different)}. Give another --out, or --overwrite to replace it."
+                    f"--out {out}: holds a run with other settings: {'; '.join(different)}. "
+                    "Give another --out, or --overwrite to replace it."
                 )
-            if self._folder.read(names.MANIFEST) is not None:
+            if self._folder.version(names.MANIFEST):
                 return True
+            if self._config.resume == "never":
+                raise RunExistsError(
+                    f"--out {out}: holds this run, unfinished. Give --overwrite to start it anew, "
+                    "or leave --resume never out to go on."
+                )
         self._folder.check_writable()
         return False
 
-    def begin(self) -> None:
-        """Removes an earlier run, its manifest first, and writes `config.json`."""
-        present = self._folder.names()
-        for name in sorted(present, key=lambda name: name != names.MANIFEST):
-            if name in _OURS or name.startswith(f"{names.SAVED_MODEL}/"):
-                self._folder.remove(name)
+    @contextlib.contextmanager
+    def begun(self) -> Iterator[Lease]:
+        """Holds the lease of the folder, and makes it ready for the run, or to go on with it.
+
+        Raises:
+            RunExistsError: another job is running on it, or has just finished this run.
+        """
+        with lease.held(self._config.out) as self._lease:
+            if self.is_finished():
+                raise RunExistsError(f"--out {self._config.out}: another job just finished it")
+            self._begin()
+            yield self._lease
+
+    def _begin(self) -> None:
+        """Leaves an unfinished run of these settings as it is, and removes any other."""
+        self._remove(filter(storage.is_leftover, self._folder.names()))
+        earlier = self._folder.read(names.CONFIG)
+        if earlier is not None and self._config.resume == "auto":
+            same = not configs.differences(self._config, self._settings(earlier))
+            if same and not self._folder.version(names.MANIFEST):
+                return
+        # In this order: a kill in between leaves no run that seems finished, nor a new one beside
+        # an old one's snapshots.
+        present = [name for name in self._folder.names() if name.startswith(_OURS)]
+        self._folder.remove(names.MANIFEST)
+        self._remove(name for name in present if name.startswith(_SNAPSHOTS))
         with tempfile.TemporaryDirectory(prefix="trainer-") as folder:
             path = Path(folder, names.CONFIG)
             path.write_text(configs.to_json(self._config))
             self._folder.put(names.CONFIG, path)
+        self._remove(name for name in present if name != names.CONFIG)
 
     @contextlib.contextmanager
     def finishing(self, data_fingerprint: str, device: str) -> Iterator[Path]:
@@ -80,7 +109,14 @@ class RunDirectory:
             described = manifest.describe(files, data_fingerprint=data_fingerprint, device=device)
             path = folder / names.MANIFEST
             path.write_text(json.dumps(described, indent=2) + "\n")
+            self._lease.check()
             self._folder.put(names.MANIFEST, path)
+        snapshots = [name for name in self._folder.names() if name.startswith(_SNAPSHOTS)]
+        self._remove(sorted(snapshots, key=lambda name: name.endswith(".h5")))  # Pointer first.
+
+    def _remove(self, files: Iterable[str]) -> None:
+        for name in files:
+            self._folder.remove(name)
 
     def _settings(self, content: bytes) -> dict[str, Any]:
         try:
@@ -95,6 +131,14 @@ class RunDirectory:
         return settings
 
 
-_OURS = frozenset(
-    {names.CONFIG, names.HISTORY, names.METRICS, names.MODEL_KERAS, names.MODEL_H5, names.MANIFEST}
+_SNAPSHOTS = f"{names.CHECKPOINTS}/"
+_OURS = (
+    names.CONFIG,
+    names.HISTORY,
+    names.METRICS,
+    names.MODEL_KERAS,
+    names.MODEL_H5,
+    names.MANIFEST,
+    f"{names.SAVED_MODEL}/",
+    _SNAPSHOTS,
 )

@@ -1,0 +1,256 @@
+"""A run that is killed, as often as you like, ends as one that never was."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+from tests.fault_proxy import FaultProxy
+from trainer import storage
+from trainer.results import names
+
+# All that can differ from run to run: dropout, augmentation, moving averages, the memory of
+# callbacks, a learning rate that they change, and order.
+MODEL = """
+import keras
+from trainer.models import Recipe
+
+def callbacks():
+    return [
+        keras.callbacks.EarlyStopping(monitor="val_loss", patience=50, restore_best_weights=True),
+        keras.callbacks.ReduceLROnPlateau(monitor="val_loss", patience=1, factor=0.7),
+        keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.97),
+    ]
+
+RECIPE = Recipe(batch_size=16, epochs=40, callbacks=callbacks)
+
+def build(spec):
+    layers = keras.layers
+    return keras.Sequential([
+        keras.Input(spec.shape, dtype=spec.dtype),
+        layers.Rescaling(1 / 255),
+        layers.RandomTranslation(0.1, 0.1),
+        layers.Conv2D(8, 5, strides=2),
+        layers.BatchNormalization(),
+        layers.ReLU(),
+        layers.Flatten(),
+        layers.Dropout(0.3),
+        layers.Dense(10, activation="softmax"),
+    ])
+"""
+KILLS = 20
+
+
+class Runner:
+    """Starts the job as processes that can be killed."""
+
+    def __init__(self, folder: Path, digits: Path) -> None:
+        self.folder = folder
+        (folder / "killed.py").write_text(MODEL)
+        self._command = [sys.executable, "-m", "trainer.task", "--model=killed:build"]
+        self._command += [f"--data={digits}", "--validation=0.2", "--seed=7"]
+        self.log = folder / "log"
+
+    def start(self, out: str, *arguments: str) -> subprocess.Popen[bytes]:
+        with self.log.open("wb") as log:
+            return subprocess.Popen(
+                [*self._command, f"--out={out}", *arguments],
+                cwd=self.folder,
+                env={**os.environ, "PYTHONPATH": f"{ROOT}:{self.folder}"},
+                stdout=log,
+                stderr=log,
+            )
+
+    def finish(self, out: str, *arguments: str) -> None:
+        process = self.start(out, *arguments)
+        assert process.wait(120) == 0, self.log.read_text()
+
+    def wait_for_training(self, process: subprocess.Popen[bytes]) -> None:
+        while process.poll() is None and b"training" not in self.log.read_bytes():
+            time.sleep(0.01)
+
+
+def fingerprint(out: str, scratch: Path) -> dict[str, Any]:
+    """Everything that two equal runs have in common, to the bit."""
+    folder = storage.folder(out)
+    path = scratch / f"{random.random()}.keras"
+    path.write_bytes(folder.read(names.MODEL_KERAS) or b"")
+    model = keras.models.load_model(path)
+    variables = [*model.weights, *model.optimizer.variables]
+    digests = [hashlib.sha256(np.asarray(v).tobytes()).hexdigest() for v in variables]
+    rows = list(csv.DictReader((folder.read(names.HISTORY) or b"").decode().splitlines()))
+    metrics = json.loads(folder.read(names.METRICS) or b"")
+    for timing in ("seconds", "examples_per_second"):
+        metrics.pop(timing)
+        for row in rows:
+            row.pop(timing)
+    return {"variables": digests, "history": rows, "metrics": metrics}
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Runner:
+    return Runner(tmp_path_factory.mktemp("kill"), digits)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(runner: Runner) -> dict[str, Any]:
+    runner.finish("undisturbed")
+    return fingerprint(str(runner.folder / "undisturbed"), runner.folder)
+
+
+def test_sigkill_at_random_instants_changes_nothing(
+    runner: Runner, undisturbed: dict[str, Any]
+) -> None:
+    """With a snapshot as often as can be, so that many a kill falls into the middle of one."""
+    seed = time.time_ns()
+    print(f"seed {seed}")
+    instants = random.Random(seed)
+    kills = 0
+    while kills < KILLS:
+        process = runner.start("killed", "--checkpoint-steps=1")
+        runner.wait_for_training(process)
+        try:
+            process.wait(instants.uniform(0, 1.8))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            kills += 1
+        if process.wait() != -signal.SIGKILL:
+            break
+    assert kills == KILLS, runner.log.read_text()
+    runner.finish("killed", "--checkpoint-steps=1")
+    out = runner.folder / "killed"
+    assert fingerprint(str(out), runner.folder) == undisturbed
+    assert not (out / names.CHECKPOINTS).exists()
+
+
+def test_sigterm_saves_a_snapshot_and_says_that_the_job_is_not_done(
+    runner: Runner, undisturbed: dict[str, Any]
+) -> None:
+    process = runner.start("ended")
+    runner.wait_for_training(process)
+    time.sleep(1.8)
+    process.terminate()
+    assert process.wait(20) == 143
+    said = runner.log.read_text()
+    assert "stopped by SIGTERM; the same command goes on from ended/checkpoints/" in said
+    runner.finish("ended")
+    assert "going on from ended/checkpoints/" in runner.log.read_text()
+    assert fingerprint(str(runner.folder / "ended"), runner.folder) == undisturbed
+
+
+def test_sigterm_before_training_is_answered_at_once(runner: Runner) -> None:
+    process = runner.start("early")
+    time.sleep(0.8)
+    process.terminate()
+    assert process.wait(10) == 143
+
+
+@pytest.fixture
+def killer(proxy: FaultProxy) -> Iterator[Any]:
+    """Kills a process at the moment it sends its n-th upload, before or after it is stored."""
+
+    def at_upload(process: subprocess.Popen[bytes], number: int, *, stored: bool) -> None:
+        fault = proxy.add(match="POST /upload/", skip=number, lose_reply=stored, reset=not stored)
+
+        def watch() -> None:
+            while not fault.hits:
+                time.sleep(0.001)
+            process.kill()
+
+        threading.Thread(target=watch, daemon=True).start()
+
+    yield at_upload
+    proxy.clear()
+
+
+def test_kills_in_the_middle_of_uploads_change_nothing(
+    runner: Runner, undisturbed: dict[str, Any], bucket: str, proxy: FaultProxy, killer: Any
+) -> None:
+    """Uploads are: the lease, config.json, then snapshot and pointer in turn."""
+    out = f"{bucket}/run"
+    for number, stored in ((0, True), (1, False), (2, True), (3, False), (4, True), (9, False)):
+        proxy.clear()
+        process = runner.start(out, "--checkpoint-steps=40")
+        killer(process, number, stored=stored)
+        assert process.wait(120) == -signal.SIGKILL, runner.log.read_text()
+    proxy.clear()
+    runner.finish(out, "--checkpoint-steps=40")
+    assert fingerprint(out, runner.folder) == undisturbed
+    left = storage.folder(out).names()
+    assert [name for name in left if name.startswith((".", names.CHECKPOINTS))] == []
+
+
+def test_two_jobs_never_share_a_run_directory(runner: Runner, bucket: str) -> None:
+    for out in ("shared", f"{bucket}/shared"):
+        first = runner.start(out, "--epochs=3000")
+        runner.wait_for_training(first)
+        time.sleep(1.5)
+        refused = subprocess.run(
+            first.args,  # type: ignore[arg-type]
+            cwd=runner.folder,
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{runner.folder}"},
+            capture_output=True,
+            text=True,
+        )
+        alive = first.poll() is None
+        first.kill()
+        first.wait()
+        assert alive, "the first job ended before the second could be refused"
+        assert refused.returncode == 2
+        assert "another job is running on it" in refused.stderr
+
+
+def test_a_damaged_snapshot_is_noticed_and_the_one_before_is_used(
+    runner: Runner, undisturbed: dict[str, Any]
+) -> None:
+    process = runner.start("damaged", "--checkpoint-steps=10")
+    runner.wait_for_training(process)
+    snapshots = runner.folder / "damaged" / names.CHECKPOINTS
+    while len(list(snapshots.glob("[!.]*.h5"))) < 2:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    process.terminate()
+    assert process.wait(20) == 143
+    latest = json.loads((snapshots / "latest.json").read_text())["snapshots"]
+    newest = snapshots / latest[0]
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
+    newest.write_bytes(content)
+    runner.finish("damaged", "--checkpoint-steps=10")
+    said = runner.log.read_text()
+    assert f"{newest.name}: " in said
+    assert "going on without it" in said
+    assert f"going on from damaged/checkpoints/{latest[1]}" in said
+    assert fingerprint(str(runner.folder / "damaged"), runner.folder) == undisturbed
+
+
+def test_an_unfinished_run_of_other_settings_is_refused(runner: Runner) -> None:
+    process = runner.start("other", "--checkpoint-steps=10")
+    runner.wait_for_training(process)
+    time.sleep(1.0)
+    process.kill()
+    process.wait()
+    for arguments, message in (
+        (["--epochs=3"], "--epochs was 40, now 3"),
+        (["--resume=never"], "holds this run, unfinished. Give --overwrite"),
+    ):
+        assert runner.start("other", *arguments).wait(60) == 2
+        assert message in runner.log.read_text()
+    runner.finish("other", "--resume=never", "--overwrite", "--epochs=1")
+    assert "going on from" not in runner.log.read_text()

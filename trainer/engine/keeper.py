@@ -1,0 +1,116 @@
+"""Keeps a run safe between its steps: snapshots, SIGTERM, and the lease."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+
+import keras
+
+from trainer import config as configs
+from trainer import termination
+from trainer.config import ResolvedConfig
+from trainer.engine import state
+from trainer.engine.checkpoints import Checkpoints
+from trainer.engine.loop import Keeper
+from trainer.engine.state import Progress, Snapshot
+from trainer.errors import DivergedError, StoppedError
+from trainer.lease import Lease
+from trainer.log import LOGGER
+from trainer.results import names
+from trainer.termination import Request
+
+
+@contextlib.contextmanager
+def keeping(
+    model: keras.Model,
+    callbacks: Sequence[keras.callbacks.Callback],
+    config: ResolvedConfig,
+    data_fingerprint: str,
+    lease: Lease,
+) -> Iterator[Keeper]:
+    """Gives the keeper of a run, and waits at the end for the snapshot that is being written."""
+    checkpoints = Checkpoints(
+        f"{config.out}/{names.CHECKPOINTS}",
+        lease,
+        every_s=config.checkpoint_seconds,
+        every_steps=config.checkpoint_steps,
+    )
+    settings = json.dumps([configs.experiment(config), data_fingerprint])
+    identity = hashlib.sha256(settings.encode()).hexdigest()
+    with termination.put_off() as request:
+        try:
+            yield SnapshotKeeper(
+                model, callbacks, checkpoints, identity=identity, lease=lease, termination=request
+            )
+        except DivergedError as error:
+            raise DivergedError(
+                f"{error} The last good snapshot: {checkpoints.last_good()}."
+            ) from None
+        finally:
+            checkpoints.close()
+
+
+class SnapshotKeeper(Keeper):
+    """Takes snapshots of a run, restores the latest, and stops when it is asked to."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        callbacks: Sequence[keras.callbacks.Callback],
+        checkpoints: Checkpoints,
+        *,
+        identity: str,
+        lease: Lease,
+        termination: Request,
+    ) -> None:
+        """Looks after the training of `model`.
+
+        Args:
+            model: compiled.
+            callbacks: those whose memory is part of the run.
+            checkpoints: where snapshots are.
+            identity: of settings and data; a snapshot of another is refused.
+            lease: of the run directory.
+            termination: whether the end was asked for.
+        """
+        self._model, self._callbacks = model, callbacks
+        self._checkpoints, self._identity = checkpoints, identity
+        self._lease, self._termination = lease, termination
+        self.most_steps = checkpoints.every_steps
+
+    def restore(self) -> Progress:
+        """Returns where the run stands: at the latest snapshot, or at its start.
+
+        Raises:
+            SnapshotError: no snapshot is whole, or they are of another run.
+        """
+        snapshot = self._checkpoints.latest()
+        if snapshot is None:
+            return Progress()
+        progress = state.restore(snapshot, self._model, self._callbacks, self._identity)
+        LOGGER.info(
+            "going on from %s: epoch %d, step %d",
+            self._checkpoints.last_good(), progress.epoch + 1, progress.step,
+        )  # fmt: skip
+        return progress
+
+    def after_steps(self, progress: Progress, steps: int, *, epoch_end: bool = False) -> None:
+        """Takes a snapshot if it is time for one.
+
+        Raises:
+            StoppedError: SIGTERM came; a snapshot is saved.
+            ConflictError: another job has taken the run directory over.
+            StorageError: snapshots cannot be written any more.
+        """
+        self._lease.check()
+
+        def capture() -> Snapshot:
+            return state.capture(self._model, self._callbacks, progress, self._identity)
+
+        if self._termination.made:
+            path = self._checkpoints.save(capture())
+            raise StoppedError(f"stopped by SIGTERM; the same command goes on from {path}")
+        self._checkpoints.offer(capture, steps=steps, epoch_end=epoch_end)
