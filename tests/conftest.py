@@ -69,10 +69,12 @@ def job(tmp_path: Path) -> Job:
     """Runs the job as a process of its own, in an empty folder."""
 
     def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        # As a user's shell: without what TensorFlow and this program set in the test process.
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
         return subprocess.run(
             [sys.executable, "-m", "trainer.task", *map(str, arguments)],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}", **environment},
+            env={**inherited, "PYTHONPATH": f"{ROOT}:{tmp_path}", **environment},
             capture_output=True,
             text=True,
             timeout=300,

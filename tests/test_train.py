@@ -167,6 +167,33 @@ def test_a_users_own_model_is_one_file(job: Job, digits: Path, tmp_path: Path) -
     assert json.loads((tmp_path / "run" / names.METRICS).read_text())["epochs"] == 2
 
 
+SUBCLASS = """
+import keras
+
+class Model(keras.Model):
+    def __init__(self, classes):
+        super().__init__()
+        self.dense = keras.layers.Dense(classes, activation="softmax")
+
+    def call(self, images):
+        return self.dense(keras.ops.cast(keras.ops.reshape(images, (-1, 784)), "float32"))
+
+def build(spec):
+    return Model(len(spec.classes))
+"""
+
+
+def test_a_model_that_cannot_be_saved_is_refused_before_training(
+    job: Job, digits: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(SUBCLASS)
+    done = job("--model=mine:build", "--data", digits, "--out=run")
+    assert done.returncode == 2
+    assert "--model mine:build: cannot be saved, expected a Sequential or" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("python -m trainer.task: error: ")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_shipped_set_needs_no_path_and_a_run_gets_a_name(job: Job, tmp_path: Path) -> None:
     done = job("--model=sentiment_small", "--epochs=1")
     assert done.returncode == 0, done.stderr

@@ -213,4 +213,5 @@ def _explain(detail: Any) -> str:
         known = ", ".join(field.name for field in dataclasses.fields(Config))
         return f"no such setting, expected one of: {known}"
     expected = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    expected = expected.replace("String should have", "a text of")
     return f"found {detail['input']!r}, expected {expected}"

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 LOGGER = logging.getLogger("trainer")
 
 _LEVEL_VARIABLE = "TF_CPP_MIN_LOG_LEVEL"
+_ERRORS_ONLY = "2"
 # Information and warnings, and the CUDA driver that a machine without a GPU does not have.
 _GREETING = re.compile(
     r"[IW]\d{4} |WARNING: All log messages before absl|E\d{4} .*cuInit: .*\(303\)"
@@ -49,10 +50,9 @@ def native_greetings_hidden() -> Iterator[None]:
 
     It writes some lines before it reads TF_CPP_MIN_LOG_LEVEL. Who sets that gets everything.
     """
-    if _LEVEL_VARIABLE in os.environ:
+    if os.environ.setdefault(_LEVEL_VARIABLE, _ERRORS_ONLY) != _ERRORS_ONLY:
         yield
         return
-    os.environ[_LEVEL_VARIABLE] = "2"
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as caught:

@@ -55,6 +55,7 @@ def run(config: Config, *, started: float | None = None) -> str:
         model = models.build(
             definition, data.spec, learning_rate=config.learning_rate, seed=config.seed
         )
+    exports.rehearse(model, config.model)
     callbacks = models.callbacks(definition, validation=data.validation is not None)
     with directory.begun() as lease:
         with (

@@ -66,7 +66,7 @@ def test_the_fingerprint_sees_every_value() -> None:
 
 
 def test_what_is_no_data_set_is_told_the_formats(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no known format, found an empty folder\. Expected .*IDX"):
+    with pytest.raises(DataError, match=r"no known format, found no files\. Expected .*IDX"):
         datasets.load(str(tmp_path), seed=0)
     (tmp_path / "notes.md").write_text("hello")
     with pytest.raises(DataError, match=r"found notes\.md"):

@@ -65,7 +65,7 @@ def _recognise(data: str, files: list[Path]) -> Any:
     for module in modules:
         if module.recognises(files):
             return module
-    found = ", ".join(file.name for file in files[:5]) or "an empty folder"
+    found = ", ".join(file.name for file in files[:5]) or "no files"
     raise DataError(
         f"{data}: no known format, found {found}. Expected one of: "
         f"{'; '.join(module.NAME for module in modules)}."

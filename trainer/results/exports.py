@@ -4,15 +4,41 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from pathlib import Path
 
 import keras
 
+from trainer.errors import UsageError
 from trainer.results import names
+
+
+def rehearse(model: keras.Model, name: str) -> None:
+    """Tries to save a model before it is trained.
+
+    Raises:
+        UsageError: it cannot be saved, as with a subclass of keras.Model.
+    """
+    with tempfile.TemporaryDirectory(prefix="trainer-") as folder:
+        try:
+            _save(model, Path(folder))
+        except Exception as error:
+            reason = str(error).strip().split("\n")[0]
+            raise UsageError(
+                f"--model {name}: cannot be saved, expected a Sequential or functional model: "
+                f"{reason}"
+            ) from error
 
 
 def write(model: keras.Model, folder: Path) -> None:
     """Writes `model.keras`, `model.h5` and `saved_model/` into a local folder."""
+    _save(model, folder)
+    model.export(folder / names.SAVED_MODEL, format="tf_saved_model", verbose=False)
+    # A random mark of TensorFlow's own, which nothing reads: two equal models would differ by it.
+    os.remove(folder / names.SAVED_MODEL / "fingerprint.pb")
+
+
+def _save(model: keras.Model, folder: Path) -> None:
     # Keras advises against .h5 at each saving; the seed's users expect it beside the others.
     absl = logging.getLogger("absl")
     level = absl.level
@@ -22,6 +48,3 @@ def write(model: keras.Model, folder: Path) -> None:
         model.save(folder / names.MODEL_H5)
     finally:
         absl.setLevel(level)
-    model.export(folder / names.SAVED_MODEL, format="tf_saved_model", verbose=False)
-    # A random mark of TensorFlow's own, which nothing reads: two equal models would differ by it.
-    os.remove(folder / names.SAVED_MODEL / "fingerprint.pb")
