@@ -15,7 +15,7 @@ from trainer.config import ResolvedConfig
 from trainer.engine import state
 from trainer.engine.checkpoints import Checkpoints
 from trainer.engine.loop import Keeper
-from trainer.engine.state import Progress, Snapshot
+from trainer.engine.state import Progress, Snapshot, SnapshotError
 from trainer.errors import DivergedError, StoppedError
 from trainer.lease import Lease
 from trainer.log import LOGGER
@@ -90,7 +90,10 @@ class SnapshotKeeper(Keeper):
         snapshot = self._checkpoints.latest()
         if snapshot is None:
             return Progress()
-        progress = state.restore(snapshot, self._model, self._callbacks, self._identity)
+        try:
+            progress = state.restore(snapshot, self._model, self._callbacks, self._identity)
+        except SnapshotError as error:
+            raise SnapshotError(f"{self._checkpoints.last_good()}: {error}") from None
         LOGGER.info(
             "going on from %s: epoch %d, step %d",
             self._checkpoints.last_good(), progress.epoch + 1, progress.step,
