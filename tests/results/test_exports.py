@@ -23,6 +23,7 @@ def test_every_export_answers_as_the_training_graph(
     path = digits if definition.recipe.data == "mnist" else sentences
     data = datasets.load(str(path), seed=0)
     model = models.build(definition, data.spec, learning_rate=0.01, seed=0)
+    exports.rehearse(model, name)
     strategy = tf.distribute.get_strategy()
     loop.fit(model, data.train, None, epochs=1, batch_size=50, seed=0, strategy=strategy)
     expected = loop.predict(model, data.test)
@@ -30,8 +31,12 @@ def test_every_export_answers_as_the_training_graph(
 
     raw = models.as_input(data.test.examples)
     saved = tf.saved_model.load(tmp_path / names.SAVED_MODEL)
+    loaded = keras.models.load_model(tmp_path / names.MODEL_KERAS)
+    assert type(loaded.optimizer) is type(model.optimizer)
+    for ours, theirs in zip(model.optimizer.variables, loaded.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
     answers = {
-        names.MODEL_KERAS: keras.models.load_model(tmp_path / names.MODEL_KERAS)(raw),
+        names.MODEL_KERAS: loaded(raw),
         names.MODEL_H5: keras.models.load_model(tmp_path / names.MODEL_H5)(raw),
         names.SAVED_MODEL: saved.serve(raw),
     }

@@ -21,7 +21,8 @@ def rehearse(model: keras.Model, name: str) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="trainer-") as folder:
         try:
-            _save(model, Path(folder))
+            # Without the optimizer, which saving .h5 takes out of the compiled model for good.
+            _save(model, Path(folder), include_optimizer=False)
         except Exception as error:
             reason = str(error).strip().split("\n")[0]
             raise UsageError(
@@ -32,19 +33,19 @@ def rehearse(model: keras.Model, name: str) -> None:
 
 def write(model: keras.Model, folder: Path) -> None:
     """Writes `model.keras`, `model.h5` and `saved_model/` into a local folder."""
-    _save(model, folder)
+    _save(model, folder, include_optimizer=True)
     model.export(folder / names.SAVED_MODEL, format="tf_saved_model", verbose=False)
     # A random mark of TensorFlow's own, which nothing reads: two equal models would differ by it.
     os.remove(folder / names.SAVED_MODEL / "fingerprint.pb")
 
 
-def _save(model: keras.Model, folder: Path) -> None:
+def _save(model: keras.Model, folder: Path, *, include_optimizer: bool) -> None:
     # Keras advises against .h5 at each saving; the seed's users expect it beside the others.
     absl = logging.getLogger("absl")
     level = absl.level
     absl.setLevel(logging.ERROR)
     try:
         model.save(folder / names.MODEL_KERAS)
-        model.save(folder / names.MODEL_H5)
+        model.save(folder / names.MODEL_H5, include_optimizer=include_optimizer)
     finally:
         absl.setLevel(level)
