@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from tests.fault_proxy import FaultProxy
-from trainer import datasets, storage
+from trainer import datasets, storage, task
 from trainer.datasets.dataset import Dataset
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +62,16 @@ def sentences(tmp_path_factory: pytest.TempPathFactory, reviews: Dataset) -> Pat
         lines = reviews.train.examples[reviews.train.labels == label][:600]
         (folder / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
+    """The run directory of an mlp; not to be changed."""
+    out = tmp_path_factory.mktemp("runs") / "mlp"
+    with pytest.raises(SystemExit) as ended:
+        task.main(["--model=mlp", "--epochs=1", f"--data={digits}", f"--out={out}"])
+    assert ended.value.code == 0
+    return out
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ def _plain_number(value: object) -> object:
     return value
 
 
+_Settings = typing.TypeVar("_Settings")
+
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, BeforeValidator(_plain_number), Field(gt=0)]
 Seed = Annotated[int, BeforeValidator(_plain_number), Field(ge=0, lt=2**31)]
@@ -28,8 +30,14 @@ Rate = Annotated[float, BeforeValidator(_plain_number), Field(gt=0, allow_inf_na
 Fraction = Annotated[float, BeforeValidator(_plain_number), Field(ge=0, lt=1)]
 
 
-def _flag(default: object, help_text: str) -> Any:
+def flag(default: object, help_text: str) -> Any:
+    """Describes a field that is a flag of a command."""
     return Field(default=default, description=help_text)
+
+
+def word(help_text: str) -> Any:
+    """Describes a field that is a word of a command line, without a flag."""
+    return Field(description=help_text, json_schema_extra={"positional": True})
 
 
 @pydantic.dataclasses.dataclass(
@@ -44,49 +52,52 @@ class Config:
         UsageError: through `resolve`, naming the flag, what was found and what was expected.
     """
 
-    model: Text = _flag(
+    model: Text = flag(
         "cnn",
         "One of {models}; or package.module:build for your own.",
     )
-    data: Text | None = _flag(
+    data: Text | None = flag(
         None,
         "One of {datasets}, which are shipped; or a local path; or gs://bucket/path. Left out, the "
         "model's usual one.",
     )
-    out: Text | None = _flag(
+    out: Text | None = flag(
         None,
         "Run directory, local or gs://. Left out, runs/MODEL-DATE-TIME.",
     )
-    epochs: Count | None = _flag(
+    epochs: Count | None = flag(
         None, "Passes over the training data. Left out, the recipe's number."
     )
-    batch_size: Count | None = _flag(
+    batch_size: Count | None = flag(
         None, "Examples a step, over all devices. Left out, the recipe's number."
     )
-    learning_rate: Rate | None = _flag(
+    learning_rate: Rate | None = flag(
         None, "Step size of the optimizer. Left out, the recipe's number."
     )
-    seed: Seed = _flag(0, "Seed of every random choice, 0 to 2147483647.")
-    validation: Fraction = _flag(
+    seed: Seed = flag(0, "Seed of every random choice, 0 to 2147483647.")
+    validation: Fraction = flag(
         0.0, "Part of the training data held out to validate each epoch, 0 to 1."
     )
-    device: Literal["auto", "cpu", "gpu"] = _flag(
+    device: Literal["auto", "cpu", "gpu"] = flag(
         "auto", "auto, cpu or gpu; auto takes the GPUs that are there."
     )
-    config: Text | None = _flag(None, "JSON file with settings, local or gs://; flags win over it.")
-    overwrite: bool = _flag(False, "Replace the run that --out holds.")
-    allow_pickle: bool = _flag(
+    deterministic: bool = flag(
+        False, "Use deterministic kernels only; a GPU needs this for a run to be repeatable."
+    )
+    config: Text | None = flag(None, "JSON file with settings, local or gs://; flags win over it.")
+    overwrite: bool = flag(False, "Replace the run that --out holds.")
+    allow_pickle: bool = flag(
         False, "Read a pickle of NumPy and SciPy arrays; any other content is still refused."
     )
-    resume: Literal["auto", "never"] = _flag(
+    resume: Literal["auto", "never"] = flag(
         "auto",
         "auto goes on from the latest snapshot; never, together with --overwrite, starts anew.",
     )
-    checkpoint_seconds: Rate = _flag(30.0, "Seconds between two snapshots.")
-    checkpoint_steps: Count | None = _flag(
+    checkpoint_seconds: Rate = flag(30.0, "Seconds between two snapshots.")
+    checkpoint_steps: Count | None = flag(
         None, "Steps between two snapshots at most. Left out, only the seconds count."
     )
-    log: Literal["text", "json"] = _flag(
+    log: Literal["text", "json"] = flag(
         "text", "text, or json for one JSON object a line with a severity."
     )
 
@@ -106,12 +117,16 @@ class ResolvedConfig(Config):
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One setting; in its help, `{models}` and `{datasets}` stand for the names of such."""
+    """One setting; in its help, `{models}` and `{datasets}` stand for the names of such.
+
+    A positional one is a word on the command line, without a flag.
+    """
 
     name: str
     kind: type
     default: Any
     help: str
+    positional: bool
 
 
 # What says where to read and write, or how to talk, but does not change the result.
@@ -133,14 +148,36 @@ def resolve(flags: Mapping[str, Any], file_text: str | None = None) -> Config:
     from_file: dict[str, Any] = {}
     if file_text is not None:
         from_file = _from_json(file_text, str(flags["config"]))
+    return check(Config, {**from_file, **flags}, file_name=flags.get("config"), flags=flags)
+
+
+def check(
+    kind: type[_Settings],
+    values: Mapping[str, Any],
+    *,
+    file_name: str | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> _Settings:
+    """Makes the checked settings of a command.
+
+    Args:
+        kind: their class.
+        values: by field name; values may still be strings.
+        file_name: where those of `values` come from that are not among `flags`.
+        flags: those that the user gave on the command line; all, if left out.
+
+    Raises:
+        UsageError: for the settings that are wrong, in one line.
+    """
     try:
-        return Config(**{**from_file, **flags})
+        return kind(**values)
     except pydantic.ValidationError as error:
         problems = []
         for detail in error.errors():
             name = str(detail["loc"][0])
-            where = flag_name(name) if name in flags else f"--config {flags['config']}: {name}"
-            problems.append(f"{where}: {_explain(detail)}")
+            typed = flags is None or name in flags
+            where = flag_name(name) if typed else f"--config {file_name}: {name}"
+            problems.append(f"{where}: {_explain(detail, kind)}")
         raise UsageError("; ".join(problems)) from None
 
 
@@ -155,11 +192,11 @@ def flag_name(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
-def settings() -> list[Setting]:
-    """Returns what a user can set, in the order of help."""
-    hints = typing.get_type_hints(Config)
+def settings(of: type = Config) -> list[Setting]:
+    """Returns what a user can set in a command's settings, in the order of help."""
+    hints = typing.get_type_hints(of)
     found = []
-    for field in dataclasses.fields(Config):
+    for field in dataclasses.fields(of):
         info: Any = field.default
         plain = [kind for kind in typing.get_args(hints[field.name]) if kind is not type(None)]
         kind = (plain or [hints[field.name]])[0]
@@ -169,6 +206,7 @@ def settings() -> list[Setting]:
                 kind=kind if isinstance(kind, type) else str,
                 default=info.default,
                 help=info.description,
+                positional=bool(info.json_schema_extra),
             )
         )
     return found
@@ -187,10 +225,12 @@ def experiment(config: ResolvedConfig) -> dict[str, Any]:
 
 def differences(config: ResolvedConfig, earlier: Mapping[str, Any]) -> list[str]:
     """Lists the settings in which `config` is another experiment than an earlier run's."""
+    # A setting that was not there yet when the earlier run began had its default.
+    was = {setting.name: setting.default for setting in settings()} | dict(earlier)
     return [
-        f"{flag_name(name)} was {json.dumps(earlier.get(name))}, now {json.dumps(value)}"
+        f"{flag_name(name)} was {json.dumps(was[name])}, now {json.dumps(value)}"
         for name, value in experiment(config).items()
-        if earlier.get(name) != value
+        if was[name] != value
     ]
 
 
@@ -207,10 +247,10 @@ def _from_json(text: str, name: str) -> dict[str, Any]:
     return settings
 
 
-def _explain(detail: Any) -> str:
+def _explain(detail: Any, kind: type) -> str:
     """Turns one of pydantic's error records into `found ..., expected ...`."""
     if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        known = ", ".join(field.name for field in dataclasses.fields(Config))
+        known = ", ".join(field.name for field in dataclasses.fields(kind))
         return f"no such setting, expected one of: {known}"
     expected = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     expected = expected.replace("String should have", "a text of")

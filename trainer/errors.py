@@ -36,6 +36,12 @@ class RunExistsError(TrainerError):
     """`--out` already holds something that this run would destroy."""
 
 
+class DamagedRunError(TrainerError):
+    """A finished run whose files are not those of its manifest."""
+
+    exit_code = 3
+
+
 class StorageError(TrainerError):
     """A path or bucket that is missing, or that may not be read or written."""
 

@@ -27,7 +27,7 @@ from trainer.errors import ConflictError, DataError, OutageError, StorageError
 _SCHEME = "gs://"
 _PARTIAL = ".partial"
 _PROBE = ".probe-"
-_THREADS = 8  # Below the client's 10 pooled connections; 100 small objects a second at 30 ms each.
+THREADS = 8  # Below the client's 10 pooled connections; 100 small objects a second at 30 ms each.
 _ATTEMPTS = 3  # At a body whose checksum is wrong; the client itself retries failed requests.
 
 
@@ -108,7 +108,7 @@ def is_leftover(name: str) -> bool:
 
 def put_all(target: Folder, files: Mapping[str, Path]) -> None:
     """Puts local files into a folder, several at a time; all are there when it returns."""
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(target.put, files.keys(), files.values()))  # Raises what a put raised.
 
 
@@ -303,7 +303,7 @@ def _download(path: str, parent: Path) -> Path:
         if relative.is_absolute() or ".." in relative.parts:
             raise DataError(f"gs://{bucket_name}/{blob.name}: a name that leaves its folder")
         targets.append(root / relative)
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(_download_blob, blobs, targets))  # Raises what a download raised.
     return root
 

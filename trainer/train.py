@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime
 import re
-import time
 
 from trainer import datasets, models
 from trainer.config import Config, ResolvedConfig, complete
 from trainer.log import LOGGER, native_greetings_hidden
 from trainer.models import Recipe
 from trainer.results.run_directory import RunDirectory
+from trainer.stopwatch import Stopwatch
 
 
 def run(config: Config, *, started: float | None = None) -> str:
@@ -33,6 +33,7 @@ def run(config: Config, *, started: float | None = None) -> str:
     directory = RunDirectory(config)
     if directory.is_finished():
         LOGGER.info("%s: this run is finished already, nothing to do", config.out)
+        directory.remove_snapshots()
         return config.out
 
     data = datasets.load(
@@ -49,7 +50,7 @@ def run(config: Config, *, started: float | None = None) -> str:
         from trainer.results import exports, metrics
 
         watch.lap("import")
-        device = devices.select(config.device)
+        device = devices.select(config.device, deterministic=config.deterministic)
     LOGGER.info("training %s on %s, %s", config.model, config.data, device.description)
     with device.strategy.scope():
         model = models.build(
@@ -59,7 +60,15 @@ def run(config: Config, *, started: float | None = None) -> str:
     callbacks = models.callbacks(definition, validation=data.validation is not None)
     with directory.begun() as lease:
         with (
-            keeper.keeping(model, callbacks, config, data.fingerprint, lease) as keeping,
+            keeper.keeping(
+                model,
+                callbacks,
+                config,
+                data_fingerprint=data.fingerprint,
+                device=device.description,
+                lease=lease,
+                watch=watch,
+            ) as keeping,
             progress.shown(config, examples=len(data.train)) as shown,
         ):
             history = loop.fit(
@@ -107,22 +116,3 @@ def fill_in(config: Config, recipe: Recipe) -> ResolvedConfig:
         batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate,
     )
-
-
-class Stopwatch:
-    """Seconds that each stage of a run took."""
-
-    def __init__(self, started: float | None = None) -> None:
-        """Starts at `started`, a time.perf_counter() of the past, or now."""
-        self._started = self._lapped = time.perf_counter() if started is None else started
-        self._laps: dict[str, float] = {}
-
-    def lap(self, stage: str) -> None:
-        """Ends a stage, which began when the one before it ended."""
-        now = time.perf_counter()
-        self._laps[stage] = now - self._lapped
-        self._lapped = now
-
-    def seconds(self) -> dict[str, float]:
-        """Returns the seconds of each stage, and in all."""
-        return {"total": time.perf_counter() - self._started, **self._laps}

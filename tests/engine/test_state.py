@@ -26,12 +26,18 @@ def variables(of: keras.Model) -> list[np.ndarray]:
     return [np.array(v) for v in (*of.variables, *of.optimizer.variables)]
 
 
+def snapshot_of(used: keras.Model, callbacks: Any, progress: Progress) -> state.Snapshot:
+    return state.capture(
+        used, callbacks, progress, identity="run", environment={"device": "CPU"}, seconds=1.5
+    )
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """A snapshot of a model that has been used."""
     used = model()
     used(np.ones((2, 4)), training=True)  # Moves the generator of the dropout.
-    state.write(state.capture(used, [], Progress(epoch=2, step=5), "run"), tmp_path / "x.h5")
+    state.write(snapshot_of(used, [], Progress(epoch=2, step=5)), tmp_path / "x.h5")
     return tmp_path / "x.h5"
 
 
@@ -41,7 +47,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     progress = Progress(epoch=2, step=5, loss_sum=0.1 + 0.2, history=[{"loss": 1 / 3}])
     stop = keras.callbacks.EarlyStopping(monitor="loss")
     stop.best, stop.wait, stop.best_weights = 0.25, 3, first.get_weights()
-    state.write(state.capture(first, [stop], progress, "run"), tmp_path / "x.h5")
+    state.write(snapshot_of(first, [stop], progress), tmp_path / "x.h5")
     expected = random.random(), np.random.random()
 
     other: Any = keras.callbacks.EarlyStopping(monitor="loss")

@@ -35,22 +35,26 @@ class Devices:
 
     Attributes:
         strategy: places variables, and sums gradients over the devices.
-        description: what the run is on, for the log and `metrics.json`.
+        description: what the run is on, for the log and `metrics.json`; the number of cores too,
+            since sums depend on how they are cut into threads.
     """
 
     strategy: tf.distribute.Strategy
     description: str
 
 
-def select(device: str) -> Devices:
+def select(device: str, *, deterministic: bool = False) -> Devices:
     """Opens the devices for a run.
 
     Args:
         device: "auto" takes the GPUs that are there, "gpu" insists on one, "cpu" leaves them alone.
+        deterministic: keeps TensorFlow from kernels whose result can differ from call to call.
 
     Raises:
         DeviceError: a GPU is asked for and not there, or is there and TensorFlow cannot open it.
     """
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
     if device == "cpu":
         tf.config.set_visible_devices([], "GPU")
         return Devices(tf.distribute.get_strategy(), _cpu())

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import keras
 
@@ -19,7 +20,8 @@ from trainer.engine.state import Progress, Snapshot, SnapshotError
 from trainer.errors import DivergedError, StoppedError
 from trainer.lease import Lease
 from trainer.log import LOGGER
-from trainer.results import names
+from trainer.results import manifest, names
+from trainer.stopwatch import Stopwatch
 from trainer.termination import Request
 
 
@@ -28,10 +30,23 @@ def keeping(
     model: keras.Model,
     callbacks: Sequence[keras.callbacks.Callback],
     config: ResolvedConfig,
+    *,
     data_fingerprint: str,
+    device: str,
     lease: Lease,
+    watch: Stopwatch,
 ) -> Iterator[Keeper]:
-    """Gives the keeper of a run, and waits at the end for the snapshot that is being written."""
+    """Gives the keeper of a run, and waits at the end for the snapshot that is being written.
+
+    Args:
+        model: compiled.
+        callbacks: those whose memory is part of the run.
+        config: its settings.
+        data_fingerprint: SHA-256 of the data that it is trained on.
+        device: what it is trained on.
+        lease: of its run directory.
+        watch: its time, over all attempts.
+    """
     checkpoints = Checkpoints(
         f"{config.out}/{names.CHECKPOINTS}",
         lease,
@@ -39,18 +54,35 @@ def keeping(
         every_steps=config.checkpoint_steps,
     )
     settings = json.dumps([configs.experiment(config), data_fingerprint])
-    identity = hashlib.sha256(settings.encode()).hexdigest()
+    run = RunFacts(
+        identity=hashlib.sha256(settings.encode()).hexdigest(),
+        environment={"device": device, **manifest.versions()},
+        watch=watch,
+    )
     with termination.put_off() as request:
         try:
-            yield SnapshotKeeper(
-                model, callbacks, checkpoints, identity=identity, lease=lease, termination=request
-            )
+            yield SnapshotKeeper(model, callbacks, checkpoints, run, lease, request)
         except DivergedError as error:
             raise DivergedError(
                 f"{error} The last good snapshot: {checkpoints.last_good()}."
             ) from None
         finally:
             checkpoints.close()
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a snapshot says of the run it belongs to.
+
+    Attributes:
+        identity: of settings and data; a snapshot of another is refused.
+        environment: device and versions; with another, a run goes on, but not to the bit.
+        watch: the run's time, over all attempts.
+    """
+
+    identity: str
+    environment: dict[str, str]
+    watch: Stopwatch
 
 
 class SnapshotKeeper(Keeper):
@@ -61,8 +93,7 @@ class SnapshotKeeper(Keeper):
         model: keras.Model,
         callbacks: Sequence[keras.callbacks.Callback],
         checkpoints: Checkpoints,
-        *,
-        identity: str,
+        run: RunFacts,
         lease: Lease,
         termination: Request,
     ) -> None:
@@ -72,12 +103,12 @@ class SnapshotKeeper(Keeper):
             model: compiled.
             callbacks: those whose memory is part of the run.
             checkpoints: where snapshots are.
-            identity: of settings and data; a snapshot of another is refused.
+            run: what a snapshot says of the run.
             lease: of the run directory.
             termination: whether the end was asked for.
         """
         self._model, self._callbacks = model, callbacks
-        self._checkpoints, self._identity = checkpoints, identity
+        self._checkpoints, self._run = checkpoints, run
         self._lease, self._termination = lease, termination
         self.most_steps = checkpoints.every_steps
 
@@ -91,13 +122,15 @@ class SnapshotKeeper(Keeper):
         if snapshot is None:
             return Progress()
         try:
-            progress = state.restore(snapshot, self._model, self._callbacks, self._identity)
+            progress = state.restore(snapshot, self._model, self._callbacks, self._run.identity)
         except SnapshotError as error:
             raise SnapshotError(f"{self._checkpoints.last_good()}: {error}") from None
         LOGGER.info(
             "going on from %s: epoch %d, step %d",
             self._checkpoints.last_good(), progress.epoch + 1, progress.step,
         )  # fmt: skip
+        self._warn_of_other_environment(snapshot.facts["environment"])
+        self._run.watch.add_earlier(snapshot.facts["seconds"])
         return progress
 
     def after_steps(self, progress: Progress, steps: int, *, epoch_end: bool = False) -> None:
@@ -111,9 +144,25 @@ class SnapshotKeeper(Keeper):
         self._lease.check()
 
         def capture() -> Snapshot:
-            return state.capture(self._model, self._callbacks, progress, self._identity)
+            return state.capture(
+                self._model,
+                self._callbacks,
+                progress,
+                identity=self._run.identity,
+                environment=self._run.environment,
+                seconds=self._run.watch.total(),
+            )
 
         if self._termination.made:
             path = self._checkpoints.save(capture())
             raise StoppedError(f"stopped by SIGTERM; the same command goes on from {path}")
         self._checkpoints.offer(capture, steps=steps, epoch_end=epoch_end)
+
+    def _warn_of_other_environment(self, earlier: dict[str, str]) -> None:
+        different = [
+            f"{name} was {earlier.get(name)}, now {value}"
+            for name, value in self._run.environment.items()
+            if earlier.get(name) != value
+        ]
+        if different:
+            LOGGER.warning("the result may differ in its last bits: %s", "; ".join(different))

@@ -81,7 +81,10 @@ def capture(
     model: keras.Model,
     callbacks: Sequence[keras.callbacks.Callback],
     progress: Progress,
+    *,
     identity: str,
+    environment: Mapping[str, str],
+    seconds: float,
 ) -> Snapshot:
     """Copies the state of a run; training may go on when it returns.
 
@@ -90,6 +93,8 @@ def capture(
         callbacks: those whose memory is part of the run.
         progress: where the run stands.
         identity: of settings and data; `restore` demands the same.
+        environment: device and versions, on which the last bits of a result depend.
+        seconds: that the run has taken so far, over all attempts.
     """
     arrays = {f"variables/{n}": _value(v) for n, v in enumerate(_variables(model))}
     _, keys, position, has_gauss, cached = np.random.get_state()
@@ -104,6 +109,8 @@ def capture(
             arrays |= {f"callbacks/{number}/{name}/{n}": v for n, v in enumerate(values)}
     facts = {
         "identity": identity,
+        "environment": dict(environment),
+        "seconds": seconds,
         "progress": asdict(progress),
         "callbacks": memories,
         "numpy": [int(position), int(has_gauss), float(cached)],

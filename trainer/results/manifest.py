@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -12,8 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from trainer import __version__, storage
+from trainer.errors import DamagedRunError, StorageError
+from trainer.results import names
+from trainer.storage import Folder
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "h5py")
+_ENTRY = {"name": str, "size_bytes": int, "sha256": str}
 _COMMIT_VARIABLE = "TRAINER_GIT_COMMIT"  # Set in an image, where there is no repository.
 
 
@@ -30,11 +36,58 @@ def describe(files: Mapping[str, Path], *, data_fingerprint: str, device: str) -
         "data_fingerprint": data_fingerprint,
         "device": device,
         "git_commit": _git_commit(),
-        "versions": {
-            "trainer": __version__,
-            "python": platform.python_version(),
-            **{package: importlib.metadata.version(package) for package in _PACKAGES},
-        },
+        "versions": versions(),
+    }
+
+
+def read(folder: Folder) -> dict[str, Any]:
+    """Returns the manifest of a finished run.
+
+    Raises:
+        StorageError: there is none, so that this is no finished run; or it cannot be read.
+        DamagedRunError: it is no manifest.
+    """
+    content = folder.read(names.MANIFEST)
+    if content is None:
+        raise StorageError(f"{folder.path}: no {names.MANIFEST} there, expected a finished run")
+    try:
+        described = json.loads(content)
+        for entry in described["files"]:
+            if not all(isinstance(entry[key], kind) for key, kind in _ENTRY.items()):
+                raise TypeError(f"entry {entry}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedRunError(f"{folder.path}/{names.MANIFEST}: damaged: {error}") from None
+    return dict(described)
+
+
+def verify(folder: Folder, described: Mapping[str, Any]) -> list[str]:
+    """Reads every file of a run, and says in a line each which differ from its manifest."""
+    expected = {entry["name"]: entry for entry in described["files"]}
+    present = set(folder.names()) - {names.MANIFEST}
+
+    def compare(name: str) -> str | None:
+        # Only what the listing shows: a manifest that was tampered with names any file at all.
+        content = folder.read(name) if name in present else None
+        if content is None:
+            return f"missing: {name}"
+        entry = expected[name]
+        if len(content) != entry["size_bytes"]:
+            return f"changed: {name}: {len(content)} bytes, expected {entry['size_bytes']}"
+        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+            return f"changed: {name}: another SHA-256 than in the manifest"
+        return None
+
+    with concurrent.futures.ThreadPoolExecutor(storage.THREADS) as pool:
+        differing = [finding for finding in pool.map(compare, sorted(expected)) if finding]
+    return differing + [f"extra: {name}" for name in sorted(present - set(expected))]
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of what decides a result."""
+    return {
+        "trainer": __version__,
+        "python": platform.python_version(),
+        **{package: importlib.metadata.version(package) for package in _PACKAGES},
     }
 
 

@@ -111,6 +111,10 @@ class RunDirectory:
             path.write_text(json.dumps(described, indent=2) + "\n")
             self._lease.check()
             self._folder.put(names.MANIFEST, path)
+        self.remove_snapshots()
+
+    def remove_snapshots(self) -> None:
+        """Removes what a finished run needs no more, also where it was killed before it could."""
         snapshots = [name for name in self._folder.names() if name.startswith(_SNAPSHOTS)]
         self._remove(sorted(snapshots, key=lambda name: name.endswith(".h5")))  # Pointer first.
 

@@ -1,0 +1,5 @@
+"""`python -m trainer` is the `trainer` command, also where it is not installed."""
+
+from trainer.cli import main
+
+main()

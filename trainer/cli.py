@@ -1,0 +1,44 @@
+"""The `trainer` command: `trainer train --model cnn`, `trainer verify RUN`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+from trainer import __version__, command_line
+from trainer.errors import UsageError
+
+# Each module has `main(arguments, *, program)`, which exits; then what it does, for the help.
+COMMANDS = {
+    "train": ("trainer.task", "train a model; the same as python -m trainer.task"),
+    "verify": ("trainer.commands.verify", "compare a finished run with its manifest"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Hands the rest of the command line to the command that its first word names."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    name = arguments[0] if arguments else "--help"
+    if name in COMMANDS:
+        module = importlib.import_module(COMMANDS[name][0])
+        module.main(arguments[1:], program=f"trainer {name}")
+        return
+    with command_line.exits("trainer", arguments):
+        if name == "--version":
+            print(__version__)
+        elif name in ("--help", "-h", "help"):
+            print(_help())
+        else:
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"Expected one of: {', '.join(COMMANDS)}"
+            raise UsageError(f"Unknown command {name!r}. {hint}")
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"    {name:{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join(
+        ["trainer COMMAND, one of", "", *lines, "", "trainer COMMAND --help says more of it."]
+    )

@@ -1,0 +1,159 @@
+"""What all commands share: flags by fire, help, errors in one line, exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import inspect
+import io
+import re
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import fire
+
+from trainer import config as configs
+from trainer import log
+from trainer.errors import TrainerError, UsageError
+
+
+@contextlib.contextmanager
+def exits(program: str, arguments: Sequence[str]) -> Iterator[None]:
+    """Ends the program when the block does, with the exit code that its errors call for.
+
+    0 done; 2 the user's mistake, in one line on stderr; 1 a defect of ours, with its traceback;
+    130 interrupted; another class of TrainerError has a code of its own.
+    """
+
+    def report(message: str) -> None:
+        if re.search(r"--log[= ]json", " ".join(arguments)):
+            message = log.json_line("ERROR", message)
+        elif "\n" not in message:
+            message = f"{program}: error: {message}"
+        print(message, file=sys.stderr)
+
+    try:
+        yield
+    except TrainerError as error:
+        report(" ".join(str(error).split()))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        report("interrupted")
+        sys.exit(130)
+    except Exception:
+        report(traceback.format_exc())
+        sys.exit(1)
+    sys.exit(0)
+
+
+def read(
+    arguments: Sequence[str],
+    settings: Sequence[configs.Setting],
+    *,
+    program: str,
+    summary: str,
+    names: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """Lets fire take the arguments apart; answers `--help` by itself.
+
+    Args:
+        arguments: of the command line.
+        settings: what they may set.
+        program: how the command is called, for the help.
+        summary: what the command does, for the help.
+        names: what stands for `{name}` in the help of a setting.
+
+    Returns:
+        What the user gave, by the name of the setting; the strings that were typed.
+
+    Raises:
+        UsageError: an unknown flag, or a stray or missing word.
+        SystemExit: with code 0, after the help was printed.
+    """
+    given: dict[str, str] = {}
+
+    # Fire goes on with the result: a trailing bare word is looked up in it. So it is an object with
+    # nothing to find, and anything else that comes back was found by a stray word.
+    nothing = object()
+
+    def command(*words: str, **flags: str) -> object:
+        given.update(flags)
+        positional = (setting.name for setting in settings if setting.positional)
+        given.update(zip(positional, words, strict=True))
+        return nothing
+
+    _describe(command, settings, summary, names or {})
+    _refuse_separator(arguments)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            found = fire.Fire(
+                command, command=list(arguments), name=program, serialize=lambda _: None
+            )
+    except fire.core.FireExit as stop:
+        if stop.code != 0:
+            raise UsageError(_stray(stop.trace.elements[-1].ErrorAsStr(), settings)) from None
+        print(_tidy(said.getvalue(), program))
+        sys.exit(0)
+    if found is not nothing:
+        raise UsageError(_stray(f"Could not consume arg: {arguments[-1]}", settings))
+    return given
+
+
+def _describe(
+    function: Any, settings: Sequence[configs.Setting], summary: str, names: Mapping[str, str]
+) -> None:
+    """Gives a function the settings as flags, for fire's parsing and help.
+
+    Keyword-only, since fire passes those on only where the user gave them.
+    """
+    word, flag = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    function.__signature__ = inspect.Signature(
+        [
+            inspect.Parameter(setting.name, word, annotation=setting.kind)
+            if setting.positional
+            else inspect.Parameter(
+                setting.name, flag, default=setting.default, annotation=setting.kind
+            )
+            for setting in sorted(settings, key=lambda setting: not setting.positional)
+        ]
+    )
+    lines = [f"    {setting.name}: {setting.help.format(**names)}" for setting in settings]
+    function.__doc__ = "\n".join([summary, "", "Args:", *lines])
+    fire.decorators.SetParseFn(str)(function)
+
+
+def _refuse_separator(arguments: Sequence[str]) -> None:
+    # Fire drops what it does not know behind "--": `-- --epochs 5` would train with the default.
+    if "--" in arguments:
+        rest = arguments[list(arguments).index("--") + 1 :]
+        if any(word not in ("--help", "-h", "--completion", "bash", "fish") for word in rest):
+            raise UsageError("Unexpected '--'. Expected flags only, like --model cnn.")
+
+
+def _stray(message: str, settings: Sequence[configs.Setting]) -> str:
+    """Says in the user's terms what fire could not make sense of."""
+    missing = re.search(r"no value for the required argument: (\w+)", message)
+    if missing:
+        return f"Missing {missing[1].upper()}."
+    found = re.fullmatch(r"Could not consume arg: (.*)", message, re.DOTALL)
+    if not found:
+        return message
+    word = found[1]
+    names = [configs.flag_name(setting.name) for setting in settings if not setting.positional]
+    if not word.startswith("-"):
+        expected = " Expected flags only, like --model cnn." if "--model" in names else ""
+        return f"Unexpected word {word!r}.{expected}"
+    near = difflib.get_close_matches(word.split("=")[0], names, n=1, cutoff=0.75)
+    hint = f"Expected one of: {', '.join(names)}." if names else "There are no flags."
+    return f"Unknown flag {word!r}. {f'Did you mean {near[0]}?' if near else hint}"
+
+
+def _tidy(text: str, program: str) -> str:
+    """Takes out of fire's help what is no flag of ours, and writes flags as the docs do."""
+    text = re.sub(r"\n\nGROUPS\n.*", "", re.sub(r"^INFO: .*\n+", "", text), flags=re.DOTALL)
+    text = re.sub(r"\n\nNOTES\n.*", "", text, flags=re.DOTALL)
+    text = text.replace("GROUP | ", "").replace(f"'{program}'", program)
+    return re.sub(r"--\w+(?==)", lambda flag: flag[0].replace("_", "-"), text).rstrip()
