@@ -23,7 +23,7 @@ class Fault:
     One of the outcomes is set; bodies are cut or corrupted at a byte offset.
     """
 
-    match: str = ".*"  # A regular expression on "METHOD /path?query", unquoted.
+    match: str = ".*"  # A regular expression on "METHOD /path?query object-of-an-upload".
     times: int = 1
     skip: int = 0
     status: int | None = None  # Answer this; nothing is passed on.
@@ -98,11 +98,14 @@ class FaultProxy:
         return Fault()
 
     def _handle(self, handler: BaseHTTPRequestHandler) -> None:
-        fault = self._pick(f"{handler.command} {unquote(handler.path)}")
+        body = _read_body(handler)
+        # A multipart upload names its object in the body.
+        name = re.search(rb'"name": ?"([^"]+)"', body[:1000])
+        named = f" {name[1].decode()}" if name else ""
+        fault = self._pick(f"{handler.command} {unquote(handler.path)}{named}")
         time.sleep(fault.stall_s)
         if fault.reset:
             return _reset(handler)
-        body = _read_body(handler)
         if fault.status:
             return _answer(handler, fault.status)
         if fault.corrupt_request is not None:

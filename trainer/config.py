@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from trainer.errors import UsageError
 
@@ -23,7 +23,15 @@ def _plain_number(value: object) -> object:
 
 _Settings = typing.TypeVar("_Settings")
 
-Text = Annotated[str, Field(min_length=1)]
+
+def _encodable(value: str) -> str:
+    # Neither a path nor a line of output can hold these.
+    if "\0" in value or any(0xD800 <= ord(character) < 0xE000 for character in value):
+        raise ValueError("UTF-8 text without NUL characters")
+    return value
+
+
+Text = Annotated[str, Field(min_length=1), AfterValidator(_encodable)]
 Count = Annotated[int, BeforeValidator(_plain_number), Field(gt=0)]
 Seed = Annotated[int, BeforeValidator(_plain_number), Field(ge=0, lt=2**31)]
 Rate = Annotated[float, BeforeValidator(_plain_number), Field(gt=0, allow_inf_nan=False)]

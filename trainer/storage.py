@@ -210,12 +210,12 @@ class _BucketFolder:
 
     def names(self) -> list[str]:
         with explained(self.path):
-            blobs = self._bucket.list_blobs(prefix=self._prefix, retry=_retry())
+            blobs = self._bucket.list_blobs(prefix=self._prefix, **_patience())
             return sorted(blob.name.removeprefix(self._prefix) for blob in blobs)
 
     def read(self, name: str) -> bytes | None:
         with explained(f"{self.path}/{name}"):
-            blob = self._bucket.get_blob(self._prefix + name, retry=_retry())
+            blob = self._bucket.get_blob(self._prefix + name, **_patience())
             if blob is None:
                 return None
             for _ in range(_ATTEMPTS):
@@ -224,7 +224,7 @@ class _BucketFolder:
                         blob.download_as_bytes(
                             single_shot_download=True,
                             if_generation_match=blob.generation,
-                            retry=_retry(),
+                            **_patience(),
                         )
                     )
                     if base64.b64encode(google_crc32c.Checksum(content).digest()) == (
@@ -234,45 +234,53 @@ class _BucketFolder:
         raise OutageError(f"{self.path}/{name}: {_ATTEMPTS} downloads did not match its CRC32C")
 
     def put(self, name: str, source: Path, *, replaces: int | None = None) -> int:
-        from google.api_core.exceptions import PreconditionFailed
-
         expected = crc32c(source)
         if replaces is None:
             replaces = self.version(name)
         with explained(f"{self.path}/{name}"):
-            blob = self._bucket.blob(self._prefix + name)
-            try:
-                # A precondition makes the request safe to repeat.
-                blob.upload_from_filename(
-                    source,
-                    if_generation_match=replaces,
-                    checksum="crc32c",
-                    retry=_retry(),
-                )
-            except (PreconditionFailed, ValueError):
-                # Our own write, if its reply was lost, or cut short and so not JSON any more.
-                blob.reload(retry=_retry())
-                if blob.crc32c != expected:
-                    raise ConflictError(
-                        f"{self.path}/{name}: another process is writing here"
-                    ) from None
+            for _ in range(_ATTEMPTS):
+                blob = self._upload(name, source, expected, replaces)
+                if blob is None:
+                    continue
+                if blob.crc32c == expected:
+                    return int(blob.generation)
+                replaces = 0
+                blob.delete(if_generation_match=blob.generation, **_patience())
+        raise OutageError(f"{self.path}/{name}: {_ATTEMPTS} uploads did not match its CRC32C")
+
+    def _upload(self, name: str, source: Path, expected: str, replaces: int) -> Any:
+        """Returns the object that was stored; None if the bucket found its checksum wrong."""
+        from google.api_core.exceptions import BadRequest, PreconditionFailed
+
+        blob = self._bucket.blob(self._prefix + name)
+        try:
+            # A precondition makes the request safe to repeat.
+            blob.upload_from_filename(
+                source, if_generation_match=replaces, checksum="crc32c", **_patience()
+            )
+        except BadRequest as error:
+            if "crc32c" not in str(error).lower():
+                raise
+            return None
+        except (PreconditionFailed, ValueError):
+            # Our own write, if its reply was lost, or cut short and so not JSON any more.
+            blob.reload(**_patience())
             if blob.crc32c != expected:
-                blob.delete(if_generation_match=blob.generation, retry=_retry())
-                raise OutageError(
-                    f"{self.path}/{name}: the bucket stored CRC32C {blob.crc32c}, sent {expected}"
-                )
-            return int(blob.generation)
+                raise ConflictError(
+                    f"{self.path}/{name}: another process is writing here"
+                ) from None
+        return blob
 
     def version(self, name: str) -> int:
         with explained(f"{self.path}/{name}"):
-            blob = self._bucket.get_blob(self._prefix + name, retry=_retry())
+            blob = self._bucket.get_blob(self._prefix + name, **_patience())
             return int(blob.generation) if blob else 0
 
     def remove(self, name: str) -> None:
         from google.api_core.exceptions import NotFound
 
         with explained(f"{self.path}/{name}"), contextlib.suppress(NotFound):
-            self._bucket.blob(self._prefix + name).delete(retry=_retry())
+            self._bucket.blob(self._prefix + name).delete(**_patience())
 
     def check_writable(self) -> None:
         probe = f"{_PROBE}{uuid.uuid4().hex}"
@@ -289,7 +297,7 @@ def _download(path: str, parent: Path) -> Path:
         bucket = _client().bucket(bucket_name)
         blobs = [
             blob
-            for blob in bucket.list_blobs(prefix=prefix, retry=_retry())
+            for blob in bucket.list_blobs(prefix=prefix, **_patience())
             # "runs/1" must not bring "runs/10"; a name that ends in "/" is a console's folder.
             if (not prefix or blob.name == prefix or blob.name.startswith(prefix + "/"))
             and not blob.name.endswith("/")
@@ -319,7 +327,7 @@ def _download_blob(blob: Any, target: Path) -> None:
                     str(partial),
                     single_shot_download=True,
                     if_generation_match=blob.generation,
-                    retry=_retry(),
+                    **_patience(),
                 )
                 if crc32c(partial) == blob.crc32c:
                     os.replace(partial, target)
@@ -343,10 +351,12 @@ def _client() -> Any:
     return storage.Client(project=None)
 
 
-def _retry() -> Any:
+def _patience() -> dict[str, Any]:
+    """Returns how long a request waits for an answer, and how long it is tried again."""
     from google.cloud.storage.retry import DEFAULT_RETRY
 
-    return DEFAULT_RETRY.with_timeout(float(os.environ.get("TRAINER_RETRY_SECONDS", "120")))
+    seconds = float(os.environ.get("TRAINER_RETRY_SECONDS", "120"))
+    return {"timeout": seconds / 4, "retry": DEFAULT_RETRY.with_timeout(seconds)}
 
 
 def _data_corruption() -> type[Exception]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 
-from trainer import datasets, models
+from trainer import datasets, memory, models
 from trainer.config import Config, ResolvedConfig, complete
 from trainer.log import LOGGER, native_greetings_hidden
 from trainer.models import Recipe
@@ -43,6 +43,7 @@ def run(config: Config, *, started: float | None = None) -> str:
         allow_pickle=config.allow_pickle,
     )
     models.check_data(definition, data.spec)
+    memory.check_training(data.size_bytes)
     watch.lap("data")
     # Not before all that is cheap to check is known to be right: TensorFlow takes seconds.
     with native_greetings_hidden():

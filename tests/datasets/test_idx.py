@@ -67,7 +67,11 @@ def _header(path: Path, change: Callable[[bytes], bytes]) -> None:
         (lambda f: _header(f / IMAGES, lambda b: b[:7]), "ends within its header"),
         (lambda f: _header(f / IMAGES, lambda b: b[:-1]), "bytes, found 783999"),
         (lambda f: _header(f / IMAGES, lambda b: b + b"0"), "bytes, found more"),
-        (lambda f: _header(f / IMAGES, lambda b: b[:4] + b"\xff" * 12 + b[16:]), "found 784000"),
+        (
+            lambda f: _header(f / IMAGES, lambda b: b[:4] + b"\xff" * 12 + b[16:]),
+            "examples of 4294",
+        ),
+        (lambda f: _header(f / IMAGES, lambda b: b[:4] + b"\xff" * 4 + b[8:]), "takes 3,367.3 GB"),
         (lambda f: (f / LABELS).unlink(), f"{IMAGES}: found no file of labels"),
         (lambda f: (f / IMAGES).unlink(), f"{LABELS}: found no file of images"),
         (lambda f: write_idx(f / LABELS, np.zeros(999)), "999 labels, but .* has 1000 images"),

@@ -56,8 +56,15 @@ def load(data: str, *, seed: int, validation: float = 0.0, allow_pickle: bool = 
 def _files(path: Path) -> list[Path]:
     """Returns the file itself or those directly in the folder; hidden ones are somebody else's."""
     if not path.is_dir():
+        if not path.is_file():  # A pipe would be waited for, and /dev/zero has no end.
+            raise DataError(f"{path}: neither a file nor a folder")
         return [path]
-    return sorted(f for f in path.iterdir() if f.is_file() and not f.name.startswith("."))
+    files = sorted(f for f in path.iterdir() if f.is_file() and not f.name.startswith("."))
+    root = path.resolve()
+    for file in files:
+        if not file.resolve().is_relative_to(root):
+            raise DataError(f"{file}: a link that leads out of the data folder")
+    return files
 
 
 def _recognise(data: str, files: list[Path]) -> Any:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from trainer import memory
 from trainer.errors import DataError
+
+# Beyond these it is no data for a model here, but a header gone wrong.
+MOST_CLASSES = 1000
+MOST_VALUES = 1 << 24  # Of one example: an image of 4096x4096, say.
 
 # Of data that comes in one piece, the part that is kept for the final test.
 TEST_FRACTION = 0.1
@@ -107,6 +113,12 @@ class Dataset:
     test: Split
     fingerprint: str
 
+    @property
+    def size_bytes(self) -> int:
+        """Memory that the examples take; of texts, their references only."""
+        parts = (self.train, self.validation, self.test)
+        return sum(part.examples.nbytes for part in parts if part is not None)
+
     @classmethod
     def split(cls, source: Source, *, seed: int, validation: float) -> Dataset:
         """Checks what was read, and holds out what is to be held out, stratified and seeded.
@@ -139,6 +151,26 @@ class Dataset:
         return cls(spec, train, held_out, test, _fingerprint(present, classes))
 
 
+def check_shape(name: str, shape: tuple[int, ...], itemsize: int) -> None:
+    """Checks what a header promises, before anything is read.
+
+    Args:
+        name: of the file, for the message.
+        shape: of an array of examples or labels; the first axis counts them.
+        itemsize: bytes of a value.
+
+    Raises:
+        DataError: an example, or all of them, are larger than can be trained on.
+    """
+    values = math.prod(shape[1:])
+    if values > MOST_VALUES:
+        sizes = " x ".join(map(str, shape[1:]))
+        raise DataError(
+            f"{name}: examples of {sizes} values, expected at most {MOST_VALUES} in each"
+        )
+    memory.check_data(math.prod(shape) * itemsize, f"{name}: {' x '.join(map(str, shape))} values")
+
+
 def _check(name: str, examples: Array, labels: Array) -> Split:
     """Brings what was read into the one form that Split describes."""
     if labels.ndim == 2:
@@ -149,6 +181,8 @@ def _check(name: str, examples: Array, labels: Array) -> Split:
         raise DataError(
             f"{name} labels: found {labels.dtype} of shape {labels.shape}, expected integers (N,)"
         )
+    if examples.ndim == 0:
+        raise DataError(f"{name} examples: found a single {examples.dtype}, expected (N, ...)")
     if len(examples) != len(labels):
         raise DataError(f"{name} part: {len(examples)} examples but {len(labels)} labels")
     if len(examples) == 0:
@@ -162,7 +196,7 @@ def _check(name: str, examples: Array, labels: Array) -> Split:
 
 def _normalise(name: str, examples: Array) -> Array:
     if examples.dtype.kind in "OU":
-        return examples.astype(object)
+        return _texts(name, examples)
     if examples.ndim == 3:
         examples = examples[..., np.newaxis]  # Grey images without a channel.
     if examples.ndim not in (2, 4) or examples.dtype.kind not in "biuf" or examples.size == 0:
@@ -182,10 +216,30 @@ def _normalise(name: str, examples: Array) -> Array:
     return examples
 
 
+def _texts(name: str, examples: Array) -> Array:
+    if examples.ndim != 1:
+        raise DataError(f"{name} examples: found texts of shape {examples.shape}, expected (N,)")
+    texts = examples.astype(object)
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise DataError(
+                f"{name} examples: example {number} is {type(text).__name__}, expected a text"
+            )
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{name} examples: example {number} is no text: {error}") from None
+        if "\0" in text:
+            raise DataError(f"{name} examples: example {number} holds a NUL character")
+    return texts
+
+
 def _numbered(labels: Array) -> tuple[str, ...]:
     count = int(labels.max()) + 1
-    if count > len(labels):
-        raise DataError(f"training labels: found {count - 1}, but only {len(labels)} examples")
+    if count > MOST_CLASSES:
+        raise DataError(
+            f"training labels: found {count - 1}, expected class numbers below {MOST_CLASSES}"
+        )
     return tuple(str(number) for number in range(count))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.datasets.dataset import Array, Source
+from trainer.datasets.dataset import Array, Source, check_shape
 from trainer.errors import DataError
 
 NAME = "IDX files of images and labels (train-images, train-labels, t10k-images, t10k-labels)"
@@ -93,6 +93,7 @@ def _read_array(file: Path) -> Array:
                 raise DataError(f"{file.name}: ends within its header")
             shape = tuple(int(size) for size in np.frombuffer(sizes, ">u4"))
             dtype = np.dtype(_DTYPES[magic[2]])
+            check_shape(file.name, shape, dtype.itemsize)
             expected = math.prod(shape) * dtype.itemsize
             # In pieces: the memory taken follows what is there, not what the header promises.
             body = bytearray()

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
+from trainer import memory
 from trainer.datasets.dataset import Array, Source
 from trainer.datasets.sparse import dense
 from trainer.errors import DataError
@@ -52,6 +53,7 @@ def read(files: Sequence[Path], *, allow_pickle: bool = False) -> Source:
             f"{file.name}: a pickle can run any code when it is read, so it is refused. "
             f"Expected an .npz: {_INSTEAD}. If you trust where it comes from, give --allow-pickle."
         )
+    memory.check_data(2 * file.stat().st_size, file.name)
     try:
         parts = _ArrayUnpickler(io.BytesIO(file.read_bytes()), encoding="latin1").load()
     except DataError as error:
@@ -67,7 +69,8 @@ def read(files: Sequence[Path], *, allow_pickle: bool = False) -> Source:
     return Source(train=(x_train, y_train), test=(x_test, y_test))
 
 
-class _ArrayUnpickler(pickle.Unpickler):
+# Python's own, not the one in C, which four bytes can make reserve gigabytes for its memo.
+class _ArrayUnpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         found = _ADMITTED.get((module.replace("numpy.core.", "numpy._core."), name))
         if found is None:

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from trainer import memory
 from trainer.datasets.dataset import Source
 from trainer.errors import DataError
 
 NAME = "a folder with one UTF-8 text file a class (pos.txt, neg.txt), one example a line"
+
+_MOST_CHARACTERS = 1_000_000
 
 
 def recognises(files: Sequence[Path]) -> bool:
@@ -42,6 +45,7 @@ def read(files: Sequence[Path], *, allow_pickle: bool = False) -> Source:
 
 
 def _lines(file: Path) -> list[str]:
+    memory.check_data(4 * file.stat().st_size, file.name)  # Bytes, text, lines, strings.
     content = file.read_bytes()
     try:
         text = content.decode("utf-8-sig")
@@ -50,5 +54,15 @@ def _lines(file: Path) -> list[str]:
         raise DataError(
             f"{file.name}: line {line} is not UTF-8: found byte 0x{content[error.start]:02x}"
         ) from None
+    if "\0" in text:
+        number = text.count("\n", 0, text.index("\0")) + 1
+        raise DataError(f"{file.name}: line {number} holds a NUL character; is the file UTF-16?")
     # Not splitlines(): it also splits at form feeds and other separators within a sentence.
-    return [line for line in (line.strip() for line in text.split("\n")) if line]
+    lines = [line.strip() for line in text.split("\n")]
+    for number, example in enumerate(lines, 1):
+        if len(example) > _MOST_CHARACTERS:
+            raise DataError(
+                f"{file.name}: line {number} has {len(example)} characters, expected one example a "
+                f"line, at most {_MOST_CHARACTERS}"
+            )
+    return [line for line in lines if line]
