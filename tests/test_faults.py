@@ -6,14 +6,17 @@ command must go on to the very result of an undisturbed run.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import Job
+from tests.conftest import ROOT, Job
 from tests.fault_proxy import FaultProxy
 from tests.test_kill import fingerprint
 from trainer import storage
@@ -130,3 +133,161 @@ def test_the_failure_is_clear_and_the_run_goes_on(
         assert "going on from" in done.stderr
     assert without_place(fingerprint(out, tmp_path)) == undisturbed
     shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+
+
+# What goes wrong with the machine is done to it for real: a small disk, a read-only mount and a
+# memory limit, each in a namespace or a control group of the job's own.
+
+
+class Machine:
+    """Runs the job on a file system of its own, whose size and mode the script can change."""
+
+    def __init__(self, folder: Path, digits: Path) -> None:
+        self.folder = folder
+        command = " ".join([sys.executable, "-m", "trainer.task", *ARGUMENTS, f"--data={digits}"])
+        self._job = f'job() {{ {command} --out={folder}/disk/run "$@"; echo code $?; }}'
+
+    def run(self, script: str) -> list[str]:
+        """Runs a shell script in which `job` is the job; returns its lines, stderr among them."""
+        (self.folder / "disk").mkdir(exist_ok=True)
+        done = subprocess.run(
+            ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c",
+             f"cd {self.folder}\n{self._job}\n{script}"],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+        )  # fmt: skip
+        return done.stdout.splitlines()
+
+
+@pytest.fixture
+def machine(tmp_path: Path, digits: Path) -> Machine:
+    made = Machine(tmp_path, digits)
+    if made.run("mount -t tmpfs none disk && echo mounted") != ["mounted"]:
+        pytest.skip("no user namespaces here: faults of the disk are not tried")
+    return made
+
+
+def keep(folder: Path) -> str:
+    """Copies the run off the disk, which ends with its namespace."""
+    return f"cp -r disk/run {folder}/kept"
+
+
+SIZES_KB = {"a snapshot": 4_000, "the second snapshot": 6_600, "the final write": 14_000}
+
+
+@pytest.mark.parametrize("moment", SIZES_KB)
+def test_a_full_disk(moment: str, machine: Machine, undisturbed: Any) -> None:
+    said = machine.run(f"""
+        mount -t tmpfs -o size={SIZES_KB[moment]}k none disk
+        job
+        find disk -name manifest.json -o -name '.*.partial'
+        echo more
+        mount -o remount,size=100m disk
+        job
+        {keep(machine.folder)}
+    """)
+    at = said.index("more")
+    assert said[at - 1] == "code 2"
+    assert "No space left on device. The last good snapshot: " in said[at - 2]
+    assert said[-1] == "code 0"
+    kept = str(machine.folder / "kept")
+    assert any("going on from" in line for line in said[at:]) == (moment != "a snapshot")
+    assert without_place(fingerprint(kept, machine.folder)) == undisturbed
+
+
+@pytest.mark.parametrize("size_kb", [2_000, 6_000, 10_000])
+def test_a_full_disk_for_temporary_files(size_kb: int, machine: Machine, undisturbed: Any) -> None:
+    said = machine.run(f"""
+        mkdir small; mount -t tmpfs -o size={size_kb}k none small
+        TMPDIR=$PWD/small job
+        find disk small -name manifest.json -o -name '.*.partial' -o -name 'trainer-*'
+        echo more
+        job
+        {keep(machine.folder)}
+    """)
+    at = said.index("more")
+    assert said[at - 1] == "code 2"
+    assert "small: No space left on device. TMPDIR names another folder" in said[at - 2]
+    assert said[-1] == "code 0"
+    assert without_place(fingerprint(str(machine.folder / "kept"), machine.folder)) == undisturbed
+
+
+def test_a_folder_that_turns_read_only(machine: Machine, undisturbed: Any) -> None:
+    said = machine.run(f"""
+        mount -t tmpfs none disk
+        job --checkpoint-steps=1 &
+        until [ -e disk/run/checkpoints/latest.json ]; do sleep 0.02; done
+        mount -o remount,ro disk
+        wait
+        echo more
+        mount -o remount,rw disk
+        job --checkpoint-steps=1
+        {keep(machine.folder)}
+    """)
+    at = said.index("more")
+    assert said[at - 1] == "code 2"
+    assert "Read-only file system" in said[at - 2]
+    assert any("going on from" in line for line in said[at:])
+    assert said[-1] == "code 0"
+    assert without_place(fingerprint(str(machine.folder / "kept"), machine.folder)) == undisturbed
+
+
+def test_a_run_directory_that_is_deleted(machine: Machine, undisturbed: Any) -> None:
+    said = machine.run(f"""
+        job --epochs=400 &
+        until [ -e disk/run/checkpoints/latest.json ]; do sleep 0.02; done
+        rm -rf disk/run
+        wait
+        echo more
+        job
+        {keep(machine.folder)}
+    """)
+    at = said.index("more")
+    assert said[at - 1] == "code 2"
+    assert "was deleted, or replaced by another" in said[at - 2]
+    assert said[-1] == "code 0"
+    assert without_place(fingerprint(str(machine.folder / "kept"), machine.folder)) == undisturbed
+
+
+def test_too_few_addresses_are_told_before_training(machine: Machine) -> None:
+    said = machine.run("ulimit -v 1500000; job")
+    assert said[-1] == "code 2"
+    assert "the limit of addresses (ulimit -v) is 1.5 GB, expected at least 2.5 GB" in said[-2]
+
+
+def test_too_little_memory_is_told_before_training(job: Job, digits: Path) -> None:
+    """In a control group, as a container is; the job would be killed without a word."""
+    groups = Path("/sys/fs/cgroup")
+    group = (groups if (groups / "cgroup.controllers").exists() else groups / "memory") / "trainer"
+    limit = "memory.max" if (groups / "memory.max").exists() else "memory.limit_in_bytes"
+    try:
+        group.mkdir()
+        (group / limit).write_text("200000000")
+    except OSError:
+        pytest.skip("no control group can be made here: the memory limit is not tried")
+    try:
+        enter = f"import os; open('{group}/cgroup.procs', 'w').write(str(os.getpid()));"
+        call = f"from trainer import task; task.main(['--model=mlp', '--data={digits}'])"
+        done = subprocess.run(
+            [sys.executable, "-c", enter + call], cwd=ROOT, capture_output=True, text=True
+        )
+    finally:
+        group.rmdir()
+    assert done.returncode == 2, done.stderr
+    assert "the memory limit is 200 MB, expected at least 30" in done.stderr
+
+
+def test_a_network_too_large_for_memory_is_one_line(job: Job, tmp_path: Path, digits: Path) -> None:
+    (tmp_path / "huge.py").write_text(
+        "import keras\n"
+        "def build(spec):\n"
+        "    layers = [keras.Input(spec.shape), keras.layers.Flatten(),\n"
+        "              keras.layers.Dense(2**40), keras.layers.Dense(10, 'softmax')]\n"
+        "    return keras.Sequential(layers)\n"
+    )
+    done = job("--model=huge:build", f"--data={digits}")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("python -m trainer.task: error: out of memory")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from trainer import storage
-from trainer.errors import ConflictError, OutageError, RunExistsError
+from trainer.errors import ConflictError, OutageError, RunExistsError, StorageError
 from trainer.log import LOGGER
 
 _NAME = ".lease"
@@ -62,13 +62,21 @@ class _LocalLease:
             raise RunExistsError(f"--out {self._out}: another job is running on it") from None
         except OSError:  # A file system without locks, such as a mounted bucket.
             LOGGER.warning("%s: no locks here; start one job at a time on it", self._out)
+        self._locked = os.fstat(descriptor)
         try:
             yield
         finally:
             os.close(descriptor)
 
     def check(self) -> None:
-        """A lock cannot be taken away."""
+        try:
+            there = os.path.samestat(self._locked, os.stat(self._out))
+        except OSError:
+            there = False
+        if not there:
+            raise ConflictError(
+                f"--out {self._out}: was deleted, or replaced by another folder, while the job ran"
+            )
 
 
 class _BucketLease:
@@ -78,7 +86,7 @@ class _BucketLease:
         self._expires_s = float(os.environ.get("TRAINER_LEASE_SECONDS", "30"))
         self._version = 0
         self._count = 0
-        self._lost = False
+        self._lost = ""  # Why, when it is.
         self._ended = threading.Event()
 
     @contextlib.contextmanager
@@ -96,7 +104,9 @@ class _BucketLease:
 
     def check(self) -> None:
         if self._lost:
-            raise ConflictError(f"--out {self._out}: another job has taken it over")
+            raise ConflictError(
+                f"--out {self._out}: another job has taken it over, or it was deleted: {self._lost}"
+            )
 
     def _acquire(self) -> None:
         there = self._folder.version(_NAME)
@@ -120,11 +130,11 @@ class _BucketLease:
         while not self._ended.wait(self._expires_s / 3):
             try:
                 self._put(replaces=self._version)
-            except ConflictError:
-                self._lost = True
-                return
             except OutageError:
                 continue  # Whoever would take it over has no connection either, or a new version.
+            except StorageError as error:
+                self._lost = str(error)
+                return
 
     def _put(self, *, replaces: int) -> None:
         self._count += 1  # So that each content, and its checksum, is another.

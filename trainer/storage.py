@@ -113,6 +113,23 @@ def put_all(target: Folder, files: Mapping[str, Path]) -> None:
 
 
 @contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """Gives an empty local folder for what is put elsewhere afterwards; it is removed at the end.
+
+    Raises:
+        StorageError: the disk is full, or the folder for temporary files cannot be written.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="trainer-") as place:
+            yield Path(place)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
+        raise StorageError(
+            f"temporary files in {tempfile.gettempdir()}: {reason}. TMPDIR names another folder"
+        ) from error
+
+
+@contextlib.contextmanager
 def local_copy(path: str) -> Iterator[Path]:
     """Gives a local path with the content of `path`; a download is removed at the end.
 

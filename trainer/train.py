@@ -53,7 +53,7 @@ def run(config: Config, *, started: float | None = None) -> str:
         watch.lap("import")
         device = devices.select(config.device, deterministic=config.deterministic)
     LOGGER.info("training %s on %s, %s", config.model, config.data, device.description)
-    with device.strategy.scope():
+    with devices.exhaustion_explained(), device.strategy.scope():
         model = models.build(
             definition, data.spec, learning_rate=config.learning_rate, seed=config.seed
         )
@@ -71,6 +71,7 @@ def run(config: Config, *, started: float | None = None) -> str:
                 watch=watch,
             ) as keeping,
             progress.shown(config, examples=len(data.train)) as shown,
+            devices.exhaustion_explained(),
         ):
             history = loop.fit(
                 model,

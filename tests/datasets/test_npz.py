@@ -125,8 +125,8 @@ def test_a_sparse_matrix_is_read_and_split(tmp_path: Path) -> None:
         ({"indptr": np.arange(61) * 1000}, "damaged sparse matrix"),
         ({"shape": (60, 2)}, "damaged sparse matrix"),
         ({"shape": (60, 10**12)}, "examples of 1000000000000 values, expected at most 16777216"),
-        ({"format": "xyz"}, "damaged sparse matrix"),
-        ({"indices": None}, "damaged sparse matrix"),
+        ({"format": "xyz"}, "sparse matrix of format xyz, expected csr"),
+        ({"indices": None}, "no array 'indices'"),
     ],
 )
 def test_a_damaged_sparse_matrix_is_named(

@@ -26,7 +26,7 @@ def members(file: Path) -> set[str]:
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
-    except (OSError, zipfile.BadZipFile):
+    except Exception:  # A damaged archive raises nearly anything.
         return set()
     return {name.removesuffix(".npy") for name in names if name.endswith(".npy")}
 

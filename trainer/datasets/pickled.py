@@ -106,16 +106,18 @@ _ADMITTED: dict[tuple[str, str], Any] = {
 
 def _array(part: Any, name: str) -> Array:
     if isinstance(part, scipy.sparse.csr_matrix | scipy.sparse.csr_array):
-        state = vars(part)  # As pickled; by a constructor that checks it, not by its own word.
-        try:
-            parts = (state["data"], state["indices"], state["indptr"])
-            matrix = scipy.sparse.csr_array(parts, shape=state["_shape"])
-        except (KeyError, ValueError, TypeError, IndexError) as error:
-            raise DataError(f"{name}: damaged sparse matrix: {error}") from None
-        return dense(matrix, name)
+        state, fields = vars(part), ("data", "indices", "indptr", "_shape")  # As pickled: anything.
+        if not set(fields) <= state.keys():
+            raise DataError(f"{name}: damaged sparse matrix: found {', '.join(state)} only")
+        data, indices, indptr, shape = (_plain(state[field], name) for field in fields)
+        return dense(data, indices, indptr, shape, name)
+    return _plain(part, name)
+
+
+def _plain(part: Any, name: str) -> Array:
     try:
         array = np.asarray(part)
-    except ValueError as error:
+    except Exception as error:  # Lists of anything.
         raise DataError(f"{name}: {error}") from None
     if array.dtype == object:
         raise DataError(f"{name}: found an array of Python objects, expected numbers")

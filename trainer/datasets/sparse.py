@@ -1,4 +1,4 @@
-"""A SciPy sparse matrix of features with its labels, in one `.npz`.
+"""A SciPy sparse matrix (CSR) of features with its labels, in one `.npz`.
 
     m = scipy.sparse.csr_array(...)
     np.savez(path, format="csr", shape=m.shape, data=m.data, indices=m.indices, indptr=m.indptr,
@@ -11,10 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import scipy.sparse
 
 from trainer.datasets import npz
 from trainer.datasets.dataset import Array, Source, check_shape
@@ -35,36 +33,57 @@ def read(files: Sequence[Path], *, allow_pickle: bool = False) -> Source:
         DataError: the file is damaged, or has no labels.
     """
     (file,) = files
-    labels = npz.array(file, "labels")
-    for name in npz.members(file):
-        dtype = npz.check_header(file, name)
-        if name in ("indices", "indptr") and dtype.kind not in "iu":  # SciPy would round them.
-            raise DataError(f"{file.name}: array {name!r} is {dtype}, expected integers")
-    try:
-        matrix = scipy.sparse.load_npz(file)
-    except Exception as error:  # A damaged archive raises nearly anything.
-        raise DataError(f"{file.name}: damaged sparse matrix: {error}") from None
-    return Source(train=(dense(matrix, file.name), labels))
+    kind = npz.array(file, "format")
+    if kind.ndim != 0 or kind.item() not in ("csr", b"csr"):
+        raise DataError(f"{file.name}: sparse matrix of format {kind}, expected csr")
+    data, indices, indptr, shape, labels = (
+        npz.array(file, name) for name in ("data", "indices", "indptr", "shape", "labels")
+    )
+    return Source(train=(dense(data, indices, indptr, shape, file.name), labels))
 
 
-def dense(matrix: Any, name: str) -> Array:
-    """Returns a sparse matrix as an array (N, D), of uint8 where its numbers allow it.
+def dense(data: Array, indices: Array, indptr: Array, shape: Array, name: str) -> Array:
+    """Returns a matrix of compressed sparse rows as an array (N, D), uint8 if numbers allow it.
+
+    SciPy's own conversions are not used: they trust what they are given, and crash.
+
+    Args:
+        data: values that are not 0; those of one place are summed.
+        indices: the column of each.
+        indptr: where each row begins in `data`, and the end of the last.
+        shape: N and D.
+        name: of the file, for messages.
 
     Raises:
-        DataError: it is inconsistent, or larger than half the machine's memory.
+        DataError: the parts do not fit together, or are larger than half the machine's memory.
     """
-    try:
-        rows = scipy.sparse.csr_array(matrix)
-        rows.check_format(full_check=True)
-    except (ValueError, TypeError, IndexError, AttributeError) as error:
-        raise DataError(f"{name}: damaged sparse matrix: {error}") from None
-    if rows.dtype.kind not in "biuf":
-        raise DataError(f"{name}: sparse matrix of {rows.dtype}, expected numbers")
-    rows.sum_duplicates()
-    counts = rows.data
-    small = len(counts) == 0 or (
-        counts.min() >= 0 and counts.max() <= 255 and bool((counts == np.floor(counts)).all())
+    if not all(part.dtype.kind in "iu" for part in (indices, indptr, shape)):
+        raise DataError(f"{name}: damaged sparse matrix: expected indices and shape of integers")
+    if data.dtype.kind not in "biuf":
+        raise DataError(f"{name}: sparse matrix of {data.dtype}, expected numbers")
+    if shape.shape != (2,) or shape.min() < 1:
+        raise DataError(f"{name}: damaged sparse matrix: expected a shape of two sizes")
+    rows, columns = (int(size) for size in shape)
+    check_shape(name, (rows, columns), np.dtype(np.float32).itemsize)
+    if (
+        {data.ndim, indices.ndim, indptr.ndim} != {1}
+        or len(data) != len(indices)
+        or len(indptr) != rows + 1
+        or indptr[0] != 0
+        or indptr[-1] != len(data)
+        or (indptr[1:] < indptr[:-1]).any()
+    ):
+        raise DataError(f"{name}: damaged sparse matrix: its parts do not fit together")
+    if len(indices) and not (indices.min() >= 0 and indices.max() < columns):
+        raise DataError(f"{name}: damaged sparse matrix: columns out of range")
+    counts = indptr[1:].astype(np.int64) - indptr[:-1].astype(np.int64)
+    starts = np.repeat(np.arange(rows) * columns, counts)
+    places, which = np.unique(starts + indices.astype(np.int64), return_inverse=True)
+    values = np.bincount(which, weights=data)
+    small = len(values) == 0 or (
+        values.min() >= 0 and values.max() <= 255 and bool((values == np.floor(values)).all())
     )
-    dtype = np.dtype(np.uint8 if small else np.float32)
-    check_shape(name, rows.shape, dtype.itemsize)
-    return np.asarray(rows.astype(dtype).toarray())
+    found = np.zeros(rows * columns, np.uint8 if small else np.float32)
+    with np.errstate(over="ignore"):  # Infinity is told of later.
+        found[places] = values
+    return found.reshape(rows, columns)

@@ -130,13 +130,13 @@ class Checkpoints:
 
     def _write(self, snapshot: Snapshot) -> None:
         name = f"{uuid.uuid4().hex}.h5"
-        with tempfile.TemporaryDirectory(prefix="trainer-") as place:
-            path = Path(place, name)
+        with storage.scratch() as place:
+            path = place / name
             state.write(snapshot, path)
             self._folder.put(name, path, replaces=0)
             self._lease.check()
             kept = [name, *self._kept[: _KEPT - 1]]
-            pointer = Path(place, _POINTER)
+            pointer = place / _POINTER
             pointer.write_text(json.dumps({"snapshots": kept}))
             self._version = self._folder.put(_POINTER, pointer, replaces=self._version)
         self._kept = kept

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
 import site
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,22 @@ def select(device: str, *, deterministic: bool = False) -> Devices:
         tf.config.experimental.set_memory_growth(gpu, True)
     strategy = tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
     return Devices(strategy, _gpus(gpus))
+
+
+@contextlib.contextmanager
+def exhaustion_explained() -> Iterator[None]:
+    """Turns what TensorFlow raises at the end of memory, the device's or the host's, into one line.
+
+    Raises:
+        DeviceError: in place of that.
+    """
+    try:
+        yield
+    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+        what = str(error).partition("\n")[0]
+        raise DeviceError(
+            f"out of memory: {what}. Try a smaller --batch-size, or a smaller model"
+        ) from None
 
 
 def nvidia_devices(dev: Path = Path("/dev")) -> list[str]:

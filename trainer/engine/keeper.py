@@ -17,7 +17,7 @@ from trainer.engine import state
 from trainer.engine.checkpoints import Checkpoints
 from trainer.engine.loop import Keeper
 from trainer.engine.state import Progress, Snapshot, SnapshotError
-from trainer.errors import DivergedError, StoppedError
+from trainer.errors import ConflictError, DeviceError, DivergedError, StoppedError, StorageError
 from trainer.lease import Lease
 from trainer.log import LOGGER
 from trainer.results import manifest, names
@@ -62,10 +62,11 @@ def keeping(
     with termination.put_off() as request:
         try:
             yield SnapshotKeeper(model, callbacks, checkpoints, run, lease, request)
-        except DivergedError as error:
-            raise DivergedError(
-                f"{error} The last good snapshot: {checkpoints.last_good()}."
-            ) from None
+        except ConflictError:
+            raise  # The snapshots are not this job's any more.
+        except (DivergedError, DeviceError, StorageError) as error:
+            error.args = (f"{error}. The last good snapshot: {checkpoints.last_good()}",)
+            raise
         finally:
             checkpoints.close()
 

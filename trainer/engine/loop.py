@@ -168,7 +168,7 @@ def _calls(
             if not math.isfinite(loss_sum):
                 raise DivergedError(
                     f"the loss became {loss_sum} in epoch {progress.epoch + 1}, step {step + 1}; "
-                    "expected a finite number. Try a lower --learning-rate."
+                    "expected a finite number. Try a lower --learning-rate"
                 )
             progress.loss_sum += float(loss_sum)
             progress.correct += float(correct)

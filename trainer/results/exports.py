@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
-import tempfile
 from pathlib import Path
 
 import keras
+import tensorflow as tf
 
+from trainer import storage
 from trainer.errors import UsageError
 from trainer.results import names
 
@@ -19,10 +21,12 @@ def rehearse(model: keras.Model, name: str) -> None:
     Raises:
         UsageError: it cannot be saved, as with a subclass of keras.Model.
     """
-    with tempfile.TemporaryDirectory(prefix="trainer-") as folder:
+    with storage.scratch() as folder:
         try:
             # Without the optimizer, which saving .h5 takes out of the compiled model for good.
-            _save(model, Path(folder), include_optimizer=False)
+            _save(model, folder, include_optimizer=False)
+        except OSError:
+            raise  # The disk's fault, not the model's.
         except Exception as error:
             reason = str(error).strip().split("\n")[0]
             raise UsageError(
@@ -34,7 +38,10 @@ def rehearse(model: keras.Model, name: str) -> None:
 def write(model: keras.Model, folder: Path) -> None:
     """Writes `model.keras`, `model.h5` and `saved_model/` into a local folder."""
     _save(model, folder, include_optimizer=True)
-    model.export(folder / names.SAVED_MODEL, format="tf_saved_model", verbose=False)
+    try:
+        model.export(folder / names.SAVED_MODEL, format="tf_saved_model", verbose=False)
+    except tf.errors.ResourceExhaustedError as error:  # How TensorFlow says that a disk is full.
+        raise OSError(errno.ENOSPC, error.message) from error
     # A random mark of TensorFlow's own, which nothing reads: two equal models would differ by it.
     os.remove(folder / names.SAVED_MODEL / "fingerprint.pb")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -85,8 +84,8 @@ class RunDirectory:
         present = [name for name in self._folder.names() if name.startswith(_OURS)]
         self._folder.remove(names.MANIFEST)
         self._remove(name for name in present if name.startswith(_SNAPSHOTS))
-        with tempfile.TemporaryDirectory(prefix="trainer-") as folder:
-            path = Path(folder, names.CONFIG)
+        with storage.scratch() as place:
+            path = place / names.CONFIG
             path.write_text(configs.to_json(self._config))
             self._folder.put(names.CONFIG, path)
         self._remove(name for name in present if name != names.CONFIG)
@@ -99,8 +98,7 @@ class RunDirectory:
             data_fingerprint: SHA-256 of the data that was trained on.
             device: what it was trained on.
         """
-        with tempfile.TemporaryDirectory(prefix="trainer-") as place:
-            folder = Path(place)
+        with storage.scratch() as folder:
             yield folder
             (folder / names.CONFIG).write_text(configs.to_json(self._config))
             paths = (path for path in folder.rglob("*") if path.is_file())
