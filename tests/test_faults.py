@@ -18,7 +18,7 @@ import pytest
 
 from tests.conftest import ROOT, Job
 from tests.fault_proxy import FaultProxy
-from tests.test_kill import fingerprint
+from tests.killing import fingerprint
 from trainer import storage
 from trainer.results import names
 

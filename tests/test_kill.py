@@ -2,105 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import json
 import os
 import random
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import keras
-import numpy as np
 import pytest
 
 from tests.conftest import ROOT
 from tests.fault_proxy import FaultProxy
+from tests.killing import Runner, fingerprint
 from trainer import storage
 from trainer.results import names
 
-# All that can differ from run to run: dropout, augmentation, moving averages, the memory of
-# callbacks, a learning rate that they change, and order.
-MODEL = """
-import keras
-from trainer.models import Recipe
-
-def callbacks():
-    return [
-        keras.callbacks.EarlyStopping(monitor="val_loss", patience=50, restore_best_weights=True),
-        keras.callbacks.ReduceLROnPlateau(monitor="val_loss", patience=1, factor=0.7),
-        keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.97),
-    ]
-
-RECIPE = Recipe(batch_size=16, epochs=40, callbacks=callbacks)
-
-def build(spec):
-    layers = keras.layers
-    return keras.Sequential([
-        keras.Input(spec.shape, dtype=spec.dtype),
-        layers.Rescaling(1 / 255),
-        layers.RandomTranslation(0.1, 0.1),
-        layers.Conv2D(8, 5, strides=2),
-        layers.BatchNormalization(),
-        layers.ReLU(),
-        layers.Flatten(),
-        layers.Dropout(0.3),
-        layers.Dense(10, activation="softmax"),
-    ])
-"""
 KILLS = 20
-
-
-class Runner:
-    """Starts the job as processes that can be killed."""
-
-    def __init__(self, folder: Path, digits: Path) -> None:
-        self.folder = folder
-        (folder / "killed.py").write_text(MODEL)
-        self._command = [sys.executable, "-m", "trainer.task", "--model=killed:build"]
-        self._command += [f"--data={digits}", "--validation=0.2", "--seed=7"]
-        self.log = folder / "log"
-
-    def start(self, out: str, *arguments: str) -> subprocess.Popen[bytes]:
-        with self.log.open("wb") as log:
-            return subprocess.Popen(
-                [*self._command, f"--out={out}", *arguments],
-                cwd=self.folder,
-                env={**os.environ, "PYTHONPATH": f"{ROOT}:{self.folder}"},
-                stdout=log,
-                stderr=log,
-            )
-
-    def finish(self, out: str, *arguments: str) -> None:
-        process = self.start(out, *arguments)
-        assert process.wait(120) == 0, self.log.read_text()
-
-    def wait_for_training(self, process: subprocess.Popen[bytes]) -> None:
-        while process.poll() is None and b"training" not in self.log.read_bytes():
-            time.sleep(0.01)
-
-
-def fingerprint(out: str, scratch: Path) -> dict[str, Any]:
-    """Everything that two equal runs have in common, to the bit."""
-    folder = storage.folder(out)
-    path = scratch / f"{random.random()}.keras"
-    path.write_bytes(folder.read(names.MODEL_KERAS) or b"")
-    model = keras.models.load_model(path)
-    variables = [*model.weights, *model.optimizer.variables]
-    digests = [hashlib.sha256(np.asarray(v).tobytes()).hexdigest() for v in variables]
-    rows = list(csv.DictReader((folder.read(names.HISTORY) or b"").decode().splitlines()))
-    metrics = json.loads(folder.read(names.METRICS) or b"")
-    for timing in ("seconds", "examples_per_second"):
-        metrics.pop(timing)
-        for row in rows:
-            row.pop(timing)
-    return {"variables": digests, "history": rows, "metrics": metrics}
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ import keras
 import numpy as np
 import pytest
 
-from tests.conftest import Job, write_idx
+from tests.conftest import Job
 from tests.fault_proxy import FaultProxy
+from tests.killing import write_idx
 from trainer import datasets, models, storage
 from trainer.models import MODELS
 from trainer.results import names

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import write_idx
+from tests.killing import write_idx
 from trainer import datasets
 from trainer.datasets.dataset import Dataset
 from trainer.errors import DataError

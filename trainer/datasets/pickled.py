@@ -6,15 +6,14 @@ unpickler that admits only what such arrays are made of.
 
 from __future__ import annotations
 
-import copyreg
 import io
 import pickle
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 
 from trainer import memory
 from trainer.datasets.dataset import Array, Source
@@ -56,16 +55,15 @@ def read(files: Sequence[Path], *, allow_pickle: bool = False) -> Source:
     memory.check_data(2 * file.stat().st_size, file.name)
     try:
         parts = _ArrayUnpickler(io.BytesIO(file.read_bytes()), encoding="latin1").load()
+        if not isinstance(parts, list | tuple) or len(parts) != 4:
+            raise DataError(
+                f"found {type(parts).__name__}, expected [x_train, y_train, x_test, y_test]"
+            )
+        x_train, y_train, x_test, y_test = (_checked(part) for part in parts)
     except DataError as error:
         raise DataError(f"{file.name}: {error}") from None
     except Exception as error:  # A damaged pickle raises nearly anything.
         raise DataError(f"{file.name}: damaged pickle: {type(error).__name__}: {error}") from None
-    if not isinstance(parts, list | tuple) or len(parts) != 4:
-        raise DataError(
-            f"{file.name}: found {type(parts).__name__}, expected "
-            "[x_train, y_train, x_test, y_test]"
-        )
-    x_train, y_train, x_test, y_test = (_array(part, file.name) for part in parts)
     return Source(train=(x_train, y_train), test=(x_test, y_test))
 
 
@@ -80,6 +78,66 @@ class _ArrayUnpickler(pickle._Unpickler):
         return found
 
 
+# What a pickle names is not what it gets: NumPy's own classes crash on a state that does not fit.
+# These keep what they are given, to be checked when it is all there.
+
+
+class _Dtype:
+    def __init__(self, name: object, *_: object) -> None:
+        self._name = name
+        self._order: Any = "="
+
+    def __setstate__(self, state: Any) -> None:
+        self._order = str(state[1])
+
+    def checked(self) -> np.dtype[Any]:
+        if not re.fullmatch("[biuf][1248]", str(self._name)) or self._order not in "<>=|":
+            raise DataError(f"found an array of type {self._name}, expected numbers")
+        return np.dtype(str(self._name)).newbyteorder(self._order)
+
+
+class _Array:
+    def __init__(self, data: object = b"", dtype: object = None, *layout: Any) -> None:
+        shape, order = layout or ((0,), "C")
+        self._parts = (shape, dtype, order == "F", data)
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, fortran, data = state
+        self._parts = (shape, dtype, fortran, data)
+
+    def checked(self) -> Array:
+        shape, dtype, fortran, data = self._parts
+        if isinstance(data, str):  # As Python 2 wrote bytes.
+            data = data.encode("latin1")
+        if not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray):
+            raise DataError("found an array of Python objects, expected numbers")
+        return np.frombuffer(data, dtype.checked()).reshape(shape, order="F" if fortran else "C")
+
+
+class _Csr:
+    """Its attributes are those of SciPy's."""
+
+    def checked(self) -> Array:
+        parts = [vars(self).get(field) for field in ("data", "indices", "indptr")]
+        shape = vars(self).get("_shape")
+        if not isinstance(shape, tuple) or not all(isinstance(part, _Array) for part in parts):
+            raise DataError(f"damaged sparse matrix: found {', '.join(vars(self)) or 'nothing'}")
+        sizes = [size.checked() if isinstance(size, _Array) else size for size in shape]
+        return dense(*(part.checked() for part in parts), np.array(sizes), "its matrix")  # type: ignore
+
+
+def _reconstruct(*_: object) -> _Array:
+    return _Array()
+
+
+def _scalar(dtype: object, data: object) -> _Array:
+    return _Array(data, dtype, (), "C")
+
+
+def _reconstructor(kind: type, *_: object) -> Any:
+    return kind()
+
+
 def _encode_latin1(text: str, encoding: str) -> bytes:
     # How protocols 0 to 2 write bytes; the real _codecs.encode would take any codec.
     if encoding != "latin1":
@@ -88,37 +146,26 @@ def _encode_latin1(text: str, encoding: str) -> bytes:
 
 
 _ADMITTED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-    ("numpy._core.multiarray", "scalar"): np.float64(0).__reduce__()[0],
-    ("numpy._core.numeric", "_frombuffer"): np.empty(0).__reduce_ex__(5)[0],
-    ("scipy.sparse.csr", "csr_matrix"): scipy.sparse.csr_matrix,
-    ("scipy.sparse._csr", "csr_matrix"): scipy.sparse.csr_matrix,
-    ("scipy.sparse._csr", "csr_array"): scipy.sparse.csr_array,
-    ("copy_reg", "_reconstructor"): copyreg._reconstructor,  # type: ignore[attr-defined]
-    ("copyreg", "_reconstructor"): copyreg._reconstructor,  # type: ignore[attr-defined]
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "scalar"): _scalar,
+    ("numpy._core.numeric", "_frombuffer"): _Array,
+    ("scipy.sparse.csr", "csr_matrix"): _Csr,
+    ("scipy.sparse._csr", "csr_matrix"): _Csr,
+    ("scipy.sparse._csr", "csr_array"): _Csr,
+    ("copy_reg", "_reconstructor"): _reconstructor,
+    ("copyreg", "_reconstructor"): _reconstructor,
     ("__builtin__", "object"): object,
     ("builtins", "object"): object,
     ("_codecs", "encode"): _encode_latin1,
 }
 
 
-def _array(part: Any, name: str) -> Array:
-    if isinstance(part, scipy.sparse.csr_matrix | scipy.sparse.csr_array):
-        state, fields = vars(part), ("data", "indices", "indptr", "_shape")  # As pickled: anything.
-        if not set(fields) <= state.keys():
-            raise DataError(f"{name}: damaged sparse matrix: found {', '.join(state)} only")
-        data, indices, indptr, shape = (_plain(state[field], name) for field in fields)
-        return dense(data, indices, indptr, shape, name)
-    return _plain(part, name)
-
-
-def _plain(part: Any, name: str) -> Array:
-    try:
-        array = np.asarray(part)
-    except Exception as error:  # Lists of anything.
-        raise DataError(f"{name}: {error}") from None
+def _checked(part: Any) -> Array:
+    if isinstance(part, _Array | _Csr):
+        return part.checked()
+    array = np.asarray(part)  # A list of numbers.
     if array.dtype == object:
-        raise DataError(f"{name}: found an array of Python objects, expected numbers")
+        raise DataError("found a list of Python objects, expected numbers")
     return array
