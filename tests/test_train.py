@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -29,6 +30,17 @@ FILES = {
     "saved_model/variables/variables.data-00000-of-00001",
     "saved_model/variables/variables.index",
 }
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_names_the_last_snapshot(
+    job: Job, digits: Path
+) -> None:
+    arguments = ("--model=mlp", f"--data={digits}", "--learning-rate=1e38", "--out=run")
+    done = job(*arguments, "--checkpoint-steps=1")
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert re.search(r"the loss became (nan|inf) in epoch 1, step \d+; expected a finite", last)
+    assert re.search(r"The last good snapshot: run/checkpoints/\w+\.h5$", last)
 
 
 def test_a_job_leaves_a_complete_run_behind(job: Job, digits: Path, tmp_path: Path) -> None:

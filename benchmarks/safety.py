@@ -1,0 +1,100 @@
+"""What safety costs: training with snapshots and with --deterministic, beside training without.
+
+    .venv/bin/python -m benchmarks.safety --models mlp cnn sentiment --repeats 5
+
+Each run is a process of its own; the kinds alternate. Snapshots are as by default, at each epoch's
+end and every 30 s, on the local disk. Prints medians, and the median of the ratios of neighbours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+EPOCHS = {"mlp": 5, "cnn": 1, "sentiment": 5}
+KINDS = ("plain", "snapshots", "deterministic")
+
+
+def train_once(name: str, kind: str) -> float:
+    """Returns the seconds of training, compilation included."""
+    from trainer import datasets, lease, models
+    from trainer.config import Config
+    from trainer.engine import devices, keeper, loop
+    from trainer.stopwatch import Stopwatch
+    from trainer.train import fill_in
+
+    definition = models.find(name)
+    with tempfile.TemporaryDirectory() as out:
+        config = fill_in(Config(model=name, out=out, epochs=EPOCHS[name]), definition.recipe)
+        data = datasets.load(config.data, seed=0)
+        device = devices.select("auto", deterministic=kind == "deterministic")
+        model = models.build(definition, data.spec, learning_rate=config.learning_rate, seed=0)
+        started = time.perf_counter()
+        with contextlib.ExitStack() as stack:
+            kept = None
+            if kind == "snapshots":
+                kept = stack.enter_context(
+                    keeper.keeping(
+                        model,
+                        [],
+                        config,
+                        data_fingerprint=data.fingerprint,
+                        device=device.description,
+                        lease=stack.enter_context(lease.held(out)),
+                        watch=Stopwatch(),
+                    )
+                )
+            loop.fit(
+                model,
+                data.train,
+                None,
+                epochs=config.epochs,
+                batch_size=config.batch_size,
+                seed=0,
+                strategy=device.strategy,
+                keeper=kept,
+            )
+        return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--models", nargs="+", choices=list(EPOCHS), default=list(EPOCHS))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--once", nargs=2, metavar=("MODEL", "KIND"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.once:
+        print(json.dumps(train_once(*options.once)))
+        return
+    print(f"{'model':12} {'plain':>9} {'snapshots':>16} {'--deterministic':>16}")
+    for model in options.models:
+        seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        for _ in range(options.repeats):
+            for kind in KINDS:
+                seconds[kind].append(measure(model, kind))
+        costs = []
+        for kind in KINDS[1:]:
+            pairs = zip(seconds[kind], seconds["plain"], strict=True)
+            extra = statistics.median(one / other for one, other in pairs) - 1
+            costs.append(f"{statistics.median(seconds[kind]):.2f} s {extra:+.1%}")
+        plain = f"{statistics.median(seconds['plain']):.2f} s"
+        print(f"{model:12} {plain:>9} {costs[0]:>16} {costs[1]:>16}", flush=True)
+
+
+def measure(model: str, kind: str) -> float:
+    """Trains in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.safety", "--once", model, kind]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return float(json.loads(done.stdout.splitlines()[-1]))
+
+
+if __name__ == "__main__":
+    main()
