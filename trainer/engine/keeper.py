@@ -65,6 +65,7 @@ def keeping(
         except ConflictError:
             raise  # The snapshots are not this job's any more.
         except (DivergedError, DeviceError, StorageError) as error:
+            checkpoints.close()  # One may still be on its way.
             error.args = (f"{error}. The last good snapshot: {checkpoints.last_good()}",)
             raise
         finally:
