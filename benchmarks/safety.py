@@ -35,7 +35,9 @@ def train_once(name: str, kind: str) -> float:
         config = fill_in(Config(model=name, out=out, epochs=EPOCHS[name]), definition.recipe)
         data = datasets.load(config.data, seed=0)
         device = devices.select("auto", deterministic=kind == "deterministic")
-        model = models.build(definition, data.spec, learning_rate=config.learning_rate, seed=0)
+        model = models.build(
+            definition, data.spec, learning_rate=config.learning_rate, steps=100, seed=0
+        )
         started = time.perf_counter()
         with contextlib.ExitStack() as stack:
             kept = None

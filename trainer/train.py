@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import re
 
 from trainer import datasets, memory, models
@@ -55,7 +56,11 @@ def run(config: Config, *, started: float | None = None) -> str:
     LOGGER.info("training %s on %s, %s", config.model, config.data, device.description)
     with devices.exhaustion_explained(), device.strategy.scope():
         model = models.build(
-            definition, data.spec, learning_rate=config.learning_rate, seed=config.seed
+            definition,
+            data.spec,
+            learning_rate=config.learning_rate,
+            steps=config.epochs * math.ceil(len(data.train) / config.batch_size),
+            seed=config.seed,
         )
     exports.rehearse(model, config.model)
     callbacks = models.callbacks(definition, validation=data.validation is not None)
@@ -81,6 +86,8 @@ def run(config: Config, *, started: float | None = None) -> str:
                 batch_size=config.batch_size,
                 seed=config.seed,
                 strategy=device.strategy,
+                label_smoothing=definition.recipe.label_smoothing,
+                augmentation=definition.recipe.augmentation,
                 callbacks=callbacks,
                 shown=shown,
                 keeper=keeping,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.conftest import ROOT
 from trainer import datasets
 from trainer.datasets.dataset import Dataset
 from trainer.engine import loop
+from trainer.engine.state import Progress
 from trainer.errors import DivergedError
 from trainer.results.metrics import loss_accuracy
 
@@ -62,6 +64,78 @@ def test_it_does_what_keras_does(data: Dataset, penalty: float) -> None:
             theirs.train_on_batch(data.train.examples[batch], data.train.labels[batch])
     for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_smoothed_labels_do_what_keras_does(data: Dataset) -> None:
+    ours, theirs = small_model(), small_model()
+    fit(ours, data, epochs=1, label_smoothing=0.1)
+    loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)
+    theirs.compile(keras.optimizers.Adam(0.01), loss)
+    order = data.train.order(5, 0)
+    for at in range(0, len(order), 96):
+        batch = order[at : at + 96]
+        targets = keras.utils.to_categorical(data.train.labels[batch], 10)
+        theirs.train_on_batch(data.train.examples[batch], targets)
+    for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+class Flip:
+    """An augmentation that remembers what it was given, and turns images upside down."""
+
+    numbers = 3
+
+    def __init__(self) -> None:
+        self.uniform: list[np.ndarray] = []
+
+    def __call__(self, examples: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
+        def remember(values: np.ndarray) -> None:
+            self.uniform.append(values)
+
+        tf.numpy_function(remember, [uniform], [], stateful=True)
+        return examples[:, ::-1]
+
+
+def test_random_numbers_are_a_function_of_seed_epoch_and_step(data: Dataset) -> None:
+    """They depend neither on how many steps a call has, nor on where a run was resumed."""
+
+    class OneStep(loop.Keeper):
+        most_steps = 1
+
+    class FromSecondEpoch(loop.Keeper):
+        def restore(self) -> Progress:
+            return Progress(epoch=1, step=2, loss_sum=1.0, seconds=1.0)
+
+    whole, one, resumed, other = (Flip() for _ in range(4))
+    fit(small_model(), data, augmentation=whole)
+    fit(small_model(), data, augmentation=one, keeper=OneStep())
+    fit(small_model(), data, augmentation=resumed, keeper=FromSecondEpoch())
+    fit(small_model(), data, augmentation=other, seed=6, epochs=1)
+    steps = math.ceil(len(data.train) / 96)
+    assert [part.shape for part in whole.uniform] == [(96, 3)] * 2 * steps
+    drawn = np.array(whole.uniform)
+    np.testing.assert_array_equal(drawn, one.uniform)
+    np.testing.assert_array_equal(drawn[steps + 2 :], resumed.uniform)
+    assert len(np.unique(np.concatenate([drawn.ravel(), np.ravel(other.uniform)]))) > 0.99 * (
+        drawn.size + np.size(other.uniform)
+    )
+
+
+def test_examples_are_augmented_in_training_and_nowhere_else(data: Dataset) -> None:
+    """A model trained on images upside down is wrong on those that are not."""
+    model = small_model()
+    trained = fit(model, data, epochs=8, augmentation=Flip(), validation=data.validation)
+    assert trained[-1]["accuracy"] > 0.9 > trained[-1]["val_accuracy"] + 0.2
+
+
+def test_averaged_weights_are_what_is_left(data: Dataset) -> None:
+    model = small_model()
+    averaging = keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9)
+    model.compile(averaging, "sparse_categorical_crossentropy")
+    fit(model, data)
+    averages = averaging._model_variables_moving_average
+    for weight, average in zip(model.trainable_variables, averages, strict=True):
+        np.testing.assert_array_equal(np.array(weight), np.array(average))
 
 
 def test_the_history_counts_every_example_once(data: Dataset) -> None:

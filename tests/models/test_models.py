@@ -23,7 +23,10 @@ def built(digits: Path, sentences: Path) -> dict[str, tuple[keras.Model, Dataset
     for name in MODELS:
         definition = models.find(name)
         data = datasets.load(str(small[definition.recipe.data]), seed=0)
-        made[name] = (models.build(definition, data.spec, learning_rate=0.1, seed=0), data)
+        made[name] = (
+            models.build(definition, data.spec, learning_rate=0.1, steps=100, seed=0),
+            data,
+        )
     return made
 
 
@@ -43,7 +46,8 @@ def test_a_seed_decides_the_first_weights(
 ) -> None:
     model, data = built[name]
     same, other = (
-        models.build(models.find(name), data.spec, learning_rate=0.1, seed=seed) for seed in (0, 1)
+        models.build(models.find(name), data.spec, learning_rate=0.1, steps=100, seed=seed)
+        for seed in (0, 1)
     )
     assert all(
         (np.asarray(a) == np.asarray(b)).all()
@@ -107,7 +111,9 @@ def test_recipes_are_the_seeds(
 
 
 def test_the_small_vocabulary_follows_the_seeds_rule(reviews: Dataset) -> None:
-    model = models.build(models.find("sentiment_small"), reviews.spec, learning_rate=0.1, seed=0)
+    model = models.build(
+        models.find("sentiment_small"), reviews.spec, learning_rate=0.1, steps=100, seed=0
+    )
     words = model.get_layer(models.PREPROCESS).get_vocabulary(include_special_tokens=False)
     assert 330 <= len(words) <= 400
     assert "the" not in words
@@ -125,7 +131,7 @@ def test_the_vocabulary_is_limited_by_counts(name: str, expected: list[int]) -> 
     data = Dataset.split(
         Source(train=(examples, labels), test=(examples, labels)), seed=0, validation=0
     )
-    model = models.build(models.find(name), data.spec, learning_rate=0.1, seed=0)
+    model = models.build(models.find(name), data.spec, learning_rate=0.1, steps=100, seed=0)
     found = model.get_layer(models.PREPROCESS).get_vocabulary(include_special_tokens=False)
     assert sorted(found) == sorted(f"word{count}" for count in expected)
 
@@ -137,7 +143,7 @@ def test_the_vocabulary_comes_from_the_training_part_only() -> None:
     data = Dataset.split(
         Source(train=(texts, labels), test=(secret, labels[:2])), seed=0, validation=0
     )
-    model = models.build(models.find("sentiment"), data.spec, learning_rate=0.1, seed=0)
+    model = models.build(models.find("sentiment"), data.spec, learning_rate=0.1, steps=100, seed=0)
     words = model.get_layer(models.PREPROCESS).get_vocabulary(include_special_tokens=False)
     assert sorted(words) == ["bad", "film", "good", "play"]
 
@@ -145,7 +151,7 @@ def test_the_vocabulary_comes_from_the_training_part_only() -> None:
 def test_sentiment_takes_ready_made_counts() -> None:
     path = Path(__file__).parents[1] / "datasets/files/seed-python2-protocol0.pickle"
     data = datasets.load(str(path), seed=0, allow_pickle=True)
-    model = models.build(models.find("sentiment"), data.spec, learning_rate=0.1, seed=0)
+    model = models.build(models.find("sentiment"), data.spec, learning_rate=0.1, steps=100, seed=0)
     assert [shape_of(layer)[0] for layer in model.layers] == [
         "Rescaling", "Dense", "Dropout", "Dense"
     ]  # fmt: skip
@@ -178,7 +184,7 @@ def test_images_too_small_for_the_cnn_are_refused() -> None:
     images, labels = np.zeros((20, 11, 28), np.uint8), np.arange(20) % 2
     data = Dataset.split(Source(train=(images, labels)), seed=0, validation=0)
     with pytest.raises(DataError, match="images of 11x28, expected at least 12x12"):
-        models.build(models.find("cnn"), data.spec, learning_rate=0.1, seed=0)
+        models.build(models.find("cnn"), data.spec, learning_rate=0.1, steps=100, seed=0)
 
 
 def no_model(spec: Any) -> Any:
@@ -206,7 +212,9 @@ def test_a_users_model_is_checked_before_training(
     mnist: Dataset, function: Any, message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        models.build(Definition("m", function, Recipe()), mnist.spec, learning_rate=0.1, seed=0)
+        models.build(
+            Definition("m", function, Recipe()), mnist.spec, learning_rate=0.1, steps=100, seed=0
+        )
 
 
 def test_callbacks_may_not_watch_what_is_not_measured() -> None:

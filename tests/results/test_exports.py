@@ -22,7 +22,7 @@ def test_every_export_answers_as_the_training_graph(
     definition = models.find(name)
     path = digits if definition.recipe.data == "mnist" else sentences
     data = datasets.load(str(path), seed=0)
-    model = models.build(definition, data.spec, learning_rate=0.01, seed=0)
+    model = models.build(definition, data.spec, learning_rate=0.01, steps=100, seed=0)
     exports.rehearse(model, name)
     strategy = tf.distribute.get_strategy()
     loop.fit(model, data.train, None, epochs=1, batch_size=50, seed=0, strategy=strategy)

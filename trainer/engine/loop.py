@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -18,16 +19,17 @@ from trainer.datasets.dataset import Array, Split
 from trainer.engine.features import Features
 from trainer.engine.state import Progress, Row
 from trainer.errors import DivergedError
+from trainer.models.augmentation import Augmentation
 from trainer.results.metrics import loss_accuracy
 
 # A call of the compiled steps takes about this long: short enough for a progress bar, long enough
 # that Python costs nothing.
 _CALL_S = 0.2
 
-# Takes indices of examples (steps, batch) and how many of each batch count (steps,), trains on
-# them, and gives for each step the sum of losses and the number of right answers: float32
-# (steps, 2).
-Steps = Callable[[Array, Array], tf.Tensor]
+# Takes the epoch, the number of the first step, indices of examples (steps, batch) and how many of
+# each batch count (steps,), trains on them, and gives for each step the sum of losses and the count
+# of right answers: float32 (steps, 2).
+Steps = Callable[[int, int, Array, Array], tf.Tensor]
 
 
 class Keeper:
@@ -56,6 +58,8 @@ def fit(
     batch_size: int,
     seed: int,
     strategy: tf.distribute.Strategy,
+    label_smoothing: float = 0.0,
+    augmentation: Augmentation | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     shown: keras.callbacks.Callback | None = None,
     keeper: Keeper | None = None,
@@ -71,6 +75,8 @@ def fit(
         batch_size: examples a step over all replicas; the last step of an epoch takes the rest.
         seed: of the order of examples.
         strategy: the devices.
+        label_smoothing: part of each target that is spread over all classes.
+        augmentation: changes training examples.
         callbacks: part of the run. If one of them listens to batches, a call has one step; else
             many steps run in a call.
         shown: shows what happens, and changes nothing; it is told of calls, not of batches.
@@ -85,7 +91,8 @@ def fit(
         DivergedError: the loss became NaN or infinite.
     """
     features = Features(model)
-    run_steps = _compile(features, train, model.optimizer, strategy)
+    objective = _Objective(label_smoothing, augmentation, seed)
+    run_steps = _compile(features, train, model.optimizer, objective, strategy)
     held_out = None if validation is None else (features.of(validation), validation.labels)
     keeper = keeper or Keeper()
     most_steps = 1 if any(map(_listens_to_batches, callbacks)) else keeper.most_steps
@@ -121,6 +128,7 @@ def fit(
         display.on_epoch_end(epoch, row)
         progress.end_epoch({"epoch": epoch + 1, **row}, stopped=model.stop_training)
         keeper.after_steps(progress, 0, epoch_end=True)
+    model.optimizer.finalize_variable_values(model.trainable_variables)  # Averages, if it has any.
     driven.on_train_end()
     return progress.history
 
@@ -161,7 +169,7 @@ def _calls(
     while progress.step < len(counts):
         first, last = progress.step, min(progress.step + size, len(counts))
         started = clock()
-        results = run_steps(indices[first:last], counts[first:last]).numpy()
+        results = run_steps(progress.epoch, first, indices[first:last], counts[first:last]).numpy()
         seconds = clock() - started
         # Summed step by step, so that the result does not depend on how many steps a call has.
         for step, (loss_sum, correct) in enumerate(results, first):
@@ -193,10 +201,55 @@ def _listens_to_batches(callback: keras.callbacks.Callback) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class _Objective:
+    """What a step does with its examples, besides what the network does.
+
+    Attributes:
+        label_smoothing: as in `fit`.
+        augmentation: as in `fit`.
+        seed: of the augmentation.
+    """
+
+    label_smoothing: float
+    augmentation: Augmentation | None
+    seed: int
+
+    def losses(self, labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
+        """Returns the cross-entropy of each example: float32 (B,)."""
+        # Keras takes this from the logits behind the softmax, so that it is exact near 0.
+        if self.label_smoothing:
+            targets = tf.one_hot(labels, probabilities.shape[-1])
+            losses = keras.losses.categorical_crossentropy(
+                targets, probabilities, label_smoothing=self.label_smoothing
+            )
+        else:
+            losses = keras.losses.sparse_categorical_crossentropy(labels, probabilities)
+        return tf.cast(losses, tf.float32)
+
+    def augmented(
+        self,
+        examples: tf.Tensor,
+        epoch: tf.Tensor,
+        step: tf.Tensor,
+        first: tf.Tensor,
+        width: tf.Tensor,
+    ) -> tf.Tensor:
+        """Changes one replica's share, which starts at `first` of a batch of `width` examples."""
+        if self.augmentation is None:
+            return examples
+        # For the whole batch, so that it does not depend on how many replicas share it.
+        shape = [width, self.augmentation.numbers]
+        key = tf.random.fold_in(tf.stack([self.seed, epoch]), step)
+        uniform = tf.random.stateless_uniform(shape, key)
+        return self.augmentation(examples, uniform[first : first + tf.shape(examples)[0]])
+
+
 def _compile(
     features: Features,
     train: Split,
     optimizer: keras.Optimizer,
+    objective: _Objective,
     strategy: tf.distribute.Strategy,
 ) -> Steps:
     """Puts the data on the devices, and compiles the steps over it."""
@@ -210,18 +263,19 @@ def _compile(
     with strategy.scope():
         optimizer.build(network.trainable_variables)
 
-    def step(indices: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    def step(
+        epoch: tf.Tensor, number: tf.Tensor, indices: tf.Tensor, count: tf.Tensor
+    ) -> tf.Tensor:
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         share = tf.shape(indices)[0] // replicas
         first = replica * share
         mine = indices[first : first + share]
         counts_here = tf.cast(tf.range(first, first + share) < count, tf.float32)  # (share,)
         x, y = tf.gather(examples, mine), tf.gather(labels, mine)
+        x = objective.augmented(x, epoch, number, first, tf.shape(indices)[0])
         with tf.GradientTape() as tape:
             probabilities = network(x, training=True)  # (share, classes)
-            # Keras takes this from the logits behind the softmax, so that it is exact near 0.
-            losses = keras.losses.sparse_categorical_crossentropy(y, probabilities)
-            loss_sum = tf.reduce_sum(tf.cast(losses, tf.float32) * counts_here)
+            loss_sum = tf.reduce_sum(objective.losses(y, probabilities) * counts_here)
             loss = loss_sum / tf.cast(count, tf.float32)
             if network.losses:  # Penalties are on the weights, the same on each replica.
                 loss += tf.add_n(network.losses) / replicas
@@ -231,14 +285,22 @@ def _compile(
         return tf.stack([loss_sum, tf.reduce_sum(tf.cast(right, tf.float32) * counts_here)])
 
     @tf.function(
-        input_signature=[tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None], tf.int32)],
+        input_signature=[
+            tf.TensorSpec([], tf.int32),
+            tf.TensorSpec([], tf.int32),
+            tf.TensorSpec([None, None], tf.int32),
+            tf.TensorSpec([None], tf.int32),
+        ],
         autograph=False,
     )
-    def run_steps(indices: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
+    def run_steps(
+        epoch: tf.Tensor, first: tf.Tensor, indices: tf.Tensor, counts: tf.Tensor
+    ) -> tf.Tensor:
         steps = tf.shape(counts)[0]
 
         def one(number: tf.Tensor, results: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-            result = strategy.run(step, args=(indices[number], counts[number]))
+            args = (epoch, first + number, indices[number], counts[number])
+            result = strategy.run(step, args=args)
             return number + 1, results.write(number, strategy.reduce("SUM", result, axis=None))
 
         empty = tf.TensorArray(tf.float32, steps, element_shape=(2,))

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     import keras
 
     from trainer.datasets.dataset import Spec
+    from trainer.models.augmentation import Augmentation
 
 MODELS = {
     "mlp": "trainer.models.mlp:build",
     "cnn": "trainer.models.cnn:build",
+    "cnn_fast": "trainer.models.cnn_fast:build",
     "sentiment": "trainer.models.sentiment:build",
     "sentiment_small": "trainer.models.sentiment:build_small",
 }
@@ -38,19 +40,25 @@ class Recipe:
     Attributes:
         data: the data set it is trained on when none is given.
         accepts: kinds of examples it can take: "image", "vector", "text".
-        optimizer: a name that keras.optimizers knows.
-        learning_rate: step size; None for the optimizer's own default.
+        optimizer: a name that keras.optimizers knows; or a function from the learning rate and the
+            number of steps to an optimizer, for a schedule. Of Keras's own classes, so that the
+            saved model needs nothing of this program.
+        learning_rate: step size, the greatest one of a schedule.
         batch_size: examples a step, over all devices.
         epochs: passes over the training data.
+        label_smoothing: part of each target that is spread over all classes.
+        augmentation: changes training examples, if anything does.
         callbacks: makes the Keras callbacks of a run; they are driven as by `fit`.
     """
 
     data: str = "mnist"
     accepts: tuple[str, ...] = ("image", "vector", "text")
-    optimizer: str = "adam"
+    optimizer: str | Callable[[float, int], keras.Optimizer] = "adam"
     learning_rate: float = 0.001
     batch_size: int = 128
     epochs: int = 10
+    label_smoothing: float = 0.0
+    augmentation: Augmentation | None = None
     callbacks: Callable[[], Sequence[keras.callbacks.Callback]] = tuple
 
 
@@ -102,13 +110,16 @@ def check_data(definition: Definition, spec: Spec) -> None:
         )
 
 
-def build(definition: Definition, spec: Spec, *, learning_rate: float, seed: int) -> keras.Model:
+def build(
+    definition: Definition, spec: Spec, *, learning_rate: float, steps: int, seed: int
+) -> keras.Model:
     """Builds and compiles the model, and tries it on two examples.
 
     Args:
         definition: the model, as looked up.
         spec: of the data it is for.
         learning_rate: step size of the recipe's optimizer.
+        steps: that will be made in all, for a schedule.
         seed: of Python's, NumPy's and Keras's random generators, for first weights and dropout.
 
     Raises:
@@ -123,8 +134,12 @@ def build(definition: Definition, spec: Spec, *, learning_rate: float, seed: int
             f"--model {definition.name}: returned {type(model).__name__}, expected a keras.Model"
         )
     _check_outputs(definition, model, spec)
-    optimizer = keras.optimizers.get(definition.recipe.optimizer)
-    optimizer.learning_rate = learning_rate
+    optimizer: Any = definition.recipe.optimizer
+    if isinstance(optimizer, str):
+        optimizer = keras.optimizers.get(optimizer)
+        optimizer.learning_rate = learning_rate
+    else:
+        optimizer = optimizer(learning_rate, steps)
     model.compile(optimizer=optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
 

@@ -1,0 +1,33 @@
+"""Augmentation is exact, and a function of the random numbers it is given."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer.models.augmentation import Shift
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("shape", [(5, 7, 9, 3), (3, 28, 28, 1)])
+def test_each_image_is_shifted_by_its_own_numbers(shape: tuple[int, ...], dtype: type) -> None:
+    images = (np.random.default_rng(0).random(shape) * 255).astype(dtype)
+    uniform = np.array([[0, 0], [0.5, 0.5], [0.99, 0.2], [0.2, 0.99], [0.7, 0.1]], np.float32)
+    uniform = uniform[: len(images)]
+    shifted = Shift(2)(tf.constant(images), tf.constant(uniform)).numpy()
+    assert shifted.dtype == dtype
+    padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    for number, (row, column) in enumerate((uniform * 5).astype(int)):
+        expected = padded[number, row : row + shape[1], column : column + shape[2]]
+        np.testing.assert_array_equal(shifted[number], expected)
+
+
+def test_every_shift_is_as_likely() -> None:
+    image = np.zeros((10_000, 9, 9, 1), np.uint8)
+    image[:, 4, 4] = 1
+    uniform = np.random.default_rng(0).random((10_000, 2), np.float32)
+    where = np.argwhere(Shift(1)(tf.constant(image), tf.constant(uniform)).numpy()[..., 0])
+    counts = np.unique(where[:, 1:], axis=0, return_counts=True)[1]
+    assert len(counts) == 9
+    assert counts.min() > 950
