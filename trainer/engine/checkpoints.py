@@ -25,6 +25,7 @@ from trainer.log import LOGGER
 
 _POINTER = "latest.json"
 _KEPT = 2
+_MOST_SHARE = 0.02  # Of the time, for snapshots at the ends of epochs.
 
 
 class Checkpoints:
@@ -54,6 +55,7 @@ class Checkpoints:
         self._kept: list[str] = []  # Names, the latest first.
         self._version = 0  # Of the pointer, as this job left it.
         self._last_s, self._steps, self._due = clock(), 0, False
+        self._cost_s = 0.0
         self._writer = concurrent.futures.ThreadPoolExecutor(1)
         self._writing: concurrent.futures.Future[None] | None = None
 
@@ -93,18 +95,23 @@ class Checkpoints:
         Args:
             capture: copies the state.
             steps: that were done since the last offer.
-            epoch_end: whether an epoch ended, which always is a time for one.
+            epoch_end: whether an epoch ended, which is a time for one, unless epochs are so short
+                that snapshots would take more than 2 % of the time.
 
         Raises:
             StorageError: an earlier snapshot could not be written, and trying again is no use.
         """
         self._steps += steps
-        self._due |= epoch_end or self._clock() - self._last_s >= self._every_s
+        passed_s = self._clock() - self._last_s
+        self._due |= passed_s >= self._every_s
+        self._due |= epoch_end and passed_s * _MOST_SHARE >= self._cost_s
         self._due |= self.every_steps is not None and self._steps >= self.every_steps
         if self._due and (self._writing is None or self._writing.done()):
             self._finish_writing()
-            self._writing = self._writer.submit(self._write, capture())
+            started = self._clock()
+            snapshot = capture()
             self._last_s, self._steps, self._due = self._clock(), 0, False
+            self._writing = self._writer.submit(self._write, snapshot, self._last_s - started)
 
     def save(self, snapshot: Snapshot) -> str:
         """Writes a snapshot now, and returns its path when it is safe.
@@ -128,7 +135,8 @@ class Checkpoints:
                 LOGGER.warning("no snapshot this time: %s", error)
             self._writing = None
 
-    def _write(self, snapshot: Snapshot) -> None:
+    def _write(self, snapshot: Snapshot, capture_s: float = 0.0) -> None:
+        started = time.thread_time()
         name = f"{uuid.uuid4().hex}.h5"
         with storage.scratch() as place:
             path = place / name
@@ -144,6 +152,8 @@ class Checkpoints:
         for other in self._folder.names():
             if other not in (*kept, _POINTER):
                 self._folder.remove(other)
+        # What it takes from the cores: to wait for a disk or a bucket takes nothing from training.
+        self._cost_s = capture_s + time.thread_time() - started
 
     def _read(self, name: str) -> Snapshot:
         content = self._folder.read(name)

@@ -188,7 +188,7 @@ def _variables(model: keras.Model) -> list[keras.Variable]:
 
 
 def _value(variable: keras.Variable) -> Array:
-    return np.array(keras.ops.convert_to_numpy(variable))
+    return np.array(variable.value)  # A copy: steps that follow change the variable in place.
 
 
 def _digest(facts: bytes, arrays: Mapping[str, Array]) -> str:
