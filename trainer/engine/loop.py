@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.datasets.dataset import Array, Split
+from trainer.engine import updates
 from trainer.engine.features import Features
 from trainer.engine.state import Progress, Row
 from trainer.errors import DivergedError
@@ -262,6 +263,7 @@ def _compile(
     replicas = strategy.num_replicas_in_sync
     with strategy.scope():
         optimizer.build(network.trainable_variables)
+        update = updates.of(optimizer, network.trainable_variables)
 
     def step(
         epoch: tf.Tensor, number: tf.Tensor, indices: tf.Tensor, count: tf.Tensor
@@ -280,8 +282,10 @@ def _compile(
             if network.losses:  # Penalties are on the weights, the same on each replica.
                 loss += tf.add_n(network.losses) / replicas
         gradients = tape.gradient(loss, network.trainable_variables)
-        optimizer.apply(gradients, network.trainable_variables)  # Summed over the replicas.
-        right = tf.equal(tf.argmax(probabilities, axis=-1, output_type=tf.int32), y)
+        update(gradients, network.trainable_variables)  # Summed over the replicas.
+        # The greatest logit is as good, and leaves the softmax itself with nothing to do.
+        scores = probabilities.op.inputs[0] if probabilities.op.type == "Softmax" else probabilities
+        right = tf.equal(tf.argmax(scores, axis=-1, output_type=tf.int32), y)
         return tf.stack([loss_sum, tf.reduce_sum(tf.cast(right, tf.float32) * counts_here)])
 
     @tf.function(

@@ -1,0 +1,104 @@
+"""Weight updates by TensorFlow's fused kernels, where they compute what a Keras optimizer does.
+
+Keras updates by a dozen operations a variable, each of which goes through memory once; for networks
+with many weights and little else that is most of a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import keras
+import tensorflow as tf
+
+Update = Callable[[Sequence[tf.Tensor], Sequence[keras.Variable]], None]
+
+
+def of(optimizer: keras.Optimizer, variables: Sequence[keras.Variable]) -> Update:
+    """Returns the update of an optimizer that is built: fused if it can be, else its own.
+
+    Args:
+        optimizer: any; plain Adam and RMSprop are fused.
+        variables: those it will update.
+    """
+    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        return _own(optimizer)  # It sums over the replicas.
+    fused = {keras.optimizers.Adam: _adam, keras.optimizers.RMSprop: _rmsprop}.get(type(optimizer))
+    plain = (
+        not optimizer.use_ema
+        and optimizer.weight_decay is None
+        and optimizer.clipnorm is optimizer.clipvalue is optimizer.global_clipnorm is None
+        and optimizer.gradient_accumulation_steps is None
+        and optimizer.loss_scale_factor is None
+        and all(v.constraint is None and v.dtype == "float32" for v in variables)
+        and all(v.overwrite_with_gradient is False for v in variables)
+    )
+    update = fused(optimizer, variables) if fused and plain else None
+    if update is None:
+        return _own(optimizer)
+
+    def apply(gradients: Sequence[tf.Tensor], trained: Sequence[keras.Variable]) -> None:
+        if not all(isinstance(gradient, tf.Tensor) for gradient in gradients):
+            optimizer.apply(gradients, trained)  # Of an embedding, or none at all.
+            return
+        rate = tf.cast(optimizer._get_current_learning_rate(), tf.float32)
+        update(gradients, rate)
+        optimizer.iterations.assign_add(1)
+
+    return apply
+
+
+def _own(optimizer: keras.Optimizer) -> Update:
+    return lambda gradients, variables: optimizer.apply(gradients, variables)
+
+
+def _adam(
+    optimizer: keras.optimizers.Adam, variables: Sequence[keras.Variable]
+) -> Callable[[Sequence[tf.Tensor], tf.Tensor], None] | None:
+    if optimizer.amsgrad:
+        return None
+    beta_1, beta_2 = optimizer.beta_1, optimizer.beta_2
+
+    def update(gradients: Sequence[tf.Tensor], rate: tf.Tensor) -> None:
+        step = tf.cast(optimizer.iterations.value + 1, tf.float32)
+        slots = zip(variables, optimizer._momentums, optimizer._velocities, gradients, strict=True)
+        for variable, momentum, velocity, gradient in slots:
+            tf.raw_ops.ResourceApplyAdam(
+                var=variable.value.handle,
+                m=momentum.value.handle,
+                v=velocity.value.handle,
+                beta1_power=beta_1**step,
+                beta2_power=beta_2**step,
+                lr=rate,
+                beta1=beta_1,
+                beta2=beta_2,
+                epsilon=optimizer.epsilon,
+                grad=gradient,
+            )
+
+    return update
+
+
+def _rmsprop(
+    optimizer: keras.optimizers.RMSprop, variables: Sequence[keras.Variable]
+) -> Callable[[Sequence[tf.Tensor], tf.Tensor], None] | None:
+    if optimizer.momentum or optimizer.centered:
+        return None
+    # The kernel wants a place for momentum; with none it is overwritten at each step.
+    unused = [tf.Variable(tf.zeros_like(variable.value), trainable=False) for variable in variables]
+
+    def update(gradients: Sequence[tf.Tensor], rate: tf.Tensor) -> None:
+        slots = zip(variables, optimizer._velocities, unused, gradients, strict=True)
+        for variable, velocity, momentum, gradient in slots:
+            tf.raw_ops.ResourceApplyRMSProp(
+                var=variable.value.handle,
+                ms=velocity.value.handle,
+                mom=momentum.handle,
+                lr=rate,
+                rho=optimizer.rho,
+                momentum=0.0,
+                epsilon=optimizer.epsilon,
+                grad=gradient,
+            )
+
+    return update
