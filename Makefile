@@ -2,7 +2,7 @@
 PYTHON ?= python3
 # cpu, or gpu for TensorFlow with CUDA.
 EXTRA  ?= cpu
-MODEL  ?= cnn
+MODEL  ?= cnn_fast
 ARGS   ?=
 
 .PHONY: env train test lint format lock clean

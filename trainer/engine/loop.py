@@ -18,6 +18,7 @@ import tensorflow as tf
 from trainer.datasets.dataset import Array, Split
 from trainer.engine import updates
 from trainer.engine.features import Features
+from trainer.engine.forward import training_pass
 from trainer.engine.state import Progress, Row
 from trainer.errors import DivergedError
 from trainer.models.augmentation import Augmentation
@@ -264,6 +265,7 @@ def _compile(
     with strategy.scope():
         optimizer.build(network.trainable_variables)
         update = updates.of(optimizer, network.trainable_variables)
+        forward = training_pass(network)
 
     def step(
         epoch: tf.Tensor, number: tf.Tensor, indices: tf.Tensor, count: tf.Tensor
@@ -276,7 +278,7 @@ def _compile(
         x, y = tf.gather(examples, mine), tf.gather(labels, mine)
         x = objective.augmented(x, epoch, number, first, tf.shape(indices)[0])
         with tf.GradientTape() as tape:
-            probabilities = network(x, training=True)  # (share, classes)
+            probabilities = forward(x)  # (share, classes)
             loss_sum = tf.reduce_sum(objective.losses(y, probabilities) * counts_here)
             loss = loss_sum / tf.cast(count, tf.float32)
             if network.losses:  # Penalties are on the weights, the same on each replica.

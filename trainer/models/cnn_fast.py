@@ -42,7 +42,7 @@ RECIPE = Recipe(
     batch_size=256,
     epochs=2,
     label_smoothing=0.1,
-    augmentation=Shift(2),
+    augmentation=Shift(1),
 )
 
 _LEAST_SIDE = 10  # So that something is left behind both poolings.
@@ -73,7 +73,7 @@ def build(spec: Spec) -> keras.Model:
         [
             keras.Input(spec.shape, dtype=spec.dtype),
             to_unit_range(spec),
-            *normalised(layers.Conv2D(24, 5, use_bias=False)),
+            *normalised(layers.Conv2D(16, 5, use_bias=False)),
             *normalised(layers.Conv2D(32, 3, use_bias=False)),
             layers.Flatten(),
             *normalised(layers.Dense(256, use_bias=False)),

@@ -1,0 +1,89 @@
+"""The training pass gives what Keras gives: outputs, gradients and moving averages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer.engine import forward
+
+layers = keras.layers
+
+
+def images(*more: keras.layers.Layer, **settings: object) -> keras.Model:
+    body = [layers.Conv2D(8, 3), layers.BatchNormalization(**settings), layers.ReLU(), *more]
+    return keras.Sequential([keras.Input((9, 9, 2)), *body, layers.Flatten(), layers.Dense(3)])
+
+
+def vectors() -> keras.Model:
+    normalised = [layers.Dense(5), layers.BatchNormalization(), layers.ReLU()]
+    return keras.Sequential([keras.Input((9, 9, 2)), layers.Flatten(), *normalised])
+
+
+def two_paths() -> keras.Model:
+    inputs = keras.Input((9, 9, 2))
+    normalised = layers.BatchNormalization()(inputs)
+    return keras.Model(inputs, layers.Flatten()(layers.add([inputs, normalised])))
+
+
+def frozen() -> keras.Model:
+    model = images()
+    model.layers[1].trainable = False
+    return model
+
+
+MODELS: dict[str, Callable[[], keras.Model]] = {
+    "images": images,
+    "no scale": lambda: images(scale=False),
+    "no centre": lambda: images(center=False),
+    "another momentum": lambda: images(momentum=0.7, epsilon=1e-2),
+    "another axis": lambda: images(axis=1),
+    "twice": lambda: images(layers.Conv2D(4, 3), layers.BatchNormalization()),
+    "vectors": vectors,
+    "two paths": two_paths,
+    "frozen": frozen,
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_it_gives_what_keras_gives(name: str) -> None:
+    x = np.random.default_rng(0).normal(1, 2, (16, 9, 9, 2)).astype(np.float32)
+    keras.utils.set_random_seed(0)
+    ours = MODELS[name]()
+    keras.utils.set_random_seed(0)
+    theirs = MODELS[name]()
+    found = []
+    for model, call in (
+        (ours, forward.training_pass(ours)),
+        (theirs, lambda inputs: theirs(inputs, training=True)),
+    ):
+        with tf.GradientTape() as tape:
+            outputs = call(tf.constant(x))
+            loss = tf.reduce_sum(outputs**3)
+        gradients = tape.gradient(loss, model.trainable_variables)
+        found.append([outputs, *gradients, *(v.value for v in model.non_trainable_variables)])
+    for a, b in zip(*found, strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        np.testing.assert_allclose(a, b, atol=1e-4 * max(1.0, np.abs(b).max()))
+
+
+FUSED = {"images": 1, "twice": 2, "vectors": 1, "two paths": 0, "frozen": 0, "another axis": 0}
+
+
+@pytest.mark.parametrize(("name", "fused"), FUSED.items())
+def test_it_is_fused_where_it_can_be(name: str, fused: int) -> None:
+    call = tf.function(forward.training_pass(MODELS[name]()))
+    graph = call.get_concrete_function(tf.TensorSpec((None, 9, 9, 2), tf.float32)).graph
+    assert [op.type for op in graph.get_operations()].count("FusedBatchNormV3") == fused
+
+
+def test_a_model_cut_behind_its_preprocessing_is_still_a_chain() -> None:
+    whole = images()
+    cut = keras.Model(whole.layers[0].output, whole.outputs[0])
+    call = tf.function(forward.training_pass(cut))
+    graph = call.get_concrete_function(tf.TensorSpec((None, 7, 7, 8), tf.float32)).graph
+    assert "FusedBatchNormV3" in {op.type for op in graph.get_operations()}
