@@ -46,12 +46,17 @@ MODELS: dict[str, Callable[[], keras.Model]] = {
     "vectors": vectors,
     "two paths": two_paths,
     "frozen": frozen,
+    "pixels": lambda: keras.Sequential(
+        [keras.Input((9, 9, 2), dtype="uint8"), layers.BatchNormalization(), layers.Flatten()]
+    ),
 }
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_it_gives_what_keras_gives(name: str) -> None:
     x = np.random.default_rng(0).normal(1, 2, (16, 9, 9, 2)).astype(np.float32)
+    if name == "pixels":
+        x = (100 + 10 * x).astype(np.uint8)
     keras.utils.set_random_seed(0)
     ours = MODELS[name]()
     keras.utils.set_random_seed(0)

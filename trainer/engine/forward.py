@@ -65,6 +65,7 @@ def _is_fusible(layer: keras.layers.Layer) -> bool:
 
 def _normalised(layer: keras.layers.BatchNormalization, inputs: tf.Tensor) -> tf.Tensor:
     """Normalises over all axes but the last, and moves the layer's averages."""
+    inputs = tf.cast(inputs, layer.compute_dtype)  # Of pixels, say.
     channels = inputs.shape[-1]
     images = tf.reshape(inputs, [-1, 1, 1, channels]) if len(inputs.shape) == 2 else inputs
     scale = layer.gamma.value if layer.scale else tf.ones([channels])
