@@ -5,7 +5,10 @@ EXTRA  ?= cpu
 MODEL  ?= cnn_fast
 ARGS   ?=
 
-.PHONY: env train test lint format lock clean
+# A Python with PyTorch, to be measured beside.
+TORCH_PYTHON ?=
+
+.PHONY: env train test lint format lock bench clean
 .DELETE_ON_ERROR:
 
 env: .venv/installed-$(EXTRA)
@@ -32,6 +35,9 @@ lock: .venv/installed-dev
 	.venv/bin/uv pip compile $(LOCK) -c requirements/cpu.txt --extra dev pyproject.toml -o requirements/dev.txt
 
 LOCK = --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11
+
+bench: .venv/installed-dev
+	.venv/bin/python -m benchmarks.bench $(if $(TORCH_PYTHON),--torch-python $(TORCH_PYTHON)) $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -63,6 +63,7 @@ def run(config: Config, *, started: float | None = None) -> str:
             seed=config.seed,
         )
     exports.rehearse(model, config.model)
+    watch.lap("build")
     callbacks = models.callbacks(definition, validation=data.validation is not None)
     with directory.begun() as lease:
         with (

@@ -18,7 +18,7 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
 
-SHIFT, BATCH = 2, 256
+SHIFT, BATCH = 1, 256
 path, count = sys.argv[1], int(sys.argv[2])
 layout = torch.channels_last if "channels_last" in sys.argv else torch.contiguous_format
 with np.load(path) as data:
@@ -29,15 +29,15 @@ y_train, y_test = y_train.long(), y_test.long()
 padded = F.pad(x_train, (SHIFT,) * 4)
 torch.manual_seed(0)
 model = nn.Sequential(
-    nn.Conv2d(1, 24, 5, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(24), nn.ReLU(),
-    nn.Conv2d(24, 32, 3, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(32), nn.ReLU(),
+    nn.Conv2d(1, 16, 5, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(16), nn.ReLU(),
+    nn.Conv2d(16, 32, 3, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(32), nn.ReLU(),
     nn.Flatten(), nn.Linear(800, 256, bias=False), nn.BatchNorm1d(256), nn.ReLU(),
     nn.Linear(256, 10),
 ).to(memory_format=layout)  # fmt: skip
 steps = -(-len(x_train) // BATCH)
 optimizer = torch.optim.Adam(model.parameters(), lr=0.01, betas=(0.8, 0.99), fused=True)
 schedule = torch.optim.lr_scheduler.OneCycleLR(
-    optimizer, 0.01, total_steps=count * steps + 1, pct_start=0.25, cycle_momentum=False
+    optimizer, 0.01, total_steps=max(10, count * steps + 1), pct_start=0.25, cycle_momentum=False
 )
 side = torch.arange(28)
 epochs = []
