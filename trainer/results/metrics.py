@@ -56,9 +56,10 @@ def write(metrics: Mapping[str, Any], history: Sequence[Mapping[str, float]], fo
 def in_words(metrics: Mapping[str, Any]) -> str:
     """Returns the result of a run as one line."""
     test_figures, seconds = metrics["test"], metrics["seconds"]
+    epochs = f"{metrics['epochs']} epoch{'s' * (metrics['epochs'] != 1)}"
     return (
         f"test accuracy {test_figures['accuracy']:.2%}, loss {test_figures['loss']:.4f}; "
-        f"{metrics['epochs']} epochs, {seconds['train']:.1f} s of training, "
+        f"{epochs}, {seconds['train']:.1f} s of training, "
         f"{seconds['total']:.1f} s in all"
     )
 

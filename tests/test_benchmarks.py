@@ -1,0 +1,40 @@
+"""The benchmarks run; what they find is asserted nowhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.killing import ROOT
+
+pytestmark = pytest.mark.long
+
+
+def run(*arguments: object) -> str:
+    command = [sys.executable, "-m", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_bench_writes_its_tables_below_what_a_person_wrote(tmp_path: Path) -> None:
+    results = tmp_path / "RESULTS.md"
+    mark = "<!-- make bench writes all below -->\n"
+    results.write_text(f"By hand.\n{mark}old\n")
+    run("benchmarks.bench", "--tiny", "--repeats", 1, "--results", results)
+    text = results.read_text()
+    assert text.startswith(f"By hand.\n{mark}")
+    assert "old" not in text
+    for row in ("| mlp, trainer |", "| cnn, Keras fit |", "| cnn_fast, trainer / ", "| --help |"):
+        assert row in text
+
+
+def test_kill_counts_its_kills() -> None:
+    assert "local: " in run("benchmarks.kill", "--kills", 2)
+
+
+def test_safety_prints_what_safety_costs() -> None:
+    assert "sentiment" in run("benchmarks.safety", "--models", "sentiment", "--repeats", 1)
