@@ -237,7 +237,7 @@ def test_a_folder_that_turns_read_only(machine: Machine, undisturbed: Any) -> No
 
 def test_a_run_directory_that_is_deleted(machine: Machine, undisturbed: Any) -> None:
     said = machine.run(f"""
-        job --epochs=400 &
+        job --epochs=100000 --checkpoint-seconds=1 &
         until [ -e disk/run/checkpoints/latest.json ]; do sleep 0.02; done
         rm -rf disk/run
         wait
