@@ -86,6 +86,15 @@ def test_a_local_write_that_fails_leaves_the_old_file(tmp_path: Path, source: Pa
     assert folder.names() == ["name"]
 
 
+def test_a_local_folder_that_was_deleted_is_not_made_again(tmp_path: Path, source: Path) -> None:
+    folder = storage.folder(str(tmp_path / "run"))
+    folder.put("a", source)
+    (tmp_path / "run").rename(tmp_path / "gone")
+    with pytest.raises(StorageError, match="No such file"):
+        folder.put("b/c", source)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_prefix_is_downloaded_without_its_neighbours(bucket: str, source: Path) -> None:
     folder = storage.folder(bucket)
     storage.put_all(folder, {"runs/1/x": source, "runs/1/y/z": source, "runs/10/x": source})

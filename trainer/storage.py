@@ -162,6 +162,7 @@ class _LocalFolder:
     def __init__(self, path: str) -> None:
         self.path = path
         self._root = Path(path)
+        self._made = False  # By a first write.
 
     def names(self) -> list[str]:
         with explained(self.path):
@@ -179,7 +180,10 @@ class _LocalFolder:
         target = self._root / name
         partial = target.with_name(f".{target.name}{_PARTIAL}")
         with explained(str(target)):
+            if self._made:  # A folder that was deleted meanwhile stays so.
+                self._root.stat()
             target.parent.mkdir(parents=True, exist_ok=True)
+            self._made = True
             try:
                 shutil.copyfile(source, partial)
                 _sync(partial)
