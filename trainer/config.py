@@ -89,6 +89,11 @@ class Config:
     device: Literal["auto", "cpu", "gpu"] = flag(
         "auto", "auto, cpu or gpu; auto takes the GPUs that are there."
     )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = flag(
+        "auto",
+        "What training steps are computed in: auto, float32, bfloat16 or float16; auto takes the "
+        "fastest that the device has units for. Weights and the saved model stay float32.",
+    )
     deterministic: bool = flag(
         False, "Use deterministic kernels only; a GPU needs this for a run to be repeatable."
     )

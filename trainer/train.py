@@ -52,7 +52,9 @@ def run(config: Config, *, started: float | None = None) -> str:
         from trainer.results import exports, metrics
 
         watch.lap("import")
-        device = devices.select(config.device, deterministic=config.deterministic)
+        device = devices.select(
+            config.device, precision=config.precision, deterministic=config.deterministic
+        )
     LOGGER.info("training %s on %s, %s", config.model, config.data, device.description)
     with devices.exhaustion_explained(), device.strategy.scope():
         model = models.build(
@@ -61,6 +63,7 @@ def run(config: Config, *, started: float | None = None) -> str:
             learning_rate=config.learning_rate,
             steps=config.epochs * math.ceil(len(data.train) / config.batch_size),
             seed=config.seed,
+            precision=device.precision,
         )
     exports.rehearse(model, config.model)
     watch.lap("build")
@@ -87,6 +90,7 @@ def run(config: Config, *, started: float | None = None) -> str:
                 batch_size=config.batch_size,
                 seed=config.seed,
                 strategy=device.strategy,
+                precision=device.precision,
                 label_smoothing=definition.recipe.label_smoothing,
                 augmentation=definition.recipe.augmentation,
                 callbacks=callbacks,

@@ -14,6 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from trainer.engine import precision as mixed
 from trainer.errors import DeviceError
 
 DRIVER_LIBRARY = "libcuda.so.1"
@@ -36,19 +37,22 @@ class Devices:
 
     Attributes:
         strategy: places variables, and sums gradients over the devices.
+        precision: what steps are computed in: "float32", "bfloat16" or "float16".
         description: what the run is on, for the log and `metrics.json`; the number of cores too,
-            since sums depend on how they are cut into threads.
+            since sums depend on how they are cut into threads, and the precision.
     """
 
     strategy: tf.distribute.Strategy
+    precision: str
     description: str
 
 
-def select(device: str, *, deterministic: bool = False) -> Devices:
+def select(device: str, *, precision: str = "auto", deterministic: bool = False) -> Devices:
     """Opens the devices for a run.
 
     Args:
         device: "auto" takes the GPUs that are there, "gpu" insists on one, "cpu" leaves them alone.
+        precision: "float32", "bfloat16", "float16", or "auto" for the fastest it has units for.
         deterministic: keeps TensorFlow from kernels whose result can differ from call to call.
 
     Raises:
@@ -58,7 +62,7 @@ def select(device: str, *, deterministic: bool = False) -> Devices:
         tf.config.experimental.enable_op_determinism()
     if device == "cpu":
         tf.config.set_visible_devices([], "GPU")
-        return Devices(tf.distribute.get_strategy(), _cpu())
+        return _cpu(precision)
     gpus = tf.config.list_physical_devices("GPU")
     present = nvidia_devices()
     if not gpus and present:
@@ -66,11 +70,14 @@ def select(device: str, *, deterministic: bool = False) -> Devices:
     if not gpus and device == "gpu":
         raise DeviceError("--device gpu: found no NVIDIA device on this machine, expected one")
     if not gpus:
-        return Devices(tf.distribute.get_strategy(), _cpu())
+        return _cpu(precision)
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     strategy = tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
-    return Devices(strategy, _gpus(gpus))
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    if precision == "auto":
+        precision = mixed.of_gpus([each.get("compute_capability", (0, 0)) for each in details])
+    return Devices(strategy, precision, f"{_gpus(details)}, {precision}")
 
 
 @contextlib.contextmanager
@@ -132,17 +139,19 @@ def _opens(name: str) -> bool:
     return True
 
 
-def _cpu() -> str:
-    model = "CPU"
+def _cpu(precision: str) -> Devices:
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        named = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE)
-        model = named[1] if named else model
-    return f"CPU: {model}, {len(os.sched_getaffinity(0))} cores"
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    named = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
+    if precision == "auto":
+        precision = mixed.of_processor(text)
+    description = (
+        f"CPU: {named[1] if named else 'CPU'}, {len(os.sched_getaffinity(0))} cores, {precision}"
+    )
+    return Devices(tf.distribute.get_strategy(), precision, description)
 
 
-def _gpus(gpus: list[Any]) -> str:
-    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+def _gpus(details: list[Any]) -> str:
     names = [
         f"{detail.get('device_name', 'unknown')} (compute capability "
         f"{'.'.join(map(str, detail.get('compute_capability', ('?',))))})"

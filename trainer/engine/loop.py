@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.datasets.dataset import Array, Split
+from trainer.engine import precision as mixed
 from trainer.engine import updates
 from trainer.engine.features import Features
 from trainer.engine.forward import training_pass
@@ -60,6 +61,7 @@ def fit(
     batch_size: int,
     seed: int,
     strategy: tf.distribute.Strategy,
+    precision: str = "float32",
     label_smoothing: float = 0.0,
     augmentation: Augmentation | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -77,6 +79,8 @@ def fit(
         batch_size: examples a step over all replicas; the last step of an epoch takes the rest.
         seed: of the order of examples.
         strategy: the devices.
+        precision: what steps are computed in: "float32", "bfloat16" or "float16"; the last wants an
+            optimizer that scales the loss.
         label_smoothing: part of each target that is spread over all classes.
         augmentation: changes training examples.
         callbacks: part of the run. If one of them listens to batches, a call has one step; else
@@ -94,7 +98,7 @@ def fit(
     """
     features = Features(model)
     objective = _Objective(label_smoothing, augmentation, seed)
-    run_steps = _compile(features, train, model.optimizer, objective, strategy)
+    run_steps = _compile(features, train, model.optimizer, objective, strategy, precision)
     held_out = None if validation is None else (features.of(validation), validation.labels)
     keeper = keeper or Keeper()
     most_steps = 1 if any(map(_listens_to_batches, callbacks)) else keeper.most_steps
@@ -253,6 +257,7 @@ def _compile(
     optimizer: keras.Optimizer,
     objective: _Objective,
     strategy: tf.distribute.Strategy,
+    precision: str,
 ) -> Steps:
     """Puts the data on the devices, and compiles the steps over it."""
     network = features.network
@@ -278,11 +283,13 @@ def _compile(
         x, y = tf.gather(examples, mine), tf.gather(labels, mine)
         x = objective.augmented(x, epoch, number, first, tf.shape(indices)[0])
         with tf.GradientTape() as tape:
-            probabilities = forward(x)  # (share, classes)
+            with mixed.lowered(network, precision):
+                probabilities = forward(x)  # (share, classes)
             loss_sum = tf.reduce_sum(objective.losses(y, probabilities) * counts_here)
             loss = loss_sum / tf.cast(count, tf.float32)
             if network.losses:  # Penalties are on the weights, the same on each replica.
-                loss += tf.add_n(network.losses) / replicas
+                loss += sum(tf.cast(each, tf.float32) for each in network.losses) / replicas
+            loss = optimizer.scale_loss(loss)  # Gradients in float16 would round to 0.
         gradients = tape.gradient(loss, network.trainable_variables)
         update(gradients, network.trainable_variables)  # Summed over the replicas.
         # The greatest logit is as good, and leaves the softmax itself with nothing to do.

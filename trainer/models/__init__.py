@@ -111,7 +111,13 @@ def check_data(definition: Definition, spec: Spec) -> None:
 
 
 def build(
-    definition: Definition, spec: Spec, *, learning_rate: float, steps: int, seed: int
+    definition: Definition,
+    spec: Spec,
+    *,
+    learning_rate: float,
+    steps: int,
+    seed: int,
+    precision: str = "float32",
 ) -> keras.Model:
     """Builds and compiles the model, and tries it on two examples.
 
@@ -121,6 +127,7 @@ def build(
         learning_rate: step size of the recipe's optimizer.
         steps: that will be made in all, for a schedule.
         seed: of Python's, NumPy's and Keras's random generators, for first weights and dropout.
+        precision: what steps will be computed in; in float16 the optimizer scales the loss.
 
     Raises:
         UsageError: what was built does not give class probabilities, float (N, classes).
@@ -140,6 +147,8 @@ def build(
         optimizer.learning_rate = learning_rate
     else:
         optimizer = optimizer(learning_rate, steps)
+    if precision == "float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(optimizer=optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
 

@@ -1,0 +1,119 @@
+"""Steps in 16 bits, weights and saved models in 32."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer import datasets, models
+from trainer.datasets.dataset import Dataset
+from trainer.engine import loop, precision
+from trainer.engine.forward import training_pass
+from trainer.results import exports, names
+
+
+@pytest.fixture
+def data(digits: Path) -> Dataset:
+    return datasets.load(str(digits), seed=0, validation=0.0, allow_pickle=False)
+
+
+def build(data: Dataset, kind: str) -> keras.Model:
+    definition = models.find("cnn_fast")
+    return models.build(definition, data.spec, learning_rate=0.01, steps=80, seed=0, precision=kind)
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "float16"])
+def test_steps_compute_in_the_precision_and_the_model_stays_float32(
+    kind: str, data: Dataset
+) -> None:
+    model = build(data, kind)
+
+    @tf.function
+    def step(images: tf.Tensor) -> tf.Tensor:
+        with precision.lowered(model, kind):
+            return training_pass(model)(images)
+
+    graph = step.get_concrete_function(tf.TensorSpec([8, *data.spec.shape], tf.uint8)).graph
+    kinds = [op.outputs[0].dtype.name for op in graph.get_operations() if op.type == "Conv2D"]
+    assert kinds == [kind, kind]
+    dense = [op.outputs[0].dtype.name for op in graph.get_operations() if op.type == "MatMul"]
+    assert dense == [kind, "float32"]  # The last one gives the probabilities.
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+    assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
+def test_it_learns_as_in_float32_and_the_saved_model_is_ordinary(
+    kind: str, data: Dataset, tmp_path: Path
+) -> None:
+    losses = {}
+    for each in ("float32", kind):
+        model = build(data, each)
+        history = loop.fit(
+            model, data.train, None, epochs=4, batch_size=50, seed=0, precision=each,
+            strategy=tf.distribute.get_strategy(), label_smoothing=0.1,
+        )  # fmt: skip
+        losses[each] = [row["loss"] for row in history]
+    assert losses[kind] != losses["float32"]
+    np.testing.assert_allclose(losses[kind], losses["float32"], rtol=0.05)
+    exports.write(model, tmp_path)
+    loaded = keras.models.load_model(tmp_path / names.MODEL_KERAS)
+    assert {layer.dtype_policy.name for layer in loaded.layers} == {"float32"}
+    np.testing.assert_array_equal(
+        loaded.predict(data.test.examples, verbose=0), loop.predict(model, data.test)
+    )
+
+
+def test_loss_scaling_skips_a_step_that_overflows(data: Dataset) -> None:
+    """The scale begins at 2**15, and is halved when gradients are not finite."""
+    model = build(data, "float16")
+    model.optimizer.build(model.trainable_variables)
+    model.optimizer.dynamic_scale.assign(2.0**120)
+    history = loop.fit(
+        model, data.train, None, epochs=1, batch_size=50, seed=0, precision="float16",
+        strategy=tf.distribute.get_strategy(),
+    )  # fmt: skip
+    assert math.isfinite(history[0]["loss"])
+    assert float(model.optimizer.dynamic_scale) < 2.0**120
+    assert all(np.isfinite(weights).all() for weights in model.get_weights())
+
+
+def test_a_layer_with_a_type_of_its_own_keeps_it() -> None:
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(4, dtype="float64"),
+            keras.layers.Dense(4),
+            keras.layers.Dense(2, activation="softmax"),
+        ]
+    )
+    with precision.lowered(model, "bfloat16"):
+        assert [layer.compute_dtype for layer in model.layers] == ["float64", "bfloat16", "float32"]
+    assert [layer.compute_dtype for layer in model.layers] == ["float64", "float32", "float32"]
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ([(9, 0)], "bfloat16"),
+        ([(8, 0), (8, 9)], "bfloat16"),
+        ([(7, 5)], "float16"),
+        ([(8, 9), (7, 5)], "float16"),
+        ([(6, 1)], "float32"),
+        ([(0, 0)], "float32"),
+    ],
+)
+def test_auto_goes_by_the_least_card(capabilities: list[tuple[int, int]], expected: str) -> None:
+    assert precision.of_gpus(capabilities) == expected
+
+
+def test_auto_goes_by_the_units_of_the_processor() -> None:
+    assert precision.of_processor("flags\t\t: fpu amx_bf16 avx512_fp16\n") == "bfloat16"
+    assert precision.of_processor("flags\t\t: fpu amx_bf16\nbugs\t\t:\n") == "bfloat16"
+    assert precision.of_processor("flags\t\t: fpu avx512_bf16\n") == "float32"
+    assert precision.of_processor("") == "float32"
