@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.models.augmentation import Shift
+from trainer.models.augmentation import Distort, Shift
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
@@ -31,3 +31,28 @@ def test_every_shift_is_as_likely() -> None:
     counts = np.unique(where[:, 1:], axis=0, return_counts=True)[1]
     assert len(counts) == 9
     assert counts.min() > 950
+
+
+def test_no_distortion_leaves_images_as_they_are() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 9, 7, 2), np.uint8)
+    uniform = np.random.default_rng(1).random((5, 5), np.float32)
+    result = Distort(pixels=0, degrees=0, zoom=0)(tf.constant(images), tf.constant(uniform))
+    np.testing.assert_array_equal(result, images)
+
+
+def test_a_quarter_turn_a_move_and_a_zoom() -> None:
+    image = np.zeros((1, 9, 9, 1), np.float32)
+    image[0, 2, 4] = 1
+    most = np.float32(1 - 2**-24)  # 2 * most - 1 rounds to 1.
+
+    def place(uniform: list[float], **settings: float) -> list[int]:
+        distort = Distort(**{"pixels": 0, "degrees": 0, "zoom": 0, **settings})
+        result = distort(tf.constant(image), tf.constant([uniform], tf.float32)).numpy()
+        return [int(axis) for axis in np.unravel_index(result.argmax(), result.shape)[1:3]]
+
+    half = 0.5
+    assert place([half, half, half, half, half]) == [2, 4]
+    assert place([most, half, half, half, half], degrees=90) == [4, 2]
+    assert place([half, half, half, most, half], pixels=2) == [2, 2]
+    assert place([half, half, half, half, most], pixels=2) == [0, 4]
+    assert place([half, half, 0, half, half], zoom=0.5) == [0, 4]  # Twice as large.

@@ -24,6 +24,7 @@ MODELS = {
     "mlp": "trainer.models.mlp:build",
     "cnn": "trainer.models.cnn:build",
     "cnn_fast": "trainer.models.cnn_fast:build",
+    "cnn_accurate": "trainer.models.cnn_accurate:build",
     "sentiment": "trainer.models.sentiment:build",
     "sentiment_small": "trainer.models.sentiment:build_small",
 }

@@ -45,8 +45,6 @@ RECIPE = Recipe(
     augmentation=Shift(1),
 )
 
-_LEAST_SIDE = 10  # So that something is left behind both poolings.
-
 
 def build(spec: Spec) -> keras.Model:
     """Returns images (N, H, W, C) -> probabilities, float32 (N, classes).
@@ -57,27 +55,34 @@ def build(spec: Spec) -> keras.Model:
     import keras
     from keras import layers
 
-    height, width, _ = spec.shape
-    if min(height, width) < _LEAST_SIDE:
-        raise DataError(
-            f"--model cnn_fast: found images of {height}x{width}, expected at least "
-            f"{_LEAST_SIDE}x{_LEAST_SIDE}"
-        )
-
-    def normalised(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-        normalisation = layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
-        pooling = [layers.MaxPooling2D(2)] if isinstance(layer, layers.Conv2D) else []
-        return [layer, *pooling, normalisation, layers.ReLU()]
-
+    check_side(spec, "cnn_fast", least=10)
     return keras.Sequential(
         [
             keras.Input(spec.shape, dtype=spec.dtype),
             to_unit_range(spec),
-            *normalised(layers.Conv2D(16, 5, use_bias=False)),
-            *normalised(layers.Conv2D(32, 3, use_bias=False)),
+            *normalised(layers.Conv2D(16, 5, use_bias=False), pooled=True),
+            *normalised(layers.Conv2D(32, 3, use_bias=False), pooled=True),
             layers.Flatten(),
             *normalised(layers.Dense(256, use_bias=False)),
             layers.Dense(len(spec.classes), activation="softmax"),
         ],
         name="cnn_fast",
     )
+
+
+def check_side(spec: Spec, name: str, *, least: int) -> None:
+    """Raises DataError for images of which nothing is left behind the last pooling."""
+    height, width, _ = spec.shape
+    if min(height, width) < least:
+        raise DataError(
+            f"--model {name}: found images of {height}x{width}, expected at least {least}x{least}"
+        )
+
+
+def normalised(layer: keras.layers.Layer, *, pooled: bool = False) -> list[keras.layers.Layer]:
+    """Returns a layer with what follows it: pooling, if asked for, normalisation, activation."""
+    from keras import layers
+
+    pooling = [layers.MaxPooling2D(2)] if pooled else []
+    normalisation = layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
+    return [layer, *pooling, normalisation, layers.ReLU()]

@@ -1,0 +1,47 @@
+"""A convolution more than `cnn_fast`, and six times its epochs: 99.7 % on MNIST.
+
+Sources: as of `cnn_fast`, whose schedule it has.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from trainer.models import cnn_fast
+from trainer.models.augmentation import Distort
+from trainer.models.scaling import to_unit_range
+
+if TYPE_CHECKING:
+    import keras
+
+    from trainer.datasets.dataset import Spec
+
+RECIPE = dataclasses.replace(
+    cnn_fast.RECIPE, epochs=13, augmentation=Distort(pixels=2, degrees=10, zoom=0.1)
+)
+
+
+def build(spec: Spec) -> keras.Model:
+    """Returns images (N, H, W, C) -> probabilities, float32 (N, classes).
+
+    Raises:
+        DataError: images smaller than 14x14.
+    """
+    import keras
+    from keras import layers
+
+    cnn_fast.check_side(spec, "cnn_accurate", least=14)
+    return keras.Sequential(
+        [
+            keras.Input(spec.shape, dtype=spec.dtype),
+            to_unit_range(spec),
+            *cnn_fast.normalised(layers.Conv2D(16, 5, use_bias=False), pooled=True),
+            *cnn_fast.normalised(layers.Conv2D(32, 3, use_bias=False)),
+            *cnn_fast.normalised(layers.Conv2D(64, 3, use_bias=False), pooled=True),
+            layers.Flatten(),
+            *cnn_fast.normalised(layers.Dense(256, use_bias=False)),
+            layers.Dense(len(spec.classes), activation="softmax"),
+        ],
+        name="cnn_accurate",
+    )
