@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainer import memory
 from trainer.datasets.dataset import Array, Split
 from trainer.models import PREPROCESS, as_input
 
@@ -25,7 +26,8 @@ class Features:
         """Splits a model behind its layer named `preprocess`, if it has one."""
         names = [layer.name for layer in model.layers]
         if PREPROCESS in names:
-            middle = model.get_layer(PREPROCESS).output
+            # Its `output` would be an inner one if the layer is a model itself.
+            middle = model.get_layer(PREPROCESS)._inbound_nodes[-1].output_tensors[0]
             self._preprocess = tf.function(keras.Model(model.inputs, middle))
             self.network: keras.Model = keras.Model(middle, model.outputs[0])
         else:
@@ -39,13 +41,13 @@ class Features:
         """Returns what the network takes for each example of a split, computed once."""
         if self._preprocess is None:
             return split.examples
-        batches = range(0, len(split), _BATCH)
-        return np.concatenate(
-            [
-                _compact(self._preprocess(as_input(split.examples[at : at + _BATCH])).numpy())
-                for at in batches
-            ]
-        )
+        batches = [
+            _compact(self._preprocess(as_input(split.examples[at : at + _BATCH])).numpy())
+            for at in range(0, len(split), _BATCH)
+        ]
+        if len({batch.shape[1:] for batch in batches}) > 1:
+            batches = _padded(batches)
+        return np.concatenate(batches)
 
     def predict(self, inputs: Array) -> Array:
         """Returns class probabilities for what `of` gave: float32 (N, classes)."""
@@ -58,3 +60,11 @@ def _compact(values: Any) -> Array:
     """Keeps counts as uint8, a quarter of float32, when that loses nothing."""
     small = values.astype(np.uint8)
     return small if (small == values).all() else np.asarray(values)
+
+
+def _padded(batches: list[Array]) -> list[Array]:
+    """Brings sequences (B, longest of the batch) to one length, with zeros as Keras pads."""
+    longest = max(batch.shape[1] for batch in batches)
+    size = sum(map(len, batches)) * longest * max(batch.itemsize for batch in batches)
+    memory.check_data(size, f"--model: sequences of up to {longest} tokens")
+    return [np.pad(batch, [(0, 0), (0, longest - batch.shape[1])]) for batch in batches]

@@ -38,9 +38,11 @@ def of(optimizer: keras.Optimizer, variables: Sequence[keras.Variable]) -> Updat
         return _own(optimizer)
 
     def apply(gradients: Sequence[tf.Tensor], trained: Sequence[keras.Variable]) -> None:
-        if not all(isinstance(gradient, tf.Tensor) for gradient in gradients):
-            optimizer.apply(gradients, trained)  # Of an embedding, or none at all.
+        if any(gradient is None for gradient in gradients):
+            optimizer.apply(gradients, trained)  # It says which variable has none.
             return
+        # Those of an embedding are a list of rows; Keras's own Adam moves all rows too.
+        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
         rate = tf.cast(optimizer._get_current_learning_rate(), tf.float32)
         update(gradients, rate)
         optimizer.iterations.assign_add(1)

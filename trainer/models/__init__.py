@@ -27,6 +27,7 @@ MODELS = {
     "cnn_accurate": "trainer.models.cnn_accurate:build",
     "sentiment": "trainer.models.sentiment:build",
     "sentiment_small": "trainer.models.sentiment:build_small",
+    "ngram": "trainer.models.ngram:build",
 }
 
 # A layer of this name at the front of a model is fixed before training (a vocabulary, say). It is

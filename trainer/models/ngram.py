@@ -1,0 +1,124 @@
+"""A linear model on the n-grams of a text, of words and of characters, for short documents.
+
+An n-gram adds to the score of a class a fixed importance, from its log-count ratio in the training
+part, times a trained factor, each time it occurs. Only factors of what tells classes apart get far.
+
+Source: Wang and Manning 2012, "Baselines and Bigrams" (NB-SVM, here with logistic loss). Its words
+1-2 became words 1-3, and characters beside them see endings, stems and punctuation.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trainer.errors import DataError
+from trainer.models import PREPROCESS, Recipe, as_input
+
+if TYPE_CHECKING:
+    import keras
+
+    from trainer.datasets.dataset import Array, Spec
+
+
+def _adam_to_zero(learning_rate: float, steps: int) -> keras.Optimizer:
+    import keras
+
+    rate = keras.optimizers.schedules.PolynomialDecay(learning_rate, steps, end_learning_rate=0.0)
+    return keras.optimizers.Adam(rate)
+
+
+RECIPE = Recipe(
+    data="movie_reviews",
+    accepts=("text",),
+    optimizer=_adam_to_zero,
+    learning_rate=0.0005,
+    batch_size=64,
+    epochs=5,
+)
+
+# Of TextVectorization.
+_WORDS: dict[str, Any] = {"ngrams": (1, 2, 3)}
+_CHARACTERS: dict[str, Any] = {
+    "standardize": "lower",
+    "split": "character",
+    "ngrams": (2, 3, 4, 5, 6, 7),
+}
+# Texts that must hold an n-gram; most are in one only, and say nothing of others.
+_LEAST = 2
+_SPECIAL = 2  # Ids 0 and 1 of TextVectorization: padding, and what it does not know.
+_SMOOTHING = 1.0
+_BATCH = 1000
+
+
+def build(spec: Spec) -> keras.Model:
+    """Returns texts (N,) -> probabilities, float32 (N, classes).
+
+    Raises:
+        DataError: no n-gram is in two texts of the training part.
+    """
+    import keras
+    import numpy as np
+    from keras import layers
+
+    words, word_counts = _vocabulary(spec, _WORDS)
+    characters, character_counts = _vocabulary(spec, _CHARACTERS)
+    if not words and not characters:
+        raise DataError(f"--model: no n-gram is in {_LEAST} texts of the training part")
+    importance = np.concatenate([_importance(word_counts), _importance(character_counts)])
+    classes, tokens = len(spec.classes), len(importance)
+
+    text = keras.Input(spec.shape, dtype=spec.dtype)
+    word_ids = layers.TextVectorization(vocabulary=words, **_WORDS)(text)
+    character_ids = layers.TextVectorization(vocabulary=characters, **_CHARACTERS)(text)
+    # One table for both: the ids of characters come after those of words. float32 is exact here.
+    moved = layers.Rescaling(1.0, offset=float(len(word_counts)))(character_ids)
+    ids = layers.Concatenate()([layers.Rescaling(1.0)(word_ids), moved])
+    text_to_ids = keras.Model(text, ids, name=PREPROCESS)
+
+    text = keras.Input(spec.shape, dtype=spec.dtype)
+    ids = text_to_ids(text)  # (N, longest)
+    fixed = layers.Embedding(
+        tokens, 1, weights=[importance[:, np.newaxis]], trainable=False, name="importance"
+    )
+    trained = layers.Embedding(tokens, classes, embeddings_initializer="zeros", name="factor")
+    scores = layers.Dot(axes=1)([trained(ids), fixed(ids)])  # (N, classes, 1), summed over n-grams
+    outputs = layers.Dense(classes, activation="softmax", kernel_initializer="identity")(
+        layers.Flatten()(scores)
+    )
+    return keras.Model(text, outputs, name="ngram")
+
+
+def _vocabulary(spec: Spec, settings: dict[str, Any]) -> tuple[list[str], Array]:
+    """Returns the n-grams of one kind, and how often each id occurs: float (ids, classes)."""
+    import numpy as np
+    from keras import layers
+
+    texts, labels = spec.train.examples, spec.train.labels
+    # Cut and looked up by the layer itself, so that what is counted is what it will find.
+    finder = layers.TextVectorization(**settings)
+    finder.adapt(as_input(texts))
+    known = finder.get_vocabulary(include_special_tokens=False)
+    size, classes = _SPECIAL + len(known), len(spec.classes)
+    counts, holders = np.zeros([classes, size]), np.zeros(size, int)
+    for start in range(0, len(texts), _BATCH):
+        ids = np.asarray(finder(as_input(texts[start : start + _BATCH])))  # (B, longest)
+        for row, label in zip(ids, labels[start : start + _BATCH], strict=True):
+            found, times = np.unique(row, return_counts=True)
+            counts[label, found] += times
+            holders[found] += 1
+    kept = np.flatnonzero(holders[_SPECIAL:] >= _LEAST)
+    counts = counts.T[np.concatenate([range(_SPECIAL), _SPECIAL + kept])]
+    return [known[number] for number in kept], counts
+
+
+def _importance(counts: Array) -> Array:
+    """Returns the greatest |log-count ratio| of a class against the others: float (ids,)."""
+    import numpy as np
+
+    counts[:_SPECIAL] = 0
+    inside = counts + _SMOOTHING
+    outside = counts.sum(axis=1, keepdims=True) - counts + _SMOOTHING
+    ratios = np.log(inside / inside.sum(axis=0)) - np.log(outside / outside.sum(axis=0))
+    greatest = np.abs(ratios).max(axis=1)
+    greatest[:_SPECIAL] = 0
+    return greatest.astype(np.float32)
