@@ -226,7 +226,9 @@ def test_damaged_data_writes_nothing(job: Job, digits: Path, tmp_path: Path) -> 
 
 
 # The least accuracy on the test set, in per cent, that the seed's networks must reach.
-TARGETS = {"mlp": 98.2, "cnn_fast": 99.3, "sentiment": 76.5, "sentiment_small": 66.0}
+TARGETS = {
+    "mlp": 98.2, "cnn_fast": 99.3, "sentiment": 76.5, "sentiment_small": 66.0, "ngram": 80.0
+}  # fmt: skip
 
 
 @pytest.mark.long

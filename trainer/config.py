@@ -35,6 +35,7 @@ Text = Annotated[str, Field(min_length=1), AfterValidator(_encodable)]
 Count = Annotated[int, BeforeValidator(_plain_number), Field(gt=0)]
 Seed = Annotated[int, BeforeValidator(_plain_number), Field(ge=0, lt=2**31)]
 Rate = Annotated[float, BeforeValidator(_plain_number), Field(gt=0, allow_inf_nan=False)]
+Folds = Annotated[int, BeforeValidator(_plain_number), Field(ge=2, le=100)]
 Fraction = Annotated[float, BeforeValidator(_plain_number), Field(ge=0, lt=1)]
 
 
@@ -86,6 +87,14 @@ class Config:
     validation: Fraction = flag(
         0.0, "Part of the training data held out to validate each epoch, 0 to 1."
     )
+    folds: Folds | None = flag(
+        None,
+        "Cross-validation: train this many times, 2 to 100, each time with another part of the "
+        "data as the test part; OUT/fold-1 and so on are the runs, OUT/folds.json sums them up.",
+    )
+    fold: Count | None = flag(
+        None, "Of --folds, run this one only, from 1, with --out as its run directory."
+    )
     device: Literal["auto", "cpu", "gpu"] = flag(
         "auto", "auto, cpu or gpu; auto takes the GPUs that are there."
     )
@@ -113,6 +122,19 @@ class Config:
     log: Literal["text", "json"] = flag(
         "text", "text, or json for one JSON object a line with a severity."
     )
+
+    @pydantic.field_validator("fold")
+    @classmethod
+    def _is_one_of_folds(cls, fold: int | None, info: pydantic.ValidationInfo) -> int | None:
+        folds = info.data.get("folds")
+        if fold is not None and fold > (folds or 0):
+            raise ValueError(f"1 to {folds}" if folds else "--folds beside it")
+        return fold
+
+    @property
+    def fold_of(self) -> tuple[int, int] | None:
+        """The number of the fold, and of how many, if the run is one of a cross-validation."""
+        return (self.fold, self.folds) if self.fold and self.folds else None
 
 
 @pydantic.dataclasses.dataclass(

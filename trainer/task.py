@@ -23,11 +23,14 @@ def main(argv: Sequence[str] | None = None, *, program: str = PROGRAM) -> None:
         config = parse(arguments, program=program)
         # Not before the flags are checked: a typo must be answered at once, without NumPy's and
         # TensorFlow's imports.
-        from trainer import termination, train
+        from trainer import cross_validation, termination, train
 
         termination.exit_at_once()
         log.configure(config.log)
-        out = train.run(config, started=started)
+        if config.folds and not config.fold:
+            out = cross_validation.run(config, config.folds, started=started)
+        else:
+            out = train.run(config, started=started)
         # The last line on stdout is the run directory, for scripts to read.
         print(log.json_line("INFO", out) if config.log == "json" else out, flush=True)
 

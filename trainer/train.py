@@ -41,6 +41,7 @@ def run(config: Config, *, started: float | None = None) -> str:
         config.data,
         seed=config.seed,
         validation=config.validation,
+        fold=config.fold_of,
         allow_pickle=config.allow_pickle,
     )
     models.check_data(definition, data.spec)

@@ -53,6 +53,42 @@ def test_validation_does_not_touch_the_test_part() -> None:
     assert (without.test.examples == held_out.test.examples).all()
 
 
+def test_folds_share_out_every_class() -> None:
+    parts = [
+        Dataset.split(source((53, 31, 19)), seed=0, validation=0.1, fold=(number, 10))
+        for number in range(1, 11)
+    ]
+    tested = np.concatenate([part.test.examples[:, 0] for part in parts])
+    assert sorted(tested) == list(range(1000, 1103))
+    assert {len(part.test) for part in parts} == {10, 11}
+    counts = np.array([np.bincount(part.test.labels) for part in parts])
+    assert (counts.max(axis=0) - counts.min(axis=0) <= 1).all()
+    for part in parts:
+        assert part.validation is not None
+        seen = {*part.train.examples[:, 0], *part.validation.examples[:, 0]}
+        assert seen == set(range(1000, 1103)) - set(part.test.examples[:, 0])
+
+
+def test_folds_leave_out_a_test_part_that_came_apart() -> None:
+    apart = Source(train=source().train, test=(np.full((9, 1), 5000), np.zeros(9, int)))
+    folds = [Dataset.split(apart, seed=0, validation=0, fold=(n, 2)) for n in (1, 2)]
+    tested = np.concatenate([fold.test.examples[:, 0] for fold in folds])
+    assert sorted(tested) == list(range(1000, 2000))
+
+
+def test_the_seed_decides_the_folds() -> None:
+    first, again, other = (
+        Dataset.split(source(), seed=n, validation=0, fold=(1, 5)) for n in (1, 1, 2)
+    )
+    assert first.fingerprint == again.fingerprint
+    assert set(first.test.examples[:, 0]) != set(other.test.examples[:, 0])
+
+
+def test_a_class_too_small_for_the_folds_is_named() -> None:
+    with pytest.raises(DataError, match="class '1' has 3 examples, expected 4 or more"):
+        Dataset.split(source((9, 3)), seed=0, validation=0, fold=(1, 4))
+
+
 def test_a_class_too_small_to_split_is_named() -> None:
     with pytest.raises(DataError, match="class '1' has 1 example, too few"):
         Dataset.split(source((10, 1)), seed=0, validation=0)

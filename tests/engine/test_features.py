@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
-from trainer import datasets, models
+from trainer import datasets, memory, models
+from trainer.datasets.dataset import Split
 from trainer.engine.features import Features
+from trainer.errors import DataError
 from trainer.models import MODELS
 
 
@@ -27,3 +30,30 @@ def test_word_counts_take_a_byte_each(sentences: Path) -> None:
     data = datasets.load(str(sentences), seed=0)
     model = models.build(models.find("sentiment"), data.spec, learning_rate=0.1, steps=100, seed=0)
     assert Features(model).of(data.test).dtype == np.uint8
+
+
+def texts(lengths: list[int]) -> Split:
+    examples = np.array(["word " * length for length in lengths], dtype=object)
+    return Split(examples, np.zeros(len(examples), np.int32))
+
+
+def token_ids() -> keras.Model:
+    text = keras.Input((), dtype="string")
+    ids = keras.layers.TextVectorization(vocabulary=["word"], name=models.PREPROCESS)(text)
+    summed = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(3, 2)(ids))
+    return keras.Model(text, keras.layers.Softmax()(summed))
+
+
+def test_sequences_are_padded_to_one_length() -> None:
+    """The layer pads each batch of 1,000 texts to the longest of that batch."""
+    ids = Features(token_ids()).of(texts([1] * 1000 + [5] + [2] * 999))
+    assert ids.shape == (2000, 5)
+    assert (ids != 0).sum(axis=1).tolist() == [1] * 1000 + [5] + [2] * 999
+
+
+def test_one_endless_text_is_refused_before_memory_runs_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "limit", lambda: 10_000_000)
+    with pytest.raises(DataError, match="sequences of up to 3000 tokens takes 6 MB in memory"):
+        Features(token_ids()).of(texts([1] * 1000 + [3000] + [1] * 999))

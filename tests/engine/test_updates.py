@@ -69,16 +69,29 @@ def test_a_constraint_is_kept() -> None:
     assert np.array(variable.value).min() >= 0
 
 
-def test_an_embeddings_gradient_is_left_to_keras() -> None:
+def test_an_embeddings_rows_move_as_by_a_whole_gradient() -> None:
+    """Keras itself squares the gradients of a repeated row before it sums them."""
     found = []
     for fused in (True, False):
         variable = keras.Variable(np.ones((4, 2), np.float32))
         optimizer = optimizers.Adam(0.1)
         optimizer.build([variable])
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(tf.gather(variable.value, [1, 1]))
-        gradients = tape.gradient(loss, [variable.value])
         update = updates.of(optimizer, [variable]) if fused else optimizer.apply
-        update(gradients, [variable])
+        for rows in ([1, 1], [3, 0], [2, 1]):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(tf.gather(variable.value, rows) ** 2)
+            (gradient,) = tape.gradient(loss, [variable.value])
+            assert isinstance(gradient, tf.IndexedSlices)
+            update([gradient if fused else tf.convert_to_tensor(gradient)], [variable])
         found.append(np.array(variable.value))
-    np.testing.assert_array_equal(*found)
+    np.testing.assert_allclose(*found, rtol=1e-5)
+
+
+def test_a_variable_without_a_gradient_is_left_to_keras() -> None:
+    variables = [keras.Variable(np.ones(2, np.float32)), keras.Variable(np.ones(2, np.float32))]
+    optimizer = optimizers.Adam(0.1)
+    optimizer.build(variables)
+    with pytest.warns(UserWarning, match="Gradients do not exist"):
+        updates.of(optimizer, variables)([None, tf.ones(2)], variables)
+    assert np.array(variables[0].value).tolist() == [1, 1]
+    assert np.array(variables[1].value)[0] < 1

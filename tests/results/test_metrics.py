@@ -39,3 +39,29 @@ def test_per_class_figures() -> None:
         "class": "b", "precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "support": 2
     }  # fmt: skip
     assert two == {"class": "c", "precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1}
+
+
+def test_folds_are_summed_up() -> None:
+    classes = ("a", "b", "c")
+    common = {
+        "seconds": {"total": 2.0},
+        "epochs": 1,
+        "device": "",
+        "seed": 0,
+        "model": "",
+        "data": "",
+    }
+    results = [
+        {**metrics.test(PROBABILITIES[part], LABELS[part], classes), **common}
+        for part in (slice(0, 2), slice(2, 4))
+    ]
+    summary = metrics.across_folds(results)
+    assert summary["test"]["accuracy"] == {
+        "mean": 0.5, "sd": 0.0, "least": 0.5, "greatest": 0.5
+    }  # fmt: skip
+    losses = [result["test"]["loss"] for result in results]
+    assert summary["test"]["loss"]["sd"] == pytest.approx(abs(losses[0] - losses[1]) / np.sqrt(2))
+    whole = metrics.test(PROBABILITIES, LABELS, classes)
+    assert summary["confusion"] == whole["confusion"]
+    assert summary["per_class"] == whole["per_class"]
+    assert [fold["fold"] for fold in summary["folds"]] == [1, 2]

@@ -21,13 +21,21 @@ FORMATS = ("idx", "npz", "sparse", "text", "pickled")
 _BUILTIN = Path(__file__).parent / "builtin"
 
 
-def load(data: str, *, seed: int, validation: float = 0.0, allow_pickle: bool = False) -> Dataset:
+def load(
+    data: str,
+    *,
+    seed: int,
+    validation: float = 0.0,
+    fold: tuple[int, int] | None = None,
+    allow_pickle: bool = False,
+) -> Dataset:
     """Reads, checks and splits a data set.
 
     Args:
         data: name of a shipped set, or local path, or gs://bucket/path.
         seed: decides which examples are held out.
         validation: part of the training examples held out for validation, 0 to below 1.
+        fold: (n, of) for the n-th, from 1, of so many folds of the training examples as test part.
         allow_pickle: whether a pickle may be read, by an unpickler that admits arrays only.
 
     Raises:
@@ -48,7 +56,7 @@ def load(data: str, *, seed: int, validation: float = 0.0, allow_pickle: bool = 
             folder = path if local.is_dir() else path.rpartition("/")[0]
             raise DataError(f"{folder}/{error}" if folder else str(error)) from None
     try:
-        return Dataset.split(source, seed=seed, validation=validation)
+        return Dataset.split(source, seed=seed, validation=validation, fold=fold)
     except DataError as error:
         raise DataError(f"{data}: {error}") from None
 

@@ -120,15 +120,26 @@ class Dataset:
         return sum(part.examples.nbytes for part in parts if part is not None)
 
     @classmethod
-    def split(cls, source: Source, *, seed: int, validation: float) -> Dataset:
+    def split(
+        cls, source: Source, *, seed: int, validation: float, fold: tuple[int, int] | None = None
+    ) -> Dataset:
         """Checks what was read, and holds out what is to be held out, stratified and seeded.
+
+        Args:
+            source: what was read.
+            seed: decides which examples are held out.
+            validation: part of the training examples to hold out for validation.
+            fold: (n, of) makes the n-th, from 1, of so many equal parts of the training examples
+                the test part; test examples that came apart are left out.
 
         Raises:
             DataError: examples and labels that do not fit together, or cannot be trained on.
         """
         train = _check("training", *source.train)
         classes = source.classes or _numbered(train.labels)
-        if source.test is not None:
+        if fold is not None:
+            train, test = _fold(train, *fold, classes, seed=seed)
+        elif source.test is not None:
             test = _check("test", *source.test)
             if test.examples.shape[1:] != train.examples.shape[1:]:
                 raise DataError(
@@ -270,6 +281,27 @@ def _hold_out(
             raise DataError(f"class {name!r} has 1 example, too few to hold one out")
         count = min(max(1, round(len(members) * fraction)), len(members) - 1)
         held_out[members[:count]] = True
+    return (
+        Split(split.examples[~held_out], split.labels[~held_out]),
+        Split(split.examples[held_out], split.labels[held_out]),
+    )
+
+
+def _fold(
+    split: Split, number: int, folds: int, classes: tuple[str, ...], *, seed: int
+) -> tuple[Split, Split]:
+    """Splits off one of `folds` parts, in each of which a class has its share, give or take one."""
+    generator = np.random.Generator(np.random.Philox(key=[seed, 2**63 + 2]))
+    fold_of = np.zeros(len(split), int)
+    dealt = 0
+    for label, name in enumerate(classes):
+        members = generator.permutation(np.flatnonzero(split.labels == label))
+        if len(members) < folds:
+            raise DataError(f"class {name!r} has {len(members)} examples, expected {folds} or more")
+        # Dealt on from where the class before ended, so that the folds are equally large.
+        fold_of[members] = (dealt + np.arange(len(members))) % folds
+        dealt += len(members)
+    held_out = fold_of == number - 1
     return (
         Split(split.examples[~held_out], split.labels[~held_out]),
         Split(split.examples[held_out], split.labels[held_out]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import keras
@@ -34,7 +35,7 @@ class Features:
             self._preprocess = None
             self.network = model
         self._predict = tf.function(
-            lambda inputs: self.network(inputs, training=False), reduce_retracing=True
+            functools.partial(self.network, training=False), reduce_retracing=True
         )
 
     def of(self, split: Split) -> Array:

@@ -41,7 +41,8 @@ def of(optimizer: keras.Optimizer, variables: Sequence[keras.Variable]) -> Updat
         if any(gradient is None for gradient in gradients):
             optimizer.apply(gradients, trained)  # It says which variable has none.
             return
-        # Those of an embedding are a list of rows; Keras's own Adam moves all rows too.
+        # An embedding's is a list of rows, in which one may be repeated. Keras would square each
+        # before it sums them, which is not Adam's second moment.
         gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
         rate = tf.cast(optimizer._get_current_learning_rate(), tf.float32)
         update(gradients, rate)

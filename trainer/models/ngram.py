@@ -112,13 +112,13 @@ def _vocabulary(spec: Spec, settings: dict[str, Any]) -> tuple[list[str], Array]
 
 
 def _importance(counts: Array) -> Array:
-    """Returns the greatest |log-count ratio| of a class against the others: float (ids,)."""
+    """Returns the greatest |log-count ratio| of a class against the others: float32 (ids,)."""
     import numpy as np
 
-    counts[:_SPECIAL] = 0
-    inside = counts + _SMOOTHING
-    outside = counts.sum(axis=1, keepdims=True) - counts + _SMOOTHING
+    known = counts[_SPECIAL:]
+    inside = known + _SMOOTHING
+    outside = known.sum(axis=1, keepdims=True) - known + _SMOOTHING
     ratios = np.log(inside / inside.sum(axis=0)) - np.log(outside / outside.sum(axis=0))
-    greatest = np.abs(ratios).max(axis=1)
-    greatest[:_SPECIAL] = 0
-    return greatest.astype(np.float32)
+    importance = np.zeros(len(counts), np.float32)
+    importance[_SPECIAL:] = np.abs(ratios).max(axis=1)
+    return importance

@@ -64,6 +64,47 @@ def in_words(metrics: Mapping[str, Any]) -> str:
     )
 
 
+def across_folds(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Sums up the `metrics.json` of the folds of a cross-validation.
+
+    Returns:
+        `test`: mean, sd (of a sample), least and greatest of loss and accuracy over the folds;
+        `per_class` and `confusion`: over the examples of all folds, each of which was tested once;
+        `folds`: what each gave.
+    """
+    confusion = np.sum([result["confusion"] for result in results], axis=0)
+    classes = tuple(each["class"] for each in results[0]["per_class"])
+    return {
+        "test": {
+            figure: _spread([result["test"][figure] for result in results])
+            for figure in ("loss", "accuracy")
+        },
+        "per_class": per_class(confusion, classes),
+        "confusion": confusion.tolist(),
+        "folds": [
+            {
+                "fold": number,
+                **result["test"],
+                "epochs": result["epochs"],
+                "seconds": result["seconds"]["total"],
+            }
+            for number, result in enumerate(results, 1)
+        ],
+        **{key: results[0][key] for key in ("device", "seed", "model", "data")},
+    }
+
+
+def folds_in_words(summary: Mapping[str, Any]) -> str:
+    """Returns the result of a cross-validation as one line."""
+    accuracy, loss = summary["test"]["accuracy"], summary["test"]["loss"]
+    return (
+        f"{len(summary['folds'])} folds: test accuracy {accuracy['mean']:.2%} on average, standard "
+        f"deviation {accuracy['sd']:.2%}, {accuracy['least']:.2%} to {accuracy['greatest']:.2%}; "
+        f"loss {loss['mean']:.4f}; "
+        f"{sum(fold['seconds'] for fold in summary['folds']):.1f} s in all"
+    )
+
+
 def per_class(confusion: Array, classes: tuple[str, ...]) -> list[dict[str, Any]]:
     """Returns precision, recall, F1 and support of each class, 0 where it is undefined.
 
@@ -92,6 +133,15 @@ def confusion_matrix(probabilities: Array, labels: Array) -> Array:
     classes = probabilities.shape[1]
     pairs = labels.astype(np.int64) * classes + probabilities.argmax(axis=1)
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {
+        "mean": float(np.mean(values)),
+        "sd": float(np.std(values, ddof=1)),
+        "least": min(values),
+        "greatest": max(values),
+    }
 
 
 def _ratio(part: Array, whole: Array) -> Array:
