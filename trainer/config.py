@@ -103,6 +103,9 @@ class Config:
         "What training steps are computed in: auto, float32, bfloat16 or float16; auto takes the "
         "fastest that the device has units for. Weights and the saved model stay float32.",
     )
+    xla: Literal["auto", "on", "off"] = flag(
+        "auto", "Whether XLA compiles the training steps; auto does on a GPU."
+    )
     deterministic: bool = flag(
         False, "Use deterministic kernels only; a GPU needs this for a run to be repeatable."
     )

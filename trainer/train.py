@@ -54,10 +54,13 @@ def run(config: Config, *, started: float | None = None) -> str:
 
         watch.lap("import")
         device = devices.select(
-            config.device, precision=config.precision, deterministic=config.deterministic
+            config.device,
+            precision=config.precision,
+            xla=config.xla,
+            deterministic=config.deterministic,
         )
     LOGGER.info("training %s on %s, %s", config.model, config.data, device.description)
-    with devices.exhaustion_explained(), device.strategy.scope():
+    with devices.failures_explained(), device.strategy.scope():
         model = models.build(
             definition,
             data.spec,
@@ -81,7 +84,7 @@ def run(config: Config, *, started: float | None = None) -> str:
                 watch=watch,
             ) as keeping,
             progress.shown(config, examples=len(data.train)) as shown,
-            devices.exhaustion_explained(),
+            devices.failures_explained(),
         ):
             history = loop.fit(
                 model,
@@ -92,6 +95,8 @@ def run(config: Config, *, started: float | None = None) -> str:
                 seed=config.seed,
                 strategy=device.strategy,
                 precision=device.precision,
+                xla=device.xla,
+                device_bytes=device.memory_bytes,
                 label_smoothing=definition.recipe.label_smoothing,
                 augmentation=definition.recipe.augmentation,
                 callbacks=callbacks,

@@ -18,6 +18,13 @@ def test_a_machine_without_a_gpu_trains_on_its_cpu(device: str) -> None:
     assert chosen.strategy.num_replicas_in_sync == 1
 
 
+@pytest.mark.parametrize(("xla", "expected"), [("auto", False), ("off", False), ("on", True)])
+def test_xla_is_for_those_who_ask_on_a_cpu(xla: str, expected: bool) -> None:
+    chosen = devices.select("cpu", xla=xla)
+    assert chosen.xla == expected
+    assert chosen.description.endswith(", XLA") == expected
+
+
 @pytest.mark.skipif(bool(devices.nvidia_devices()), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused() -> None:
     with pytest.raises(DeviceError, match="--device gpu: found no NVIDIA device"):

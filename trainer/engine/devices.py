@@ -38,21 +38,29 @@ class Devices:
     Attributes:
         strategy: places variables, and sums gradients over the devices.
         precision: what steps are computed in: "float32", "bfloat16" or "float16".
+        xla: whether XLA compiles the steps.
+        memory_bytes: of the smallest GPU; None without one, or if it cannot be told.
         description: what the run is on, for the log and `metrics.json`; the number of cores too,
             since sums depend on how they are cut into threads, and the precision.
     """
 
     strategy: tf.distribute.Strategy
     precision: str
+    xla: bool
+    memory_bytes: int | None
     description: str
 
 
-def select(device: str, *, precision: str = "auto", deterministic: bool = False) -> Devices:
+def select(
+    device: str, *, precision: str = "auto", xla: str = "auto", deterministic: bool = False
+) -> Devices:
     """Opens the devices for a run.
 
     Args:
         device: "auto" takes the GPUs that are there, "gpu" insists on one, "cpu" leaves them alone.
         precision: "float32", "bfloat16", "float16", or "auto" for the fastest it has units for.
+        xla: "on", "off", or "auto" for one GPU; on a CPU it makes steps slower, and with several
+            GPUs there is no compiling across them.
         deterministic: keeps TensorFlow from kernels whose result can differ from call to call.
 
     Raises:
@@ -62,7 +70,7 @@ def select(device: str, *, precision: str = "auto", deterministic: bool = False)
         tf.config.experimental.enable_op_determinism()
     if device == "cpu":
         tf.config.set_visible_devices([], "GPU")
-        return _cpu(precision)
+        return _cpu(precision, xla)
     gpus = tf.config.list_physical_devices("GPU")
     present = nvidia_devices()
     if not gpus and present:
@@ -70,19 +78,30 @@ def select(device: str, *, precision: str = "auto", deterministic: bool = False)
     if not gpus and device == "gpu":
         raise DeviceError("--device gpu: found no NVIDIA device on this machine, expected one")
     if not gpus:
-        return _cpu(precision)
+        return _cpu(precision, xla)
+    if xla == "on" and len(gpus) > 1:
+        raise DeviceError(
+            f"--xla on: found {len(gpus)} GPUs, expected one; XLA does not compile across several"
+        )
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     strategy = tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     if precision == "auto":
         precision = mixed.of_gpus([each.get("compute_capability", (0, 0)) for each in details])
-    return Devices(strategy, precision, f"{_gpus(details)}, {precision}")
+    compiled = xla == "on" or (xla == "auto" and len(gpus) == 1)
+    return Devices(
+        strategy,
+        precision,
+        compiled,
+        _least_memory(len(gpus)),
+        f"{_gpus(details)}, {precision}{', XLA' * compiled}",
+    )
 
 
 @contextlib.contextmanager
-def exhaustion_explained() -> Iterator[None]:
-    """Turns what TensorFlow raises at the end of memory, the device's or the host's, into one line.
+def failures_explained() -> Iterator[None]:
+    """Turns what TensorFlow raises when memory ends or XLA cannot compile a model into one line.
 
     Raises:
         DeviceError: in place of that.
@@ -93,6 +112,13 @@ def exhaustion_explained() -> Iterator[None]:
         what = str(error).partition("\n")[0]
         raise DeviceError(
             f"out of memory: {what}. Try a smaller --batch-size, or a smaller model"
+        ) from None
+    except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
+        found = re.search(r"unsupported operations when trying to compile .*?: (.*)", str(error))
+        if not found:
+            raise
+        raise DeviceError(
+            f"--xla: XLA cannot compile this model: {found[1]}; give --xla off"
         ) from None
 
 
@@ -139,7 +165,7 @@ def _opens(name: str) -> bool:
     return True
 
 
-def _cpu(precision: str) -> Devices:
+def _cpu(precision: str, xla: str) -> Devices:
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
     named = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
@@ -147,8 +173,27 @@ def _cpu(precision: str) -> Devices:
         precision = mixed.of_processor(text)
     description = (
         f"CPU: {named[1] if named else 'CPU'}, {len(os.sched_getaffinity(0))} cores, {precision}"
+        f"{', XLA' * (xla == 'on')}"
     )
-    return Devices(tf.distribute.get_strategy(), precision, description)
+    return Devices(tf.distribute.get_strategy(), precision, xla == "on", None, description)
+
+
+def _least_memory(count: int) -> int | None:
+    """Returns the memory of the smallest of the first `count` GPUs, by the CUDA driver.
+
+    TensorFlow tells what it has taken, not what there is.
+    """
+    try:
+        driver = ctypes.CDLL(DRIVER_LIBRARY)
+    except OSError:
+        return None
+    size = ctypes.c_size_t()
+    sizes = []
+    for number in range(count):
+        if driver.cuInit(0) or driver.cuDeviceTotalMem_v2(ctypes.byref(size), number):
+            return None
+        sizes.append(size.value)
+    return min(sizes)
 
 
 def _gpus(details: list[Any]) -> str:

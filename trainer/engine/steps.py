@@ -1,0 +1,178 @@
+"""The compiled steps: what runs on the device, many steps in a call, without the host.
+
+TensorFlow keeps int32 on the host, where its shapes and counters are, beside a GPU too. So what is
+counted and drawn from is int32 here, and what examples are made of is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.datasets.dataset import Array, Split
+from trainer.engine import precision as mixed
+from trainer.engine import updates
+from trainer.engine.features import Features
+from trainer.engine.forward import training_pass
+from trainer.log import LOGGER
+from trainer.models.augmentation import Augmentation
+
+# Takes the key and the counters of random numbers, as `randomness` gives them, and indices of
+# examples, int64 (steps, batch), those that do not count as ~index; trains on them, and gives for
+# each step the sum of losses and the count of right answers: float32 (steps, 2).
+Steps = Callable[[Array, Array, Array], tf.Tensor]
+
+_PHILOX = 1  # In TensorFlow's tf.random.Algorithm.
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a step does with its examples, besides what the network does.
+
+    Attributes:
+        label_smoothing: part of each target that is spread over all classes.
+        augmentation: changes training examples, if anything does.
+    """
+
+    label_smoothing: float
+    augmentation: Augmentation | None
+
+    def losses(self, labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
+        """Returns the cross-entropy of each example: float32 (B,)."""
+        # Keras takes this from the logits behind the softmax, so that it is exact near 0.
+        if self.label_smoothing:
+            targets = tf.one_hot(labels, probabilities.shape[-1])
+            losses = keras.losses.categorical_crossentropy(
+                targets, probabilities, label_smoothing=self.label_smoothing
+            )
+        else:
+            losses = keras.losses.sparse_categorical_crossentropy(labels, probabilities)
+        return tf.cast(losses, tf.float32)
+
+
+def compiled(
+    features: Features,
+    train: Split,
+    optimizer: keras.Optimizer,
+    objective: Objective,
+    strategy: tf.distribute.Strategy,
+    *,
+    precision: str,
+    xla: bool,
+    device_bytes: int | None,
+) -> Steps:
+    """Puts the data on the devices, if it fits, and compiles the steps over it.
+
+    Args:
+        features: the model.
+        train: what it is fitted to.
+        optimizer: of the model; it is built here.
+        objective: the loss, and what is done to examples.
+        strategy: the devices.
+        precision: what steps are computed in.
+        xla: whether XLA compiles what a step computes; only with one replica, and never texts.
+        device_bytes: as in `loop.fit`.
+    """
+    network = features.network
+    inputs = features.of(train)
+    if xla and inputs.dtype == object:
+        LOGGER.warning("XLA is off: the network takes texts, which XLA does not know")
+        xla = False
+    with strategy.scope():
+        examples = _placed(inputs, device_bytes)
+        labels = tf.Variable(train.labels, trainable=False, dtype=tf.int64)
+    replicas = strategy.num_replicas_in_sync
+    with strategy.scope():
+        optimizer.build(network.trainable_variables)
+        update = updates.of(optimizer, network.trainable_variables)
+        forward = training_pass(network)
+
+    augmentation = objective.augmentation
+
+    def learn(
+        x: tf.Tensor, y: tf.Tensor, weights: tf.Tensor, uniform: Any, count: tf.Tensor
+    ) -> Any:
+        if augmentation is not None:
+            x = augmentation(x, uniform)
+        with tf.GradientTape() as tape:
+            with mixed.lowered(network, precision):
+                probabilities = forward(x)  # (share, classes)
+            loss_sum = tf.reduce_sum(objective.losses(y, probabilities) * weights)
+            loss = loss_sum / count
+            if network.losses:  # Penalties are on the weights, the same on each replica.
+                loss += sum(tf.cast(each, tf.float32) for each in network.losses) / replicas
+            loss = optimizer.scale_loss(loss)  # Gradients in float16 would round to 0.
+        gradients = tape.gradient(loss, network.trainable_variables)
+        update(gradients, network.trainable_variables)  # Summed over the replicas.
+        # The greatest logit is as good, and leaves the softmax itself with nothing to do.
+        scores = probabilities.op.inputs[0] if probabilities.op.type == "Softmax" else probabilities
+        right = tf.cast(tf.equal(tf.argmax(scores, axis=-1), y), tf.float32)
+        return tf.stack([loss_sum, tf.reduce_sum(right * weights)])
+
+    if xla:
+        learn = tf.function(learn, jit_compile=True, autograph=False)
+
+    def step(key: tf.Tensor, counter: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
+        weights = tf.cast(indices >= 0, tf.float32)
+        indices = tf.maximum(indices, tf.bitwise.invert(indices))
+        uniform = None
+        if augmentation is not None:
+            # For the whole batch, so that it does not depend on how many replicas share it.
+            shape = [tf.shape(indices)[0], augmentation.numbers]
+            uniform = tf.raw_ops.StatelessRandomUniformV2(
+                shape=shape, key=key, counter=counter, alg=_PHILOX
+            )
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        share = tf.shape(indices)[0] // replicas
+        mine = slice(replica * share, (replica + 1) * share)
+        x, y = tf.gather(examples, indices[mine]), tf.gather(labels, indices[mine])
+        drawn = None if uniform is None else uniform[mine]
+        return learn(x, y, weights[mine], drawn, tf.reduce_sum(weights))
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([1], tf.uint64),
+            tf.TensorSpec([None, 2], tf.uint64),
+            tf.TensorSpec([None, None], tf.int64),
+        ],
+        autograph=False,
+    )
+    def run_steps(key: tf.Tensor, counters: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
+        steps = tf.shape(indices)[0]
+
+        def one(number: tf.Tensor, results: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+            result = strategy.run(step, args=(key, counters[number], indices[number]))
+            return number + 1, results.write(number, strategy.reduce("SUM", result, axis=None))
+
+        empty = tf.TensorArray(tf.float32, steps, element_shape=(2,))
+        _, results = tf.while_loop(
+            lambda number, _: number < steps, one, (0, empty), parallel_iterations=1
+        )
+        return results.stack()
+
+    steps: Steps = run_steps
+    return steps
+
+
+def randomness(seed: int, epoch: int, steps: int) -> tuple[Array, Array]:
+    """Returns what the random numbers of an epoch are drawn with, a pure function everywhere.
+
+    Returns:
+        Philox's key, uint64 (1,), of the epoch; and its counter, uint64 (steps, 2), of each step.
+    """
+    counters = np.zeros([steps, 2], np.uint64)
+    counters[:, 1] = np.arange(steps)  # The upper half: the lower one counts within a step.
+    return np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64), counters
+
+
+def _placed(inputs: Array, device_bytes: int | None) -> Any:
+    """Returns inputs as a variable on each device, or as a tensor on the host."""
+    if inputs.dtype == object or (device_bytes is not None and inputs.nbytes > device_bytes // 2):
+        with tf.device("CPU:0"):
+            return tf.constant(inputs)
+    return tf.Variable(inputs, trainable=False)
