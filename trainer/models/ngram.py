@@ -62,7 +62,7 @@ def build(spec: Spec) -> keras.Model:
 
     words, word_counts = _vocabulary(spec, _WORDS)
     characters, character_counts = _vocabulary(spec, _CHARACTERS)
-    if not words and not characters:
+    if len(words) + len(characters) == 0:
         raise DataError(f"--model: no n-gram is in {_LEAST} texts of the training part")
     importance = np.concatenate([_importance(word_counts), _importance(character_counts)])
     classes, tokens = len(spec.classes), len(importance)
@@ -88,7 +88,7 @@ def build(spec: Spec) -> keras.Model:
     return keras.Model(text, outputs, name="ngram")
 
 
-def _vocabulary(spec: Spec, settings: dict[str, Any]) -> tuple[list[str], Array]:
+def _vocabulary(spec: Spec, settings: dict[str, Any]) -> tuple[Array, Array]:
     """Returns the n-grams of one kind, and how often each id occurs: float (ids, classes)."""
     import numpy as np
     from keras import layers
@@ -108,7 +108,8 @@ def _vocabulary(spec: Spec, settings: dict[str, Any]) -> tuple[list[str], Array]
             holders[found] += 1
     kept = np.flatnonzero(holders[_SPECIAL:] >= _LEAST)
     counts = counts.T[np.concatenate([range(_SPECIAL), _SPECIAL + kept])]
-    return [known[number] for number in kept], counts
+    # An array, since Keras looks into each string of a list.
+    return np.array(known)[kept], counts
 
 
 def _importance(counts: Array) -> Array:
