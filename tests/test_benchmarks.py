@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,3 +39,18 @@ def test_kill_counts_its_kills() -> None:
 
 def test_safety_prints_what_safety_costs() -> None:
     assert "sentiment" in run("benchmarks.safety", "--models", "sentiment", "--repeats", 1)
+
+
+def test_what_is_to_run_on_a_gpu_runs_on_a_cpu(tmp_path: Path, digits: Path) -> None:
+    results = tmp_path / "GPU.md"
+    settings = {"DEVICE": "cpu", "MODELS": "mlp", "EPOCHS": "3", "DATA": str(digits)}
+    settings |= {"RESULTS": str(results), "PYTHON": sys.executable}
+    done = subprocess.run(
+        ["benchmarks/gpu.sh"], cwd=ROOT, env={**os.environ, **settings}, capture_output=True,
+        text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    text = results.read_text()
+    assert text.count("| mlp | CPU: ") == 4
+    assert text.count(", XLA |") == 2
+    assert "the models are the same to the bit." in text

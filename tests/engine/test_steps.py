@@ -66,6 +66,9 @@ def gpu_kernel(op: tf.Operation) -> Any:
 
 def in_host_memory(op: tf.Operation, arguments: Any, tensors: Any) -> Iterator[bool]:
     """Tells for each input or output of an op whether it is in the host's memory."""
+    if op.device.endswith("CPU:0"):
+        yield from [True] * len(tensors)
+        return
     kernel = gpu_kernel(op)
     on_host = set() if kernel is None else set(kernel.host_memory_arg)
     names: list[str] = []

@@ -94,11 +94,7 @@ def compiled(
 
     augmentation = objective.augmentation
 
-    def learn(
-        x: tf.Tensor, y: tf.Tensor, weights: tf.Tensor, uniform: Any, count: tf.Tensor
-    ) -> Any:
-        if augmentation is not None:
-            x = augmentation(x, uniform)
+    def learn(x: tf.Tensor, y: tf.Tensor, weights: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             with mixed.lowered(network, precision):
                 probabilities = forward(x)  # (share, classes)
@@ -120,19 +116,20 @@ def compiled(
     def step(key: tf.Tensor, counter: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
         weights = tf.cast(indices >= 0, tf.float32)
         indices = tf.maximum(indices, tf.bitwise.invert(indices))
-        uniform = None
-        if augmentation is not None:
-            # For the whole batch, so that it does not depend on how many replicas share it.
-            shape = [tf.shape(indices)[0], augmentation.numbers]
-            uniform = tf.raw_ops.StatelessRandomUniformV2(
-                shape=shape, key=key, counter=counter, alg=_PHILOX
-            )
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         share = tf.shape(indices)[0] // replicas
         mine = slice(replica * share, (replica + 1) * share)
         x, y = tf.gather(examples, indices[mine]), tf.gather(labels, indices[mine])
-        drawn = None if uniform is None else uniform[mine]
-        return learn(x, y, weights[mine], drawn, tf.reduce_sum(weights))
+        if augmentation is not None:
+            # For the whole batch, so that it does not depend on how many replicas share it.
+            uniform = tf.raw_ops.StatelessRandomUniformV2(
+                shape=[tf.shape(indices)[0], augmentation.numbers],
+                key=key,
+                counter=counter,
+                alg=_PHILOX,
+            )
+            x = augmentation(x, uniform[mine])  # Not by XLA, which has no such transforms.
+        return learn(x, y, weights[mine], tf.reduce_sum(weights))
 
     @tf.function(
         input_signature=[

@@ -45,16 +45,10 @@ class Shift:
         """Returns images (B, H, W, C) of the same type, shifted."""
         import tensorflow as tf
 
-        _, height, width, channels = examples.shape
-        pixels = self.pixels
-        padded = tf.pad(examples, [[0, 0], [pixels, pixels], [pixels, pixels], [0, 0]])
-        offsets = tf.cast(uniform * (2 * pixels + 1), tf.int32)  # (B, 2)
-        rows = offsets[:, 0, None] + tf.range(height)  # (B, H)
-        columns = offsets[:, 1, None] + tf.range(width)  # (B, W)
-        # One gather of single pixels: two gathers, of rows and then of columns, take longer.
-        places = rows[:, :, None] * (width + 2 * pixels) + columns[:, None, :]
-        flat = tf.reshape(padded, [-1, (height + 2 * pixels) * (width + 2 * pixels), channels])
-        return tf.gather(flat, places, batch_dims=1)
+        whole = tf.floor(uniform * (2 * self.pixels + 1)) - self.pixels
+        down, right = tf.unstack(whole, axis=1)  # (B,)
+        one, zero = tf.ones_like(right), tf.zeros_like(right)
+        return _transformed(examples, [one, zero, right, zero, one, down], "NEAREST")
 
 
 @dataclass(frozen=True)
@@ -86,12 +80,22 @@ class Distort:
         a, b, d, e = cosine * zoom_x, -sine * zoom_y, sine * zoom_x, cosine * zoom_y
         c = middle_x - a * middle_x - b * middle_y + self.pixels * either_way[3]
         f = middle_y - d * middle_x - e * middle_y + self.pixels * either_way[4]
-        zero = tf.zeros_like(a)
-        return tf.raw_ops.ImageProjectiveTransformV3(
-            images=examples,
-            transforms=tf.stack([a, b, c, d, e, f, zero, zero], axis=1),
-            output_shape=[height, width],
-            fill_value=0.0,
-            interpolation="BILINEAR",
-            fill_mode="CONSTANT",
-        )
+        return _transformed(examples, [a, b, c, d, e, f], "BILINEAR")
+
+
+def _transformed(examples: tf.Tensor, places: list[tf.Tensor], interpolation: str) -> tf.Tensor:
+    """Takes the pixel (x, y) of each result from (ax + by + c, dx + ey + f), `places` a to f."""
+    import tensorflow as tf
+
+    _, height, width, _ = examples.shape
+    straight = tf.zeros_like(places[0])
+    with tf.device("CPU:0"):  # A GPU's kernel reads it there; else it is copied in each step.
+        black = tf.constant(0.0)
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=examples,
+        transforms=tf.stack([*places, straight, straight], axis=1),
+        output_shape=[height, width],
+        fill_value=black,
+        interpolation=interpolation,
+        fill_mode="CONSTANT",
+    )
