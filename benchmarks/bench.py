@@ -31,6 +31,11 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).with_name("RESULTS.md")
 MARK = "<!-- make bench writes all below -->\n"
 
+PRECISIONS = ("float32", "bfloat16")
+ACCURACY = 99.4
+SEED = "the seed's cnn, 12 epochs, Keras fit"
+FAST = "cnn_fast, trainer"
+
 Figures = dict[str, float]
 
 
@@ -61,34 +66,52 @@ def report(options: argparse.Namespace, place: Path) -> list[str]:
     programs: dict[str, Callable[[], Figures]] = {}
     for name, count in (("mlp", 4), ("sentiment", 6), ("cnn", 2)):
         programs[f"{name}, Keras fit"] = keras_fit(place, name, epochs(count))
-        programs[f"{name}, trainer"] = ours(place, name, epochs(count))
-    programs["the seed's cnn, 12 epochs, Keras fit"] = keras_fit(place, "cnn", epochs(12))
-    programs["cnn_fast, trainer"] = ours(place, "cnn_fast", epochs(2))
+        for precision in PRECISIONS:
+            programs[f"{name}, trainer, {precision}"] = ours(place, name, epochs(count), precision)
+    programs[SEED] = keras_fit(place, "cnn", epochs(12))
+    for precision in PRECISIONS:
+        programs[f"{FAST}, {precision}"] = ours(place, "cnn_fast", epochs(2), precision)
     if options.torch_python:
         for layout in ("default", "channels_last"):
-            command = [options.torch_python, "-m", "benchmarks.peers.torch_cnn"]
-            command += [str(place / "mnist.npz"), str(epochs(2)), layout]
-            programs[f"cnn_fast's network, PyTorch {layout}"] = printed(command)
+            for precision in PRECISIONS:
+                command = [options.torch_python, "-m", "benchmarks.peers.torch_cnn"]
+                command += [str(place / "mnist.npz"), str(epochs(2)), layout, precision]
+                programs[f"cnn_fast's network, PyTorch, {layout}, {precision}"] = printed(command)
     figures: dict[str, list[Figures]] = {name: [] for name in programs}
     for number in range(options.repeats):
         for name, run in programs.items():
             figures[name].append(run())
             print(f"{number + 1}/{options.repeats} {name}: {figures[name][-1]}", file=sys.stderr)
     lines = heading(options, place)
-    lines += ["| program | s an epoch | s in all | test accuracy, % | peak memory, MB |"]
-    lines += ["|---|---|---|---|---|"]
+    lines += [
+        "| program | s an epoch | examples/s | s in all | test accuracy, % | peak memory, MB |"
+    ]
+    lines += ["|---|---|---|---|---|---|"]
     for name, found in figures.items():
-        cells = [spread(found, key) for key in ("epoch", "total", "accuracy", "peak_mb")]
+        keys = ("epoch", "speed", "total", "accuracy", "peak_mb")
+        cells = [spread(found, key) for key in keys]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", "| ratio, of the medians | seconds an epoch | seconds in all |", "|---|---|---|"]
-    pairs = [(f"{name}, trainer", f"{name}, Keras fit") for name in ("mlp", "sentiment", "cnn")]
-    pairs.append(("cnn_fast, trainer", "the seed's cnn, 12 epochs, Keras fit"))
-    pairs += [("cnn_fast, trainer", name) for name in programs if "PyTorch" in name]
+    pairs = [
+        (f"{name}, trainer, {precision}", f"{name}, Keras fit")
+        for name in ("mlp", "sentiment", "cnn")
+        for precision in PRECISIONS
+    ]
+    pairs += [(f"{FAST}, {precision}", SEED) for precision in PRECISIONS]
+    pairs += [
+        (f"{FAST}, {name.rpartition(', ')[2]}", name) for name in programs if "PyTorch" in name
+    ]
     for one, other in pairs:
         ratios = [
             median(figures[one], key) / median(figures[other], key) for key in ("epoch", "total")
         ]
         lines.append(f"| {one} / {other} | {ratios[0]:.2f} | {ratios[1]:.3f} |")
+    lines += ["", f"| time to {ACCURACY} % | s in all |", "|---|---|"]
+    for name, found in figures.items():
+        if "cnn" in name:
+            reached = [each["total"] for each in found if each["accuracy"] >= ACCURACY]
+            middle = f"{statistics.median(reached):.2f}, " if reached else ""
+            lines.append(f"| {name} | {middle}reached {len(reached)} of {len(found)} times |")
     lines += ["", "| start-up | seconds |", "|---|---|"]
     for name, found in start_up(options.repeats, place).items():
         lines.append(f"| {name} | {statistics.median(found):.2f} |")
@@ -143,36 +166,44 @@ def printed(command: list[str]) -> Callable[[], Figures]:
     def run() -> Figures:
         done = execute(command)
         said = json.loads(done.stdout.splitlines()[-1])
-        return figures_of(said["epochs"], done.seconds, said["accuracy"], done.peak_mb)
+        return figures_of(said["epochs"], said["examples"], done, said["accuracy"])
 
     return run
 
 
-def ours(place: Path, name: str, epochs: int) -> Callable[[], Figures]:
+def ours(place: Path, name: str, epochs: int, precision: str) -> Callable[[], Figures]:
     """Runs the job as a user does; what it measured is in its run directory."""
     data = "movie_reviews" if name == "sentiment" else str(place / "mnist.npz")
 
     def run() -> Figures:
         out = place / "run"
         command = [sys.executable, "-m", "trainer.task", f"--model={name}", f"--data={data}"]
-        done = execute([*command, f"--epochs={epochs}", f"--out={out}", "--overwrite"])
+        command += [f"--precision={precision}", f"--epochs={epochs}", f"--out={out}"]
+        done = execute([*command, "--overwrite"])
         rows = list(csv.DictReader((out / "history.csv").open()))
         metrics = json.loads((out / "metrics.json").read_text())
         seconds = [float(row["seconds"]) for row in rows]
-        return figures_of(seconds, done.seconds, metrics["test"]["accuracy"], done.peak_mb)
+        examples = float(rows[0]["examples_per_second"]) * seconds[0]
+        return figures_of(seconds, examples, done, metrics["test"]["accuracy"])
 
     return run
-
-
-def figures_of(epochs: list[float], total: float, accuracy: float, peak_mb: float) -> Figures:
-    # Later epochs, where there are any: the first one compiles.
-    epoch = statistics.median(epochs[1:] or epochs)
-    return {"epoch": epoch, "total": total, "accuracy": 100 * accuracy, "peak_mb": peak_mb}
 
 
 class Done:
     def __init__(self, stdout: str, seconds: float, peak_mb: float) -> None:
         self.stdout, self.seconds, self.peak_mb = stdout, seconds, peak_mb
+
+
+def figures_of(epochs: list[float], examples: float, done: Done, accuracy: float) -> Figures:
+    # Later epochs, where there are any: the first one compiles.
+    epoch = statistics.median(epochs[1:] or epochs)
+    return {
+        "epoch": epoch,
+        "speed": examples / epoch,
+        "total": done.seconds,
+        "accuracy": 100 * accuracy,
+        "peak_mb": done.peak_mb,
+    }
 
 
 def execute(command: list[str]) -> Done:
@@ -214,7 +245,7 @@ def start_up(repeats: int, place: Path) -> dict[str, list[float]]:
 
 def spread(found: list[Figures], key: str) -> str:
     values = [figures[key] for figures in found]
-    digits = 0 if key == "peak_mb" else 2
+    digits = 0 if key in ("peak_mb", "speed") else 2
     low, high = min(values), max(values)
     return f"{statistics.median(values):.{digits}f} ({low:.{digits}f}, {high:.{digits}f})"
 

@@ -29,7 +29,12 @@ def test_bench_writes_its_tables_below_what_a_person_wrote(tmp_path: Path) -> No
     text = results.read_text()
     assert text.startswith(f"By hand.\n{mark}")
     assert "old" not in text
-    for row in ("| mlp, trainer |", "| cnn, Keras fit |", "| cnn_fast, trainer / ", "| --help |"):
+    for row in (
+        "| mlp, trainer, float32 |",
+        "| cnn, Keras fit |",
+        "| cnn_fast, trainer / ",
+        "| --help |",
+    ):
         assert row in text
 
 

@@ -78,6 +78,7 @@ print(
     json.dumps(
         {
             "epochs": epochs,
+            "examples": len(x_train),
             "accuracy": accuracy,
             "total": time.perf_counter() - started,
             "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

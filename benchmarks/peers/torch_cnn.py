@@ -1,9 +1,10 @@
 """The network of cnn_fast in PyTorch, with the same optimizer, schedule, smoothing and shifts.
 
-    python -m benchmarks.peers.torch_cnn DATA.npz EPOCHS [channels_last]
+    python -m benchmarks.peers.torch_cnn DATA.npz EPOCHS [channels_last] [bfloat16]
 
-Needs an environment with torch and numpy. Shifts are drawn per image, as in cnn_fast. Prints a JSON
-object: seconds of each epoch, test accuracy, seconds in all, peak memory.
+Needs an environment with torch and numpy. Shifts are drawn per image, as in cnn_fast; bfloat16 is by
+autocast, in training. Prints a JSON object: seconds of each epoch, test accuracy, seconds in all,
+peak memory.
 """
 
 import json
@@ -50,7 +51,9 @@ for _ in range(count):
         rows, columns = (torch.randint(2 * SHIFT + 1, (len(batch), 1)) + side for _ in range(2))
         x = padded[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
         x = (x[:, None].float() / 255).contiguous(memory_format=layout)
-        loss = F.cross_entropy(model(x), y_train[batch], label_smoothing=0.1)
+        with torch.autocast("cpu", torch.bfloat16, enabled="bfloat16" in sys.argv):
+            logits = model(x)
+        loss = F.cross_entropy(logits.float(), y_train[batch], label_smoothing=0.1)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -64,6 +67,7 @@ print(
     json.dumps(
         {
             "epochs": epochs,
+            "examples": len(x_train),
             "accuracy": (answers == y_test).float().mean().item(),
             "total": time.perf_counter() - started,
             "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
