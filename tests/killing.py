@@ -106,11 +106,11 @@ def write_idx(path: Path, array: np.ndarray) -> None:
     path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
 
 
-def write_digits(folder: Path) -> Path:
+def write_digits(folder: Path, examples: int = 1000) -> Path:
     """Writes the first 1,000 training and 300 test images of MNIST, and returns the folder."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     mnist = datasets.load("mnist", seed=0)
-    for name, split, count in (("train", mnist.train, 1000), ("t10k", mnist.test, 300)):
+    for name, split, count in (("train", mnist.train, examples), ("t10k", mnist.test, 300)):
         write_idx(folder / f"{name}-images-idx3-ubyte.gz", split.examples[:count, ..., 0])
         write_idx(folder / f"{name}-labels-idx1-ubyte.gz", split.labels[:count])
     return folder

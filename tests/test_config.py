@@ -58,6 +58,14 @@ def test_a_wrong_file_is_told_with_its_name(text: str, message: str) -> None:
         configs.resolve({"config": "run.json"}, text)
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("runs/1/", "runs/1"), ("gs://b/runs//", "gs://b/runs"), ("gs://b/", "gs://b"), ("/", "/")],
+)
+def test_a_slash_at_the_end_changes_nothing(given: str, expected: str) -> None:
+    assert configs.resolve({"out": given}).out == expected
+
+
 def test_flags_win_over_the_file() -> None:
     text = '{"epochs": 7, "seed": 7}'
     config = configs.resolve({"epochs": "3", "config": "run.json"}, text)

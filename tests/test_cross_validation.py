@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 
 from tests.conftest import Job
+from tests.killing import write_digits
 from trainer import storage
 from trainer.results import manifest, names
 
@@ -52,15 +54,49 @@ def test_what_is_in_the_way_is_refused(job: Job, digits: Path, tmp_path: Path) -
     (out / "thesis.txt").write_text("all my work")
     done = job(*ARGUMENTS, "--data", digits, "--out=mine", "--overwrite")
     assert done.returncode == 2
-    assert "--out mine: holds files that are no folds (thesis.txt, 1 in all)" in done.stderr
+    assert "--out mine: holds files that are none of 3 folds (thesis.txt, 1 in all)" in done.stderr
     assert [path.name for path in out.iterdir()] == ["thesis.txt"]
 
 
-def test_overwriting_leaves_no_fold_of_before(job: Job, digits: Path, tmp_path: Path) -> None:
-    for folds in (3, 2):
-        done = job(
-            "--model=mlp", "--epochs=1", f"--folds={folds}", "--data", digits, "--out=cv",
-            "--overwrite",
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-    assert {path.name for path in (tmp_path / "cv").iterdir()} == {"fold-1", "fold-2", names.FOLDS}
+def test_folds_of_other_data_are_refused_before_any_work(
+    job: Job, digits: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(digits, data)
+    done = job(*ARGUMENTS, "--data", data, "--fold=3", "--out=cv/fold-3")
+    assert done.returncode == 0, done.stderr
+    write_digits(data, examples=900)
+    done = job(*ARGUMENTS, "--data", data, "--out=cv")
+    assert done.returncode == 2
+    assert "--out cv/fold-3: holds this fold of data that has changed" in done.stderr
+    assert [path.name for path in (tmp_path / "cv").iterdir()] == ["fold-3"]
+
+
+def test_more_folds_than_asked_for_are_somebody_elses(job: Job, digits: Path) -> None:
+    assert job(*ARGUMENTS, "--data", digits, "--fold=3", "--out=cv/fold-3").returncode == 0
+    done = job("--model=mlp", "--folds=2", "--data", digits, "--out=cv", "--overwrite")
+    assert done.returncode == 2
+    assert "holds files that are none of 2 folds (fold-3/config.json" in done.stderr
+
+
+def test_overwriting_replaces_all_folds_once(job: Job, digits: Path, tmp_path: Path) -> None:
+    """Killed and started again, it goes on from the folds that it has replaced."""
+
+    def times() -> list[int]:
+        return [
+            (tmp_path / f"cv/fold-{number}" / names.MANIFEST).stat().st_mtime_ns
+            for number in (1, 2, 3)
+        ]
+
+    arguments = (*ARGUMENTS, "--data", digits, "--out=cv/", "--overwrite")
+    assert job(*arguments).returncode == 0
+    first = times()
+    assert job(*arguments).returncode == 0
+    second = times()
+    assert all(after > before for after, before in zip(second, first, strict=True))
+    # As a kill after the second fold would leave it.
+    (tmp_path / "cv" / names.FOLDS).unlink()
+    (tmp_path / "cv/fold-3" / names.MANIFEST).unlink()
+    assert job(*arguments).returncode == 0
+    assert times()[:2] == second[:2]
+    assert times()[2] > second[2]

@@ -208,6 +208,18 @@ def test_a_model_that_cannot_be_saved_is_refused_before_training(
     assert not (tmp_path / "run").exists()
 
 
+def test_weights_that_overflow_in_the_last_step_are_no_result(
+    job: Job, digits: Path, tmp_path: Path
+) -> None:
+    done = job(
+        "--model=mlp", "--data", digits, "--learning-rate=1e39", "--epochs=1",
+        "--batch-size=1000", "--out=run",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "the model gives NaN for class probabilities" in done.stderr
+    assert not (tmp_path / "run" / names.MANIFEST).exists()
+
+
 def test_a_shipped_set_needs_no_path_and_a_run_gets_a_name(job: Job, tmp_path: Path) -> None:
     done = job("--model=sentiment_small", "--epochs=1")
     assert done.returncode == 0, done.stderr

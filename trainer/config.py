@@ -31,7 +31,14 @@ def _encodable(value: str) -> str:
     return value
 
 
+def _without_last_slash(value: str) -> str:
+    # Else a bucket would hold "runs/1//config.json".
+    short = value.rstrip("/")
+    return value if not short or short.endswith(":") else short
+
+
 Text = Annotated[str, Field(min_length=1), AfterValidator(_encodable)]
+Place = Annotated[Text, AfterValidator(_without_last_slash)]
 Count = Annotated[int, BeforeValidator(_plain_number), Field(gt=0)]
 Seed = Annotated[int, BeforeValidator(_plain_number), Field(ge=0, lt=2**31)]
 Rate = Annotated[float, BeforeValidator(_plain_number), Field(gt=0, allow_inf_nan=False)]
@@ -70,7 +77,7 @@ class Config:
         "One of {datasets}, which are shipped; or a local path; or gs://bucket/path. Left out, the "
         "model's usual one.",
     )
-    out: Text | None = flag(
+    out: Place | None = flag(
         None,
         "Run directory, local or gs://. Left out, runs/MODEL-DATE-TIME.",
     )
@@ -147,7 +154,7 @@ class ResolvedConfig(Config):
     """The settings of a run with nothing left open: what `config.json` holds."""
 
     data: Text
-    out: Text
+    out: Place
     epochs: Count
     batch_size: Count
     learning_rate: Rate

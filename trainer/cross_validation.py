@@ -6,14 +6,21 @@ The runs are ordinary ones: one that is finished is not run again, and one that 
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
+import sys
+from typing import TYPE_CHECKING
 
-from trainer import models, storage, train
+from trainer import datasets, models, storage, train
 from trainer.config import Config, ResolvedConfig
 from trainer.errors import RunExistsError
-from trainer.log import LOGGER
-from trainer.results import names
+from trainer.log import LOGGER, native_greetings_hidden
+from trainer.results import manifest, names
+from trainer.results.run_directory import RunDirectory
 from trainer.storage import Folder
+
+if TYPE_CHECKING:
+    from trainer.datasets.dataset import Dataset
 
 
 def run(config: Config, folds: int, *, started: float | None = None) -> str:
@@ -30,16 +37,27 @@ def run(config: Config, folds: int, *, started: float | None = None) -> str:
     Raises:
         TrainerError: as `train.run`.
     """
-    resolved = train.fill_in(config, models.find(config.model).recipe)
+    with native_greetings_hidden():  # A user's module imports Keras.
+        definition = models.find(config.model)
+    resolved = train.fill_in(config, definition.recipe)
+    runs = [
+        dataclasses.replace(resolved, fold=fold, out=f"{resolved.out}/fold-{fold}")
+        for fold in range(1, folds + 1)
+    ]
+    models.check_data(definition, _data(runs[0]).spec)
     folder = storage.folder(resolved.out)
-    _make_room(folder, resolved, folds)
+    _check_alone(folder, folds)
+    if resolved.overwrite and folder.version(names.FOLDS):
+        for run in runs:
+            with RunDirectory(run).begun():  # Empties it.
+                pass
+        folder.remove(names.FOLDS)
+    # From here on a fold that is finished is one of ours, after a kill too.
+    runs = [_looked_at(run) for run in runs]
     results = []
-    for fold in range(1, folds + 1):
-        LOGGER.info("fold %d of %d", fold, folds)
-        out = train.run(
-            dataclasses.replace(resolved, fold=fold, out=f"{resolved.out}/{_FOLD}{fold}"),
-            started=started,
-        )
+    for run in runs:
+        LOGGER.info("fold %d of %d", run.fold, folds)
+        out = train.run(run, started=started)
         started = None
         results.append(json.loads(storage.read_text(f"{out}/{names.METRICS}")))
         _forget_models()
@@ -54,29 +72,49 @@ def run(config: Config, folds: int, *, started: float | None = None) -> str:
     return resolved.out
 
 
-_FOLD = "fold-"
+def _data(run: ResolvedConfig) -> Dataset:
+    return datasets.load(
+        run.data,
+        seed=run.seed,
+        validation=run.validation,
+        fold=run.fold_of,
+        allow_pickle=run.allow_pickle,
+    )
 
 
-def _make_room(folder: Folder, config: ResolvedConfig, folds: int) -> None:
-    """Checks that the folder holds nothing but folds; removes what --overwrite replaces."""
-    present = folder.names()
-    alien = [n for n in present if not n.startswith((".", _FOLD)) and n != names.FOLDS]
+def _check_alone(folder: Folder, folds: int) -> None:
+    """Raises RunExistsError if the folder holds anything but such folds."""
+    ours = tuple(f"fold-{fold}/" for fold in range(1, folds + 1))
+    alien = [name for name in folder.names() if not name.startswith((".", names.FOLDS, *ours))]
     if alien:
         raise RunExistsError(
-            f"--out {config.out}: holds files that are no folds ({alien[0]}, {len(alien)} in all), "
-            "expected a new or empty folder"
+            f"--out {folder.path}: holds files that are none of {folds} folds "
+            f"({alien[0]}, {len(alien)} in all), expected a new or empty folder"
         )
-    if config.overwrite:
-        kept = tuple(f"{_FOLD}{fold}/" for fold in range(1, folds + 1))
-        for name in sorted(present, reverse=True):
-            if not name.startswith((".", *kept)):
-                folder.remove(name)
+
+
+def _looked_at(run: ResolvedConfig) -> ResolvedConfig:
+    """Returns the settings of a fold, with `overwrite` only if there is something to replace.
+
+    Raises:
+        RunExistsError: there is, and it was not given.
+    """
+    kept = dataclasses.replace(run, overwrite=False)
+    try:
+        finished = RunDirectory(kept).is_finished()
+        if finished:
+            was = manifest.read(storage.folder(run.out))["data_fingerprint"]
+            if was != _data(run).fingerprint:
+                raise RunExistsError(f"--out {run.out}: holds this fold of data that has changed")
+    except RunExistsError:
+        if not run.overwrite:
+            raise
+        return run
+    return kept
 
 
 def _forget_models() -> None:
-    import gc
-
-    import keras
-
-    keras.utils.clear_session()  # Names of layers are counted anew, as in a process of its own.
-    gc.collect()
+    """Frees the memory of a fold's model; names of layers are counted anew, as in a new process."""
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.clear_session()
+        gc.collect()

@@ -69,7 +69,8 @@ def run(config: Config, *, started: float | None = None) -> str:
             seed=config.seed,
             precision=device.precision,
         )
-    exports.rehearse(model, config.model)
+    if config.model not in models.MODELS:  # Those are known to be saved.
+        exports.rehearse(model, config.model)
     watch.lap("build")
     callbacks = models.callbacks(definition, validation=data.validation is not None)
     with directory.begun() as lease:
@@ -104,7 +105,8 @@ def run(config: Config, *, started: float | None = None) -> str:
                 keeper=keeping,
             )
         watch.lap("train")
-        probabilities = loop.predict(model, data.test)
+        with devices.failures_explained():
+            probabilities = loop.predict(model, data.test, batch_size=config.batch_size)
         watch.lap("evaluate")
         with directory.finishing(data.fingerprint, device.description) as folder:
             exports.write(model, folder)

@@ -3,8 +3,8 @@
     python -m benchmarks.peers.torch_cnn DATA.npz EPOCHS [channels_last] [bfloat16]
 
 Needs an environment with torch and numpy. Shifts are drawn per image, as in cnn_fast; bfloat16 is
-by autocast, in training. Prints a JSON object: seconds of each epoch, examples in it, test accuracy,
-seconds in all, peak memory.
+by autocast, in training. Prints a JSON object: seconds of each epoch, examples in it, test
+accuracy, seconds in all, peak memory.
 """
 
 import json

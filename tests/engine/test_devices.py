@@ -31,6 +31,14 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
         devices.select("gpu")
 
 
+def test_a_hidden_gpu_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "nvidia_devices", lambda: ["/dev/nvidia0"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert devices.select("auto").description.startswith("CPU: ")
+    with pytest.raises(DeviceError, match="CUDA_VISIBLE_DEVICES hides all"):
+        devices.select("gpu")
+
+
 def test_device_files_are_found(tmp_path: Path) -> None:
     for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm", "null"):
         (tmp_path / name).touch()

@@ -11,7 +11,7 @@ import pytest
 from trainer import datasets, memory, models
 from trainer.datasets.dataset import Split
 from trainer.engine.features import Features
-from trainer.errors import DataError
+from trainer.errors import DataError, DivergedError
 from trainer.models import MODELS
 
 
@@ -23,7 +23,7 @@ def test_the_parts_give_what_the_whole_gives(name: str, digits: Path, sentences:
     model = models.build(definition, data.spec, learning_rate=0.1, steps=100, seed=0)
     features = Features(model)
     whole = np.asarray(model(models.as_input(data.test.examples), training=False))
-    np.testing.assert_allclose(features.predict(features.of(data.test)), whole, atol=1e-6)
+    np.testing.assert_allclose(features.predict(features.of(data.test), 100), whole, atol=1e-6)
 
 
 def test_word_counts_take_a_byte_each(sentences: Path) -> None:
@@ -57,3 +57,31 @@ def test_one_endless_text_is_refused_before_memory_runs_out(
     monkeypatch.setattr(memory, "limit", lambda: 10_000_000)
     with pytest.raises(DataError, match="sequences of up to 3000 tokens takes 6 MB in memory"):
         Features(token_ids()).of(texts([1] * 1000 + [3000] + [1] * 999))
+
+
+@pytest.mark.parametrize(
+    ("side", "batch_size", "expected"), [(2, 3, 10), (600, 3, 3), (600, 20, 10)]
+)
+def test_large_examples_are_predicted_in_batches_as_trained(
+    side: int, batch_size: int, expected: int
+) -> None:
+    model = keras.Sequential(
+        [
+            keras.Input((side, side, 5)),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(2, activation="softmax"),
+        ]
+    )
+    features = Features(model)
+    sizes = []
+    predict = features._predict
+    features._predict = lambda inputs: (sizes.append(len(inputs)), predict(inputs))[1]
+    assert features.predict(np.ones((10, side, side, 5), np.uint8), batch_size).shape == (10, 2)
+    assert max(sizes) == expected
+
+
+def test_answers_that_are_no_numbers_are_refused() -> None:
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, activation="softmax")])
+    model.set_weights([np.full((3, 2), np.nan), np.zeros(2)])
+    with pytest.raises(DivergedError, match="gives NaN for class probabilities"):
+        Features(model).predict(np.ones((4, 3), np.float32), 4)

@@ -100,7 +100,8 @@ def test_random_numbers_are_a_function_of_seed_epoch_and_step(data: Dataset) -> 
     """They depend neither on how many steps a call has, nor on where a run was resumed."""
 
     class OneStep(loop.Keeper):
-        most_steps = 1
+        def most_steps(self) -> int:
+            return 1
 
     class FromSecondEpoch(loop.Keeper):
         def restore(self) -> Progress:
@@ -141,11 +142,13 @@ def test_averaged_weights_are_what_is_left(data: Dataset) -> None:
 def test_the_history_counts_every_example_once(data: Dataset) -> None:
     model = small_model(learning_rate=1e-12)  # Weights that stay: the loss can be computed after.
     history = fit(model, data, epochs=1, validation=data.validation)
-    expected = loss_accuracy(loop.predict(model, data.train), data.train.labels)
+    expected = loss_accuracy(loop.predict(model, data.train, batch_size=100), data.train.labels)
     assert history[0]["loss"] == pytest.approx(expected["loss"], rel=1e-5)
     assert history[0]["accuracy"] == expected["accuracy"]
     assert data.validation is not None
-    held_out = loss_accuracy(loop.predict(model, data.validation), data.validation.labels)
+    held_out = loss_accuracy(
+        loop.predict(model, data.validation, batch_size=100), data.validation.labels
+    )
     assert history[0]["val_loss"] == held_out["loss"]
     assert history[0]["epoch"] == 1
 
@@ -211,6 +214,32 @@ def test_keras_callbacks_are_driven_and_may_stop(data: Dataset) -> None:
     assert recorder.batches[-1] == 8  # 800 examples in steps of 96.
 
 
+def test_a_callback_may_stop_within_an_epoch(data: Dataset) -> None:
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            self.model.stop_training = batch == 2
+
+    model = small_model()
+    history = fit(model, data, callbacks=[Stop()])
+    assert len(history) == 1
+    assert int(model.optimizer.iterations) == 3
+
+
+def test_a_run_resumed_at_the_end_of_an_epoch_begins_no_batch(data: Dataset) -> None:
+    class Begun(keras.callbacks.Callback):
+        batches: list[int] = []
+
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+            self.batches.append(batch)
+
+    class AtTheEnd(loop.Keeper):
+        def restore(self) -> Progress:
+            return Progress(epoch=0, step=9, loss_sum=1.0, seconds=1.0)
+
+    fit(small_model(), data, callbacks=[Begun()], keeper=AtTheEnd())
+    assert Begun.batches == list(range(9))
+
+
 def test_keras_own_callbacks_work(data: Dataset) -> None:
     model = small_model(learning_rate=0.01)
     stop = keras.callbacks.EarlyStopping(
@@ -253,6 +282,7 @@ def test_batches_hold_every_example_once(
     assert (indices[indices >= 0] == order).all()
     assert (np.maximum(indices, ~indices) < examples).all()
     assert indices.shape[1] % replicas == 0
+    assert indices.shape[1] < min(96, examples) + replicas
 
 
 TWO_DEVICES = """

@@ -65,7 +65,8 @@ def test_it_learns_as_in_float32_and_the_saved_model_is_ordinary(
     loaded = keras.models.load_model(tmp_path / names.MODEL_KERAS)
     assert {layer.dtype_policy.name for layer in loaded.layers} == {"float32"}
     np.testing.assert_array_equal(
-        loaded.predict(data.test.examples, verbose=0), loop.predict(model, data.test)
+        loaded.predict(data.test.examples, verbose=0),
+        loop.predict(model, data.test, batch_size=100),
     )
 
 

@@ -187,6 +187,11 @@ def test_an_ngram_model_knows_what_is_in_two_texts_and_of_training_only() -> Non
         ngram_of(["ab ab", "cd", "ef", "gh"], [0, 0, 1, 1])
 
 
+def test_words_that_are_all_different_leave_characters() -> None:
+    model = ngram_of(["Ivanov", "Petrov", "Rossi", "Bianchi"], [0, 0, 1, 1])
+    assert model.get_layer("importance").get_weights()[0].any()
+
+
 def test_sentiment_takes_ready_made_counts() -> None:
     path = Path(__file__).parents[1] / "datasets/files/seed-python2-protocol0.pickle"
     data = datasets.load(str(path), seed=0, allow_pickle=True)
@@ -201,6 +206,7 @@ def test_sentiment_takes_ready_made_counts() -> None:
     [
         ("cn", r"unknown model 'cn'\. Expected one of: mlp, cnn, "),
         (":build", "unknown model ':build'"),
+        (".mine:build", "unknown model '.mine:build'"),
         ("no_such_module:build", "no module named 'no_such_module'"),
         ("trainer.no_such:build", "no module named 'trainer.no_such'"),
         ("trainer.models.cnn:missing", "found no function 'missing'"),

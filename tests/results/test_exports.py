@@ -26,7 +26,7 @@ def test_every_export_answers_as_the_training_graph(
     exports.rehearse(model, name)
     strategy = tf.distribute.get_strategy()
     loop.fit(model, data.train, None, epochs=1, batch_size=50, seed=0, strategy=strategy)
-    expected = loop.predict(model, data.test)
+    expected = loop.predict(model, data.test, batch_size=100)
     exports.write(model, tmp_path)
 
     raw = models.as_input(data.test.examples)

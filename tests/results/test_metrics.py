@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from trainer.results import metrics
+from trainer.results import metrics, names
 
 PROBABILITIES = np.array(
     [[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.1, 0.8, 0.1], [0.5, 0.2, 0.3]], np.float32
@@ -39,6 +41,11 @@ def test_per_class_figures() -> None:
         "class": "b", "precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "support": 2
     }  # fmt: skip
     assert two == {"class": "c", "precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1}
+
+
+def test_a_callback_may_add_a_figure_in_a_later_epoch(tmp_path: Path) -> None:
+    metrics.write({}, [{"epoch": 1}, {"epoch": 2, "f1": 0.5}], tmp_path)
+    assert (tmp_path / names.HISTORY).read_text() == "epoch,f1\n1,\n2,0.5\n"
 
 
 def test_folds_are_summed_up() -> None:

@@ -49,7 +49,7 @@ class Checkpoints:
             every_steps: steps between two snapshots; None leaves it to the seconds.
             clock: seconds, rising.
         """
-        self.every_steps = every_steps
+        self._every_steps = every_steps
         self._folder = storage.folder(folder)
         self._lease, self._every_s, self._clock = lease, every_s, clock
         self._kept: list[str] = []  # Names, the latest first.
@@ -105,13 +105,19 @@ class Checkpoints:
         passed_s = self._clock() - self._last_s
         self._due |= passed_s >= self._every_s
         self._due |= epoch_end and passed_s * _MOST_SHARE >= self._cost_s
-        self._due |= self.every_steps is not None and self._steps >= self.every_steps
+        self._due |= self._every_steps is not None and self._steps >= self._every_steps
         if self._due and (self._writing is None or self._writing.done()):
             self._finish_writing()
             started = self._clock()
             snapshot = capture()
             self._last_s, self._steps, self._due = self._clock(), 0, False
             self._writing = self._writer.submit(self._write, snapshot, self._last_s - started)
+
+    def steps_left(self) -> int | None:
+        """Returns the steps until a snapshot is due; None if only the seconds count."""
+        if self._every_steps is None:
+            return None
+        return max(1, self._every_steps - self._steps)
 
     def save(self, snapshot: Snapshot) -> str:
         """Writes a snapshot now, and returns its path when it is safe.

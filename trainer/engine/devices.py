@@ -73,7 +73,10 @@ def select(
         return _cpu(precision, xla)
     gpus = tf.config.list_physical_devices("GPU")
     present = nvidia_devices()
-    if not gpus and present:
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if not gpus and present and hidden and device == "gpu":
+        raise DeviceError("--device gpu: CUDA_VISIBLE_DEVICES hides all NVIDIA devices")
+    if not gpus and present and not hidden:
         raise DeviceError(unusable(present, missing_libraries()))
     if not gpus and device == "gpu":
         raise DeviceError("--device gpu: found no NVIDIA device on this machine, expected one")

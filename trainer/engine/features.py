@@ -11,9 +11,11 @@ import tensorflow as tf
 
 from trainer import memory
 from trainer.datasets.dataset import Array, Split
+from trainer.errors import DivergedError
 from trainer.models import PREPROCESS, as_input
 
 _BATCH = 1000
+_VALUES = 1 << 22  # Of a batch of small examples.
 
 
 class Features:
@@ -50,11 +52,26 @@ class Features:
             batches = _padded(batches)
         return np.concatenate(batches)
 
-    def predict(self, inputs: Array) -> Array:
-        """Returns class probabilities for what `of` gave: float32 (N, classes)."""
-        batches = range(0, len(inputs), _BATCH)
-        outputs = [self._predict(as_input(inputs[at : at + _BATCH])).numpy() for at in batches]
-        return np.concatenate(outputs).astype(np.float32)
+    def predict(self, inputs: Array, batch_size: int) -> Array:
+        """Returns class probabilities for what `of` gave: float32 (N, classes).
+
+        Args:
+            inputs: of the network, (N, ...).
+            batch_size: examples that fit into memory at once; of small ones more are taken.
+
+        Raises:
+            DivergedError: they are no numbers.
+        """
+        size = min(_BATCH, max(batch_size, _VALUES // np.size(inputs[0])))
+        batches = range(0, len(inputs), size)
+        outputs = [self._predict(as_input(inputs[at : at + size])).numpy() for at in batches]
+        probabilities = np.concatenate(outputs).astype(np.float32)
+        if not np.isfinite(probabilities).all():
+            raise DivergedError(
+                "the model gives NaN for class probabilities, expected numbers. Try a lower "
+                "--learning-rate"
+            )
+        return probabilities
 
 
 def _compact(values: Any) -> Array:

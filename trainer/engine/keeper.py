@@ -112,7 +112,10 @@ class SnapshotKeeper(Keeper):
         self._model, self._callbacks = model, callbacks
         self._checkpoints, self._run = checkpoints, run
         self._lease, self._termination = lease, termination
-        self.most_steps = checkpoints.every_steps
+
+    def most_steps(self) -> int | None:
+        """Returns the steps until the next snapshot is due, if they are counted."""
+        return self._checkpoints.steps_left()
 
     def restore(self) -> Progress:
         """Returns where the run stands: at the latest snapshot, or at its start.

@@ -30,13 +30,11 @@ _CALL_S = 0.2
 
 
 class Keeper:
-    """What looks after a run between its steps; this one does nothing.
+    """What looks after a run between its steps; this one does nothing."""
 
-    Attributes:
-        most_steps: a call of the compiled steps has at most so many; None for any number.
-    """
-
-    most_steps: int | None = None
+    def most_steps(self) -> int | None:
+        """Returns how many steps the next call may have; None for any number."""
+        return None
 
     def restore(self) -> Progress:
         """Returns where the run stands, after it brought the variables back to there."""
@@ -108,7 +106,8 @@ def fit(
     )
     held_out = None if validation is None else (features.of(validation), validation.labels)
     keeper = keeper or Keeper()
-    pace = _Pace(clock, 1 if any(map(_listens_to_batches, callbacks)) else keeper.most_steps)
+    one_by_one = any(map(_listens_to_batches, callbacks))
+    pace = _Pace(clock, (lambda: 1) if one_by_one else keeper.most_steps)
     told = {"model": model, "epochs": epochs, "steps": math.ceil(len(train) / batch_size)}
     driven = keras.callbacks.CallbackList(list(callbacks), **told)
     display = keras.callbacks.CallbackList([shown] if shown else [], **told)
@@ -124,23 +123,27 @@ def fit(
         counts = (indices >= 0).sum(axis=1)
         key, counters = steps.randomness(seed, epoch, len(indices))
         calls = pace.calls(functools.partial(run_steps, key), counters, indices, progress)
-        driven.on_train_batch_begin(progress.step)
+        if progress.step < len(indices):
+            driven.on_train_batch_begin(progress.step)
         for done in calls:
             figures = _figures(progress, counts)
             driven.on_train_batch_end(progress.step - 1, figures)
             display.on_train_batch_end(progress.step - 1, figures)
+            if model.stop_training:
+                break
             keeper.after_steps(progress, done)
             if progress.step < len(counts):
                 driven.on_train_batch_begin(progress.step)
         row = _figures(progress, counts)
         if held_out is not None:
-            measured = loss_accuracy(features.predict(held_out[0]), held_out[1])
+            measured = loss_accuracy(features.predict(held_out[0], batch_size), held_out[1])
             row |= {f"val_{name}": value for name, value in measured.items()}
         row["learning_rate"] = _learning_rate(model)
         row["seconds"] = progress.seconds
         row["examples_per_second"] = len(train) / progress.seconds
         driven.on_epoch_end(epoch, row)
         display.on_epoch_end(epoch, row)
+        row = {name: getattr(value, "item", lambda v=value: v)() for name, value in row.items()}
         progress.end_epoch({"epoch": epoch + 1, **row}, stopped=model.stop_training)
         keeper.after_steps(progress, 0, epoch_end=True)
     model.optimizer.finalize_variable_values(model.trainable_variables)  # Averages, if it has any.
@@ -148,21 +151,31 @@ def fit(
     return progress.history
 
 
-def predict(model: keras.Model, split: Split) -> Array:
-    """Returns the class probabilities of every example, once and in order: float32 (N, classes)."""
+def predict(model: keras.Model, split: Split, *, batch_size: int) -> Array:
+    """Returns the class probabilities of every example, once and in order: float32 (N, classes).
+
+    Args:
+        model: from raw examples to probabilities.
+        split: the examples.
+        batch_size: examples that fit into memory at once.
+
+    Raises:
+        DivergedError: they are no numbers.
+    """
     features = Features(model)
-    return features.predict(features.of(split))
+    return features.predict(features.of(split), batch_size)
 
 
 def batches(order: Array, batch_size: int, strategy: tf.distribute.Strategy) -> Array:
     """Cuts an order of examples into steps.
 
     Returns:
-        Indices, int64 (steps, width): width is batch_size rounded up to a multiple of the replicas.
-        What is left over is filled with other examples, as ~index, which do not count.
+        Indices, int64 (steps, width): width is batch_size, or all examples if there are fewer,
+        rounded up to a multiple of the replicas. A step that is left with fewer repeats its own, as
+        ~index; those do not count.
     """
     replicas = strategy.num_replicas_in_sync
-    width = math.ceil(batch_size / replicas) * replicas
+    width = math.ceil(min(batch_size, len(order)) / replicas) * replicas
     order = order.astype(np.int64)
     rows = []
     for at in range(0, len(order), batch_size):
@@ -174,7 +187,7 @@ def batches(order: Array, batch_size: int, strategy: tf.distribute.Strategy) -> 
 class _Pace:
     """How many steps a call has: one at first, then as many as take `_CALL_S`."""
 
-    def __init__(self, clock: Callable[[], float], most_steps: int | None) -> None:
+    def __init__(self, clock: Callable[[], float], most_steps: Callable[[], int | None]) -> None:
         self._clock, self._most_steps = clock, most_steps
         self._size = 1
 
@@ -187,7 +200,8 @@ class _Pace:
     ) -> Iterator[int]:
         """Runs the rest of an epoch; gives the number of steps after each call."""
         while progress.step < len(indices):
-            first, last = progress.step, min(progress.step + self._size, len(indices))
+            first = progress.step
+            last = min(first + (self._most_steps() or self._size), first + self._size, len(indices))
             started = self._clock()
             # The only thing that the host waits for.
             results = run_steps(counters[first:last], indices[first:last]).numpy()
@@ -208,7 +222,6 @@ class _Pace:
             fitting = int((last - first) * _CALL_S / max(seconds, 1e-6))
             if last - first == self._size or fitting < self._size:
                 self._size = max(1, min(2 * self._size, fitting))
-            self._size = min(self._size, self._most_steps or self._size)
 
 
 def _figures(progress: Progress, counts: Array) -> Row:

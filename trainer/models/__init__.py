@@ -81,7 +81,7 @@ def find(name: str) -> Definition:
     """
     place = MODELS.get(name, name)
     module_name, colon, function_name = place.partition(":")
-    if not (colon and module_name and function_name):
+    if not (colon and module_name and function_name) or module_name.startswith("."):
         raise UsageError(
             f"--model: unknown model {name!r}. Expected one of: {', '.join(MODELS)}; or "
             "package.module:build for your own."

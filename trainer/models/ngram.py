@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from trainer import memory
 from trainer.errors import DataError
 from trainer.models import PREPROCESS, Recipe, as_input
 
@@ -24,7 +25,8 @@ def _adam_to_zero(learning_rate: float, steps: int) -> keras.Optimizer:
     import keras
 
     rate = keras.optimizers.schedules.PolynomialDecay(learning_rate, steps, end_learning_rate=0.0)
-    return keras.optimizers.Adam(rate)
+    # With Adam's own 1e-7 what is rare would move as far as what is frequent.
+    return keras.optimizers.Adam(rate, epsilon=1e-4)
 
 
 RECIPE = Recipe(
@@ -60,25 +62,32 @@ def build(spec: Spec) -> keras.Model:
     import numpy as np
     from keras import layers
 
-    words, word_counts = _vocabulary(spec, _WORDS)
-    characters, character_counts = _vocabulary(spec, _CHARACTERS)
-    if len(words) + len(characters) == 0:
-        raise DataError(f"--model: no n-gram is in {_LEAST} texts of the training part")
-    importance = np.concatenate([_importance(word_counts), _importance(character_counts)])
-    classes, tokens = len(spec.classes), len(importance)
-
     text = keras.Input(spec.shape, dtype=spec.dtype)
-    word_ids = layers.TextVectorization(vocabulary=words, **_WORDS)(text)
-    character_ids = layers.TextVectorization(vocabulary=characters, **_CHARACTERS)(text)
-    # One table for both: the ids of characters come after those of words. float32 is exact here.
-    moved = layers.Rescaling(1.0, offset=float(len(word_counts)))(character_ids)
-    ids = layers.Concatenate()([layers.Rescaling(1.0)(word_ids), moved])
+    parts: list[Any] = []
+    importances: list[Array] = []
+    classes, tokens = len(spec.classes), 0
+    for settings in (_WORDS, _CHARACTERS):
+        vocabulary, counts = _vocabulary(spec, settings)
+        if len(vocabulary) == 0:
+            continue
+        ids = layers.TextVectorization(vocabulary=vocabulary, **settings)(text)
+        # One table for both kinds: the ids of one come after those of the other, exact in float32.
+        parts.append(layers.Rescaling(1.0, offset=float(tokens))(ids))
+        importances.append(_importance(counts))
+        tokens += len(counts)
+    if not parts:
+        raise DataError(f"--model: no n-gram is in {_LEAST} texts of the training part")
+    ids = layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
     text_to_ids = keras.Model(text, ids, name=PREPROCESS)
 
     text = keras.Input(spec.shape, dtype=spec.dtype)
     ids = text_to_ids(text)  # (N, longest)
     fixed = layers.Embedding(
-        tokens, 1, weights=[importance[:, np.newaxis]], trainable=False, name="importance"
+        tokens,
+        1,
+        weights=[np.concatenate(importances)[:, np.newaxis]],
+        trainable=False,
+        name="importance",
     )
     trained = layers.Embedding(tokens, classes, embeddings_initializer="zeros", name="factor")
     scores = layers.Dot(axes=1)([trained(ids), fixed(ids)])  # (N, classes, 1), summed over n-grams
@@ -99,6 +108,7 @@ def _vocabulary(spec: Spec, settings: dict[str, Any]) -> tuple[Array, Array]:
     finder.adapt(as_input(texts))
     known = finder.get_vocabulary(include_special_tokens=False)
     size, classes = _SPECIAL + len(known), len(spec.classes)
+    memory.check_data(8 * classes * size, f"--model: {size} n-grams for {classes} classes")
     counts, holders = np.zeros([classes, size]), np.zeros(size, int)
     for start in range(0, len(texts), _BATCH):
         ids = np.asarray(finder(as_input(texts[start : start + _BATCH])))  # (B, longest)

@@ -25,6 +25,7 @@ def rehearse(model: keras.Model, name: str) -> None:
         try:
             # Without the optimizer, which saving .h5 takes out of the compiled model for good.
             _save(model, folder, include_optimizer=False)
+            _export(model, folder)
         except OSError:
             raise  # The disk's fault, not the model's.
         except Exception as error:
@@ -38,12 +39,16 @@ def rehearse(model: keras.Model, name: str) -> None:
 def write(model: keras.Model, folder: Path) -> None:
     """Writes `model.keras`, `model.h5` and `saved_model/` into a local folder."""
     _save(model, folder, include_optimizer=True)
+    _export(model, folder)
+    # A random mark of TensorFlow's own, which nothing reads: two equal models would differ by it.
+    os.remove(folder / names.SAVED_MODEL / "fingerprint.pb")
+
+
+def _export(model: keras.Model, folder: Path) -> None:
     try:
         model.export(folder / names.SAVED_MODEL, format="tf_saved_model", verbose=False)
     except tf.errors.ResourceExhaustedError as error:  # How TensorFlow says that a disk is full.
         raise OSError(errno.ENOSPC, error.message) from error
-    # A random mark of TensorFlow's own, which nothing reads: two equal models would differ by it.
-    os.remove(folder / names.SAVED_MODEL / "fingerprint.pb")
 
 
 def _save(model: keras.Model, folder: Path, *, include_optimizer: bool) -> None:

@@ -45,10 +45,12 @@ def examples_per_second(history: Sequence[Mapping[str, float]], examples: int) -
 
 def write(metrics: Mapping[str, Any], history: Sequence[Mapping[str, float]], folder: Path) -> None:
     """Writes `metrics.json` and `history.csv`, a row an epoch."""
-    text = json.dumps(metrics, indent=2, ensure_ascii=False)
+    text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / names.METRICS).write_text(text + "\n", encoding="utf-8")
     with (folder / names.HISTORY).open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(history[0]), lineterminator="\n")
+        # A callback may add a figure in a later epoch.
+        columns = dict.fromkeys(name for row in history for name in row)
+        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
 
