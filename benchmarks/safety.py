@@ -60,7 +60,7 @@ def train_once(name: str, kind: str) -> float:
                 epochs=config.epochs,
                 batch_size=config.batch_size,
                 seed=0,
-                strategy=device.strategy,
+                devices=device,
                 keeper=kept,
             )
         return time.perf_counter() - started

@@ -17,6 +17,7 @@ from tests.conftest import ROOT
 from trainer import datasets
 from trainer.datasets.dataset import Dataset
 from trainer.engine import loop
+from trainer.engine.devices import Devices
 from trainer.engine.state import Progress
 from trainer.errors import DivergedError
 from trainer.results.metrics import loss_accuracy
@@ -48,8 +49,8 @@ def small_model(*, learning_rate: float = 0.01, penalty: float = 0.0) -> keras.M
 def fit(model: keras.Model, data: Dataset, **settings: Any) -> list[loop.Row]:
     settings = {"epochs": 2, "batch_size": 96, "seed": 5, "validation": None, **settings}
     validation = settings.pop("validation")
-    strategy = tf.distribute.get_strategy()
-    return loop.fit(model, data.train, validation, strategy=strategy, **settings)
+    here = Devices(tf.distribute.get_strategy())
+    return loop.fit(model, data.train, validation, devices=here, **settings)
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.01])
@@ -272,13 +273,9 @@ def test_dropout_and_order_repeat_with_the_seed(data: Dataset) -> None:
 
 @pytest.mark.parametrize("examples", [1, 95, 96, 97, 800])
 @pytest.mark.parametrize("replicas", [1, 2, 3])
-def test_batches_hold_every_example_once(
-    examples: int, replicas: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    strategy = tf.distribute.get_strategy()
-    monkeypatch.setattr(type(strategy), "num_replicas_in_sync", replicas)
+def test_batches_hold_every_example_once(examples: int, replicas: int) -> None:
     order = np.random.default_rng(0).permutation(examples).astype(np.int32)
-    indices = loop.batches(order, 96, strategy)
+    indices = loop.batches(order, 96, replicas)
     assert (indices[indices >= 0] == order).all()
     assert (np.maximum(indices, ~indices) < examples).all()
     assert indices.shape[1] % replicas == 0
@@ -294,13 +291,14 @@ tf.config.set_logical_device_configuration(
 from tests.engine.test_loop import small_model
 from trainer import datasets
 from trainer.engine import loop
+from trainer.engine.devices import Devices
 data = datasets.load(sys.argv[1], seed=0)
 results = []
 for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
     with strategy.scope():
         model = small_model(penalty=0.01)
     history = loop.fit(
-        model, data.train, data.test, epochs=3, batch_size=95, seed=0, strategy=strategy
+        model, data.train, data.test, epochs=3, batch_size=95, seed=0, devices=Devices(strategy)
     )
     assert strategy.num_replicas_in_sync == len(results) + 1
     results.append([[row[name] for name in ("loss", "val_loss")] for row in history])

@@ -13,6 +13,7 @@ import tensorflow as tf
 from trainer import datasets, models
 from trainer.datasets.dataset import Dataset
 from trainer.engine import loop, precision
+from trainer.engine.devices import Devices
 from trainer.engine.forward import training_pass
 from trainer.results import exports, names
 
@@ -55,8 +56,8 @@ def test_it_learns_as_in_float32_and_the_saved_model_is_ordinary(
     for each in ("float32", kind):
         model = build(data, each)
         history = loop.fit(
-            model, data.train, None, epochs=4, batch_size=50, seed=0, precision=each,
-            strategy=tf.distribute.get_strategy(), label_smoothing=0.1,
+            model, data.train, None, epochs=4, batch_size=50, seed=0,
+            devices=Devices(tf.distribute.get_strategy(), each), label_smoothing=0.1,
         )  # fmt: skip
         losses[each] = [row["loss"] for row in history]
     assert losses[kind] != losses["float32"]
@@ -76,8 +77,8 @@ def test_loss_scaling_skips_a_step_that_overflows(data: Dataset) -> None:
     model.optimizer.build(model.trainable_variables)
     model.optimizer.dynamic_scale.assign(2.0**120)
     history = loop.fit(
-        model, data.train, None, epochs=1, batch_size=50, seed=0, precision="float16",
-        strategy=tf.distribute.get_strategy(),
+        model, data.train, None, epochs=1, batch_size=50, seed=0,
+        devices=Devices(tf.distribute.get_strategy(), "float16"),
     )  # fmt: skip
     assert math.isfinite(history[0]["loss"])
     assert float(model.optimizer.dynamic_scale) < 2.0**120

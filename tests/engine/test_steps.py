@@ -15,7 +15,7 @@ from tensorflow.python.framework import kernels
 from trainer import datasets, models
 from trainer.datasets.dataset import Dataset, Split
 from trainer.engine import loop, steps
-from trainer.engine.devices import failures_explained
+from trainer.engine.devices import Devices, failures_explained
 from trainer.engine.features import Features
 from trainer.errors import DeviceError
 
@@ -36,15 +36,14 @@ def load(name: str, digits: Path, sentences: Path) -> tuple[keras.Model, Dataset
 
 def loop_body(name: str, model: keras.Model, data: Dataset, **settings: Any) -> tf.Graph:
     """The graph of one step, from the loop over the steps of a call."""
-    settings = {"precision": "float32", "xla": True, "device_bytes": None, **settings}
+    devices = Devices(tf.distribute.get_strategy(), **{"xla": True, **settings})
     objective = steps.Objective(0.0, models.find(name).recipe.augmentation)
     run_steps: Any = steps.compiled(
         Features(model),
         data.train,
         model.optimizer,
         objective,
-        tf.distribute.get_strategy(),
-        **settings,
+        devices,
     )
     graph = run_steps.get_concrete_function().graph
     (loop_op,) = [op for op in graph.get_operations() if op.type == "While"]
@@ -121,7 +120,7 @@ def test_a_step_stays_on_the_gpu(name: str, digits: Path, sentences: Path) -> No
 def test_the_test_sees_a_transfer(digits: Path, sentences: Path) -> None:
     """With data on the host, its batch must cross; with dropout outside of XLA, its seed."""
     model, data = load("mlp", digits, sentences)
-    small = loop_body("mlp", model, data, device_bytes=2 * data.train.examples.nbytes - 1)
+    small = loop_body("mlp", model, data, memory_bytes=2 * data.train.examples.nbytes - 1)
     assert [op.type for op in small.get_operations() if "Gather" in op.type] == [
         "GatherV2",
         "ResourceGather",
@@ -149,8 +148,7 @@ def test_xla_computes_the_same_steps(
             epochs=3,
             batch_size=128,
             seed=0,
-            strategy=tf.distribute.get_strategy(),
-            xla=xla,
+            devices=Devices(tf.distribute.get_strategy(), xla=xla),
             label_smoothing=recipe.label_smoothing,
             augmentation=recipe.augmentation,
         )
@@ -172,7 +170,7 @@ def test_texts_are_not_for_xla(sentences: Path, caplog: pytest.LogCaptureFixture
     model.compile("adam", "sparse_categorical_crossentropy")
     loop.fit(
         model, data.train, None, epochs=1, batch_size=128, seed=0,
-        strategy=tf.distribute.get_strategy(), xla=True,
+        devices=Devices(tf.distribute.get_strategy(), xla=True),
     )  # fmt: skip
     assert "XLA is off: the network takes texts" in caplog.text
 
@@ -201,7 +199,7 @@ def test_what_xla_cannot_compile_is_one_line(digits: Path) -> None:
         with failures_explained():
             loop.fit(
                 model, data.train, None, epochs=1, batch_size=128, seed=0,
-                strategy=tf.distribute.get_strategy(), xla=True,
+                devices=Devices(tf.distribute.get_strategy(), xla=True),
             )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from trainer import datasets, models
 from trainer.engine import loop
+from trainer.engine.devices import Devices
 from trainer.models import MODELS
 from trainer.results import exports, names
 
@@ -24,8 +25,8 @@ def test_every_export_answers_as_the_training_graph(
     data = datasets.load(str(path), seed=0)
     model = models.build(definition, data.spec, learning_rate=0.01, steps=100, seed=0)
     exports.rehearse(model, name)
-    strategy = tf.distribute.get_strategy()
-    loop.fit(model, data.train, None, epochs=1, batch_size=50, seed=0, strategy=strategy)
+    here = Devices(tf.distribute.get_strategy())
+    loop.fit(model, data.train, None, epochs=1, batch_size=50, seed=0, devices=here)
     expected = loop.predict(model, data.test, batch_size=100)
     exports.write(model, tmp_path)
 

@@ -45,10 +45,15 @@ class Devices:
     """
 
     strategy: tf.distribute.Strategy
-    precision: str
-    xla: bool
-    memory_bytes: int | None
-    description: str
+    precision: str = "float32"
+    xla: bool = False
+    memory_bytes: int | None = None
+    description: str = ""
+
+    @property
+    def replicas(self) -> int:
+        """How many devices share a batch."""
+        return int(self.strategy.num_replicas_in_sync)
 
 
 def select(

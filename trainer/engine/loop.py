@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from trainer.datasets.dataset import Array, Split
 from trainer.engine import steps
+from trainer.engine.devices import Devices
 from trainer.engine.features import Features
 from trainer.engine.state import Progress, Row
 from trainer.engine.steps import Objective
@@ -52,10 +53,7 @@ def fit(
     epochs: int,
     batch_size: int,
     seed: int,
-    strategy: tf.distribute.Strategy,
-    precision: str = "float32",
-    xla: bool = False,
-    device_bytes: int | None = None,
+    devices: Devices,
     label_smoothing: float = 0.0,
     augmentation: Augmentation | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -66,18 +64,13 @@ def fit(
     """Trains a compiled model, and drives Keras callbacks as `Model.fit` does.
 
     Args:
-        model: from raw examples to probabilities, compiled within the scope of `strategy`.
+        model: from raw examples to probabilities, compiled within the scope of the strategy.
         train: what it is fitted to.
         validation: what it is measured on after each epoch, if anything.
         epochs: passes over `train`; a callback may stop earlier.
         batch_size: examples a step over all replicas; the last step of an epoch takes the rest.
         seed: of the order of examples.
-        strategy: the devices.
-        precision: what steps are computed in: "float32", "bfloat16" or "float16"; the last wants an
-            optimizer that scales the loss.
-        xla: whether XLA compiles the steps.
-        device_bytes: memory of a device, if it is not the host's; data that would take more than
-            half of it stays on the host.
+        devices: where, and in which precision; float16 wants an optimizer that scales the loss.
         label_smoothing: part of each target that is spread over all classes.
         augmentation: changes training examples.
         callbacks: part of the run. If one of them listens to batches, a call has one step; else
@@ -94,16 +87,8 @@ def fit(
         DivergedError: the loss became NaN or infinite.
     """
     features = Features(model)
-    run_steps = steps.compiled(
-        features,
-        train,
-        model.optimizer,
-        Objective(label_smoothing, augmentation),
-        strategy,
-        precision=precision,
-        xla=xla,
-        device_bytes=device_bytes,
-    )
+    objective = Objective(label_smoothing, augmentation)
+    run_steps = steps.compiled(features, train, model.optimizer, objective, devices)
     held_out = None if validation is None else (features.of(validation), validation.labels)
     keeper = keeper or Keeper()
     one_by_one = any(map(_listens_to_batches, callbacks))
@@ -119,7 +104,7 @@ def fit(
         if progress.step == 0:  # Else it was told before the snapshot that we come from.
             driven.on_epoch_begin(epoch)
         display.on_epoch_begin(epoch)
-        indices = batches(train.order(seed, epoch), batch_size, strategy)
+        indices = batches(train.order(seed, epoch), batch_size, devices.replicas)
         counts = (indices >= 0).sum(axis=1)
         key, counters = steps.randomness(seed, epoch, len(indices))
         calls = pace.calls(functools.partial(run_steps, key), counters, indices, progress)
@@ -166,7 +151,7 @@ def predict(model: keras.Model, split: Split, *, batch_size: int) -> Array:
     return features.predict(features.of(split), batch_size)
 
 
-def batches(order: Array, batch_size: int, strategy: tf.distribute.Strategy) -> Array:
+def batches(order: Array, batch_size: int, replicas: int) -> Array:
     """Cuts an order of examples into steps.
 
     Returns:
@@ -174,7 +159,6 @@ def batches(order: Array, batch_size: int, strategy: tf.distribute.Strategy) -> 
         rounded up to a multiple of the replicas. A step that is left with fewer repeats its own, as
         ~index; those do not count.
     """
-    replicas = strategy.num_replicas_in_sync
     width = math.ceil(min(batch_size, len(order)) / replicas) * replicas
     order = order.astype(np.int64)
     rows = []

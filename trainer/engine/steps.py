@@ -17,6 +17,7 @@ import tensorflow as tf
 from trainer.datasets.dataset import Array, Split
 from trainer.engine import precision as mixed
 from trainer.engine import updates
+from trainer.engine.devices import Devices
 from trainer.engine.features import Features
 from trainer.engine.forward import training_pass
 from trainer.log import LOGGER
@@ -60,11 +61,7 @@ def compiled(
     train: Split,
     optimizer: keras.Optimizer,
     objective: Objective,
-    strategy: tf.distribute.Strategy,
-    *,
-    precision: str,
-    xla: bool,
-    device_bytes: int | None,
+    devices: Devices,
 ) -> Steps:
     """Puts the data on the devices, if it fits, and compiles the steps over it.
 
@@ -73,21 +70,18 @@ def compiled(
         train: what it is fitted to.
         optimizer: of the model; it is built here.
         objective: the loss, and what is done to examples.
-        strategy: the devices.
-        precision: what steps are computed in.
-        xla: whether XLA compiles what a step computes; only with one replica, and never texts.
-        device_bytes: as in `loop.fit`.
+        devices: where, and in which precision. XLA compiles what a step computes, if it is to and
+            the network does not take texts; data that would take more than half of a device's
+            memory stays on the host.
     """
-    network = features.network
+    network, strategy, replicas = features.network, devices.strategy, devices.replicas
     inputs = features.of(train)
-    if xla and inputs.dtype == object:
+    xla = devices.xla and inputs.dtype != object
+    if devices.xla and not xla:
         LOGGER.warning("XLA is off: the network takes texts, which XLA does not know")
-        xla = False
     with strategy.scope():
-        examples = _placed(inputs, device_bytes)
+        examples = _placed(inputs, devices.memory_bytes)
         labels = tf.Variable(train.labels, trainable=False, dtype=tf.int64)
-    replicas = strategy.num_replicas_in_sync
-    with strategy.scope():
         optimizer.build(network.trainable_variables)
         update = updates.of(optimizer, network.trainable_variables)
         forward = training_pass(network)
@@ -96,7 +90,7 @@ def compiled(
 
     def learn(x: tf.Tensor, y: tf.Tensor, weights: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
-            with mixed.lowered(network, precision):
+            with mixed.lowered(network, devices.precision):
                 probabilities = forward(x)  # (share, classes)
             loss_sum = tf.reduce_sum(objective.losses(y, probabilities) * weights)
             loss = loss_sum / count
@@ -167,9 +161,9 @@ def randomness(seed: int, epoch: int, steps: int) -> tuple[Array, Array]:
     return np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64), counters
 
 
-def _placed(inputs: Array, device_bytes: int | None) -> Any:
+def _placed(inputs: Array, memory_bytes: int | None) -> Any:
     """Returns inputs as a variable on each device, or as a tensor on the host."""
-    if inputs.dtype == object or (device_bytes is not None and inputs.nbytes > device_bytes // 2):
+    if inputs.dtype == object or (memory_bytes is not None and inputs.nbytes > memory_bytes // 2):
         with tf.device("CPU:0"):
             return tf.constant(inputs)
     return tf.Variable(inputs, trainable=False)
