@@ -128,6 +128,7 @@ def fit(
         row["examples_per_second"] = len(train) / progress.seconds
         driven.on_epoch_end(epoch, row)
         display.on_epoch_end(epoch, row)
+        # A callback may have added figures of NumPy, which JSON does not know.
         row = {name: getattr(value, "item", lambda v=value: v)() for name, value in row.items()}
         progress.end_epoch({"epoch": epoch + 1, **row}, stopped=model.stop_training)
         keeper.after_steps(progress, 0, epoch_end=True)
