@@ -40,24 +40,24 @@ def run(config: Config, folds: int, *, started: float | None = None) -> str:
     with native_greetings_hidden():  # A user's module imports Keras.
         definition = models.find(config.model)
     resolved = train.fill_in(config, definition.recipe)
-    runs = [
+    settings = [
         dataclasses.replace(resolved, fold=fold, out=f"{resolved.out}/fold-{fold}")
         for fold in range(1, folds + 1)
     ]
-    models.check_data(definition, _data(runs[0]).spec)
+    models.check_data(definition, _data(settings[0]).spec)
     folder = storage.folder(resolved.out)
     _check_alone(folder, folds)
     if resolved.overwrite and folder.version(names.FOLDS):
-        for run in runs:
-            with RunDirectory(run).begun():  # Empties it.
+        for each in settings:
+            with RunDirectory(each).begun():  # Empties it.
                 pass
         folder.remove(names.FOLDS)
     # From here on a fold that is finished is one of ours, after a kill too.
-    runs = [_looked_at(run) for run in runs]
+    settings = [_looked_at(each) for each in settings]
     results = []
-    for run in runs:
-        LOGGER.info("fold %d of %d", run.fold, folds)
-        out = train.run(run, started=started)
+    for each in settings:
+        LOGGER.info("fold %d of %d", each.fold, folds)
+        out = train.run(each, started=started)
         started = None
         results.append(json.loads(storage.read_text(f"{out}/{names.METRICS}")))
         _forget_models()
