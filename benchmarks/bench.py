@@ -14,6 +14,7 @@ import argparse
 import csv
 import datetime
 import importlib.metadata
+import itertools
 import json
 import os
 import statistics
@@ -34,7 +35,7 @@ MARK = "<!-- make bench writes all below -->\n"
 PRECISIONS = ("float32", "bfloat16")
 ACCURACY = 99.4
 SEED = "the seed's cnn, 12 epochs, Keras fit"
-FAST = "cnn_fast, trainer"
+KERAS, TORCH = "benchmarks.peers.keras_fit", "benchmarks.peers.torch_fit"
 
 Figures = dict[str, float]
 
@@ -64,19 +65,21 @@ def report(options: argparse.Namespace, place: Path) -> list[str]:
     subprocess.run([*write, *(["--tiny"] if options.tiny else [])], cwd=ROOT, check=True)
     epochs = (lambda count: 1) if options.tiny else (lambda count: count)
     programs: dict[str, Callable[[], Figures]] = {}
-    for name, count in (("mlp", 4), ("sentiment", 6), ("cnn", 2)):
-        programs[f"{name}, Keras fit"] = keras_fit(place, name, epochs(count))
+    counts = {"mlp": 4, "sentiment": 6, "cnn": 2, "cnn_fast": 2}
+    for name, count in counts.items():
+        arguments = [name, str(data_of(place, name)), str(epochs(count))]
+        if name != "cnn_fast":
+            programs[f"{name}, Keras fit"] = printed([sys.executable, "-m", KERAS, *arguments])
         for precision in PRECISIONS:
             programs[f"{name}, trainer, {precision}"] = ours(place, name, epochs(count), precision)
-    programs[SEED] = keras_fit(place, "cnn", epochs(12))
-    for precision in PRECISIONS:
-        programs[f"{FAST}, {precision}"] = ours(place, "cnn_fast", epochs(2), precision)
-    if options.torch_python:
-        for layout in ("default", "channels_last"):
-            for precision in PRECISIONS:
-                command = [options.torch_python, "-m", "benchmarks.peers.torch_cnn"]
-                command += [str(place / "mnist.npz"), str(epochs(2)), layout, precision]
-                programs[f"cnn_fast's network, PyTorch, {layout}, {precision}"] = printed(command)
+        layouts = ("default", "channels_last") if "cnn" in name else ("default",)
+        for layout, precision in itertools.product(layouts, PRECISIONS):
+            if options.torch_python:
+                programs[f"{name}, PyTorch, {layout}, {precision}"] = printed(
+                    [options.torch_python, "-m", TORCH, *arguments, layout, precision]
+                )
+    arguments = ["cnn", str(data_of(place, "cnn")), str(epochs(12))]
+    programs[SEED] = printed([sys.executable, "-m", KERAS, *arguments])
     figures: dict[str, list[Figures]] = {name: [] for name in programs}
     for number in range(options.repeats):
         for name, run in programs.items():
@@ -92,15 +95,16 @@ def report(options: argparse.Namespace, place: Path) -> list[str]:
         cells = [spread(found, key) for key in keys]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", "| ratio, of the medians | seconds an epoch | seconds in all |", "|---|---|---|"]
-    pairs = [
-        (f"{name}, trainer, {precision}", f"{name}, Keras fit")
-        for name in ("mlp", "sentiment", "cnn")
-        for precision in PRECISIONS
-    ]
-    pairs += [(f"{FAST}, {precision}", SEED) for precision in PRECISIONS]
-    pairs += [
-        (f"{FAST}, {name.rpartition(', ')[2]}", name) for name in programs if "PyTorch" in name
-    ]
+    pairs = []
+    for name, precision in itertools.product(counts, PRECISIONS):
+        peers = [
+            other
+            for other in programs
+            if other == f"{name}, Keras fit"
+            or (other.startswith(f"{name}, PyTorch") and other.endswith(precision))
+        ]
+        pairs += [(f"{name}, trainer, {precision}", other) for other in peers]
+    pairs += [(f"cnn_fast, trainer, {precision}", SEED) for precision in PRECISIONS]
     for one, other in pairs:
         ratios = [
             median(figures[one], key) / median(figures[other], key) for key in ("epoch", "total")
@@ -154,10 +158,8 @@ def write_data(place: Path, *, tiny: bool) -> None:
         np.savez(place / f"{name}.npz", **arrays)
 
 
-def keras_fit(place: Path, name: str, epochs: int) -> Callable[[], Figures]:
-    data = place / ("movie_reviews.npz" if name == "sentiment" else "mnist.npz")
-    module = "benchmarks.peers.keras_fit"
-    return printed([sys.executable, "-m", module, name, str(data), str(epochs)])
+def data_of(place: Path, name: str) -> Path:
+    return place / ("movie_reviews.npz" if name == "sentiment" else "mnist.npz")
 
 
 def printed(command: list[str]) -> Callable[[], Figures]:

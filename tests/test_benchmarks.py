@@ -32,7 +32,7 @@ def test_bench_writes_its_tables_below_what_a_person_wrote(tmp_path: Path) -> No
     for row in (
         "| mlp, trainer, float32 |",
         "| cnn, Keras fit |",
-        "| cnn_fast, trainer / ",
+        "| cnn_fast, trainer, bfloat16 / ",
         "| --help |",
     ):
         assert row in text
