@@ -9,18 +9,14 @@ import dataclasses
 import gc
 import json
 import sys
-from typing import TYPE_CHECKING
 
-from trainer import datasets, models, storage, train
+from trainer import models, storage, train
 from trainer.config import Config, ResolvedConfig
 from trainer.errors import RunExistsError
 from trainer.log import LOGGER, native_greetings_hidden
 from trainer.results import manifest, names
 from trainer.results.run_directory import RunDirectory
 from trainer.storage import Folder
-
-if TYPE_CHECKING:
-    from trainer.datasets.dataset import Dataset
 
 
 def run(config: Config, folds: int, *, started: float | None = None) -> str:
@@ -44,7 +40,7 @@ def run(config: Config, folds: int, *, started: float | None = None) -> str:
         dataclasses.replace(resolved, fold=fold, out=f"{resolved.out}/fold-{fold}")
         for fold in range(1, folds + 1)
     ]
-    models.check_data(definition, _data(settings[0]).spec)
+    models.check_data(definition, train.load(settings[0]).spec)
     folder = storage.folder(resolved.out)
     _check_alone(folder, folds)
     if resolved.overwrite and folder.version(names.FOLDS):
@@ -72,16 +68,6 @@ def run(config: Config, folds: int, *, started: float | None = None) -> str:
     return resolved.out
 
 
-def _data(run: ResolvedConfig) -> Dataset:
-    return datasets.load(
-        run.data,
-        seed=run.seed,
-        validation=run.validation,
-        fold=run.fold_of,
-        allow_pickle=run.allow_pickle,
-    )
-
-
 def _check_alone(folder: Folder, folds: int) -> None:
     """Raises RunExistsError if the folder holds anything but such folds."""
     ours = tuple(f"fold-{fold}/" for fold in range(1, folds + 1))
@@ -104,7 +90,7 @@ def _looked_at(run: ResolvedConfig) -> ResolvedConfig:
         finished = RunDirectory(kept).is_finished()
         if finished:
             was = manifest.read(storage.folder(run.out))["data_fingerprint"]
-            if was != _data(run).fingerprint:
+            if was != train.load(run).fingerprint:
                 raise RunExistsError(f"--out {run.out}: holds this fold of data that has changed")
     except RunExistsError:
         if not run.overwrite:

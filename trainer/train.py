@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import re
+from typing import TYPE_CHECKING
 
 from trainer import datasets, memory, models
 from trainer.config import Config, ResolvedConfig, complete
@@ -12,6 +13,9 @@ from trainer.log import LOGGER, native_greetings_hidden
 from trainer.models import Recipe
 from trainer.results.run_directory import RunDirectory
 from trainer.stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    from trainer.datasets.dataset import Dataset
 
 
 def run(config: Config, *, started: float | None = None) -> str:
@@ -37,13 +41,7 @@ def run(config: Config, *, started: float | None = None) -> str:
         directory.remove_snapshots()
         return config.out
 
-    data = datasets.load(
-        config.data,
-        seed=config.seed,
-        validation=config.validation,
-        fold=config.fold_of,
-        allow_pickle=config.allow_pickle,
-    )
+    data = load(config)
     models.check_data(definition, data.spec)
     memory.check_training(data.size_bytes)
     watch.lap("data")
@@ -122,6 +120,17 @@ def run(config: Config, *, started: float | None = None) -> str:
             metrics.write(result, history, folder)
     LOGGER.info("%s", metrics.in_words(result))
     return config.out
+
+
+def load(config: ResolvedConfig) -> Dataset:
+    """Reads the data of a run, as `datasets.load`."""
+    return datasets.load(
+        config.data,
+        seed=config.seed,
+        validation=config.validation,
+        fold=config.fold_of,
+        allow_pickle=config.allow_pickle,
+    )
 
 
 def fill_in(config: Config, recipe: Recipe) -> ResolvedConfig:

@@ -186,6 +186,22 @@ def test_later_epochs_have_as_few_calls_as_fit(data: Dataset) -> None:
     assert Calls.steps == [1, 2, 4, 2, 0, 8, 1, 0, 9, 0, 9, 0]
 
 
+def test_a_call_ends_where_a_snapshot_is_due(data: Dataset) -> None:
+    class EveryFour(loop.Keeper):
+        ends: list[int] = []
+
+        def most_steps(self) -> int:
+            return 4 - sum(self.ends) % 4
+
+        def after_steps(self, progress: Progress, steps: int, *, epoch_end: bool = False) -> None:
+            self.ends.append(steps)
+
+    instant = iter(n * 1e-9 for n in range(10_000))
+    fit(small_model(), data, epochs=2, keeper=EveryFour(), clock=lambda: next(instant))
+    done = np.cumsum(EveryFour.ends)
+    assert {4, 8, 12, 16} <= set(done.tolist())
+
+
 class Recorder(keras.callbacks.Callback):
     def __init__(self) -> None:
         super().__init__()

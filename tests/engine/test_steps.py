@@ -121,10 +121,14 @@ def test_the_test_sees_a_transfer(digits: Path, sentences: Path) -> None:
     """With data on the host, its batch must cross; with dropout outside of XLA, its seed."""
     model, data = load("mlp", digits, sentences)
     small = loop_body("mlp", model, data, memory_bytes=2 * data.train.examples.nbytes - 1)
-    assert [op.type for op in small.get_operations() if "Gather" in op.type] == [
-        "GatherV2",
-        "ResourceGather",
-    ]
+    on_host, on_gpu = [op for op in small.get_operations() if "Gather" in op.type]
+    assert (on_host.type, on_gpu.type) == ("GatherV2", "ResourceGather")
+    # Not on the GPU, which would have to be sent all examples for it.
+    assert on_host.device.endswith("CPU:0")
+    crossing = transfers(small)
+    assert len(crossing) == 2
+    assert crossing[0].endswith(f"-> GatherV2 {on_host.name}")
+    assert crossing[1].startswith(f"GatherV2 {on_host.name}")
     assert transfers(loop_body("mlp", model, data, xla=False)) != []
 
 
@@ -195,12 +199,10 @@ def test_what_xla_cannot_compile_is_one_line(digits: Path) -> None:
         ]
     )
     model.compile("adam", "sparse_categorical_crossentropy")
-    with pytest.raises(DeviceError, match=r"--xla: .*PyFunc.*; give --xla off$"):  # noqa: SIM117
-        with failures_explained():
-            loop.fit(
-                model, data.train, None, epochs=1, batch_size=128, seed=0,
-                devices=Devices(tf.distribute.get_strategy(), xla=True),
-            )  # fmt: skip
+    here = Devices(tf.distribute.get_strategy(), xla=True)
+    told = r"--xla: .*PyFunc.*; give --xla off$"
+    with pytest.raises(DeviceError, match=told), failures_explained():
+        loop.fit(model, data.train, None, epochs=1, batch_size=128, seed=0, devices=here)
 
 
 def test_random_numbers_differ_in_every_step() -> None:

@@ -281,10 +281,7 @@ def _hold_out(
             raise DataError(f"class {name!r} has 1 example, too few to hold one out")
         count = min(max(1, round(len(members) * fraction)), len(members) - 1)
         held_out[members[:count]] = True
-    return (
-        Split(split.examples[~held_out], split.labels[~held_out]),
-        Split(split.examples[held_out], split.labels[held_out]),
-    )
+    return _parted(split, held_out)
 
 
 def _fold(
@@ -301,7 +298,11 @@ def _fold(
         # Dealt on from where the class before ended, so that the folds are equally large.
         fold_of[members] = (dealt + np.arange(len(members))) % folds
         dealt += len(members)
-    held_out = fold_of == number - 1
+    return _parted(split, fold_of == number - 1)
+
+
+def _parted(split: Split, held_out: Array) -> tuple[Split, Split]:
+    """Returns the examples that stay, and those held out, bool (N,)."""
     return (
         Split(split.examples[~held_out], split.labels[~held_out]),
         Split(split.examples[held_out], split.labels[held_out]),

@@ -6,6 +6,7 @@ counted and drawn from is int32 here, and what examples are made of is not.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -113,7 +114,12 @@ def compiled(
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         share = tf.shape(indices)[0] // replicas
         mine = slice(replica * share, (replica + 1) * share)
-        x, y = tf.gather(examples, indices[mine]), tf.gather(labels, indices[mine])
+        chosen = indices[mine]
+        # Else a GPU's kernel would fetch all that is on the host, in each step.
+        on_host = isinstance(examples, tf.Tensor)
+        with tf.device("CPU:0") if on_host else contextlib.nullcontext():
+            x = tf.gather(examples, chosen)
+        y = tf.gather(labels, chosen)
         if augmentation is not None:
             # For the whole batch, so that it does not depend on how many replicas share it.
             uniform = tf.raw_ops.StatelessRandomUniformV2(
