@@ -29,9 +29,10 @@ format: .venv/installed-dev
 	.venv/bin/ruff format .
 
 # The lock files hold for Python 3.11 to 3.13 on all platforms; cpu comes first and binds the others.
+# So what is lowest in gpu is CUDA alone: the versions that TensorFlow was built with, 1 GB lighter.
 lock: .venv/installed-dev
 	.venv/bin/uv pip compile $(LOCK) pyproject.toml -o requirements/cpu.txt
-	.venv/bin/uv pip compile $(LOCK) -c requirements/cpu.txt --extra gpu pyproject.toml -o requirements/gpu.txt
+	.venv/bin/uv pip compile $(LOCK) --upgrade --resolution lowest -c requirements/cpu.txt --extra gpu pyproject.toml -o requirements/gpu.txt
 	.venv/bin/uv pip compile $(LOCK) -c requirements/cpu.txt --extra dev pyproject.toml -o requirements/dev.txt
 
 LOCK = --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11
