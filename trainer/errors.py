@@ -57,3 +57,12 @@ class OutageError(StorageError):
     """
 
     exit_code = 1
+
+
+class RemoteJobError(TrainerError):
+    """A job on other machines that has ended without success; the exit code is that job's."""
+
+    def __init__(self, message: str, *, exit_code: int) -> None:
+        """Makes the error; `exit_code` is 1 to 255."""
+        super().__init__(message)
+        self.exit_code = exit_code

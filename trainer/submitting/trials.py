@@ -1,0 +1,51 @@
+"""The trials of a tuning job that has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+
+def best_first(job: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns a tuning job's trials, those without a measurement last."""
+    metric = job["studySpec"]["metrics"][0]
+    sign = 1 if metric["goal"] == "MINIMIZE" else -1
+
+    def rank(trial: Mapping[str, Any]) -> tuple[bool, float]:
+        value = measured(trial, metric["metricId"])
+        return (value is None, sign * (value or 0))
+
+    return sorted(job.get("trials", []), key=rank)
+
+
+def measured(trial: Mapping[str, Any], metric: str) -> float | None:
+    """Returns the final value of a trial's metric; None if it reported none."""
+    for entry in trial.get("finalMeasurement", {}).get("metrics", []):
+        if entry["metricId"] == metric:
+            return float(entry.get("value", 0))  # JSON of the API leaves out zeros.
+    return None
+
+
+def table(job: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> Table:
+    """Lays out trials: number, metric, parameters, state."""
+    metric = job["studySpec"]["metrics"][0]["metricId"]
+    names = [parameter["parameterId"] for parameter in job["studySpec"]["parameters"]]
+    laid_out = Table("trial", metric, *names, "state", box=None)
+    for trial in trials:
+        value = measured(trial, metric)
+        values = {entry["parameterId"]: entry["value"] for entry in trial.get("parameters", [])}
+        laid_out.add_row(
+            trial["id"],
+            _short(value),
+            *(_short(values.get(name)) for name in names),
+            trial.get("state", ""),
+        )
+    return laid_out
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else str(value)
