@@ -1,4 +1,4 @@
-"""A real gs:// server on loopback."""
+"""A real gs:// server on loopback; `python -m tests.gcs` serves until it is stopped."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import ctypes
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -55,3 +56,9 @@ def served(log: Path) -> Iterator[FaultProxy]:
 def _die_with_parent() -> None:
     prctl_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(prctl_set_pdeathsig, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    with tempfile.NamedTemporaryFile() as log, served(Path(log.name)) as proxy:
+        print(proxy.url, flush=True)
+        signal.sigwait([signal.SIGTERM, signal.SIGINT])

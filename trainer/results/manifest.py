@@ -104,7 +104,7 @@ def _entry(name: str, path: Path) -> dict[str, Any]:
 
 def _git_commit() -> str | None:
     """Returns the commit of the program's own source, with `-dirty` behind it if it was changed."""
-    if _COMMIT_VARIABLE in os.environ:
+    if os.environ.get(_COMMIT_VARIABLE):
         return os.environ[_COMMIT_VARIABLE]
     package = Path(__file__).parents[1]
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

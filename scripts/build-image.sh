@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Builds the image: trainer:latest with CUDA, trainer:cpu, or trainer:root.
+#
+#     scripts/build-image.sh [gpu|cpu|root] [BUILD ARGUMENT...]
+#
+# By docker if its engine answers, else by podman; ENGINE names one. IMAGE is another name for the
+# result. Further arguments go to the build: --build-arg BASE_IMAGE=nvidia/cuda@sha256:...
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+target=${1:-gpu}
+[[ $target =~ ^(gpu|cpu|root)$ ]] ||
+  { echo "$0: found target '$target', expected gpu, cpu or root" >&2; exit 2; }
+shift $(($# > 0))
+[[ ${ENGINE:-} ]] || { docker info >/dev/null 2>&1 && ENGINE=docker; } || ENGINE=podman
+command -v "$ENGINE" >/dev/null || { echo "$0: found neither docker nor podman" >&2; exit 2; }
+tag=$target
+[[ $target == gpu ]] && tag=latest
+
+commit=$(git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || true)
+version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' trainer/__init__.py)
+"$ENGINE" build --target "$target" --tag "${IMAGE:-trainer:$tag}" \
+  --build-arg "GIT_COMMIT=$commit" --build-arg "VERSION=$version" "$@" .

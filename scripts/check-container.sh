@@ -1,0 +1,176 @@
+#!/usr/bin/env bash
+# Builds the image for real, and leads a job through its whole life in it.
+#
+#     scripts/check-container.sh [cpu|gpu|root]
+#
+# As unfriendly as a cluster can be: read-only root, no capabilities, no new privileges, a user
+# without a name, and no network but for what reads a bucket, which is a real gs:// server here.
+#
+# By docker if its engine answers; else by podman, which needs no engine, and is installed on Debian
+# if it is not there. Podman is taken to have no registry of images: the base is then a stand-in made
+# of the host's Debian packages, bare as nvidia/cuda's. BASE_IMAGE names another for either.
+#
+# Exit codes: 0 all is well; 1 it is not; 3 nothing was checked, for want of tools.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+target=${1:-cpu}
+image=localhost/trainer-check:$target
+work=$(mktemp -d)
+box=trainer-check-$$
+began=$SECONDS
+say() { printf 'check-container: %s\n' "$*"; }
+die() { printf 'check-container: FAILED: %s\n' "$*" >&2; exit 1; }
+skip() { printf '\n*** check-container: SKIPPED, nothing was checked: %s ***\n\n' "$*" >&2; exit 3; }
+
+cleanup() {
+  [[ ${engine:-} ]] && pod rm -f "$box" >/dev/null 2>&1 || true
+  [[ ${server:-} ]] && kill "$server" 2>/dev/null || true
+  rm -rf "$work"
+}
+trap cleanup EXIT
+trap 'exit 143' TERM
+trap 'exit 130' INT
+
+# --- Tools ----------------------------------------------------------------------------------------
+build=()
+limits=(--ulimit nofile=4096:4096)
+if docker info >/dev/null 2>&1; then
+  engine=(docker)
+  base=${BASE_IMAGE:-}
+else
+  if ! command -v podman runc mmdebstrap >/dev/null; then
+    [[ $EUID == 0 ]] && command -v apt-get >/dev/null ||
+      skip "no docker engine answers, and podman cannot be installed (root on Debian is needed)"
+    export DEBIAN_FRONTEND=noninteractive
+    { apt-get update && apt-get install -y --no-install-recommends \
+      -o DPkg::Lock::Timeout=300 podman runc mmdebstrap; } >"$work/apt.log" 2>&1 ||
+      { tail -n 20 "$work/apt.log" >&2; skip "apt-get cannot install podman"; }
+  fi
+  engine=(podman --runtime runc)
+  # Low limits given outright: podman's own need a capability that a container lacks.
+  limits+=(--ulimit nproc=4096:4096)
+  build+=(--pull=never --format docker --isolation chroot --network host)
+  base=${BASE_IMAGE:-localhost/stand-in-base}
+fi
+pod() { "${engine[@]}" "$@"; }
+say "$(pod --version), target $target"
+
+if [[ $base == localhost/stand-in-base ]] && ! pod image exists "$base"; then
+  . /etc/os-release
+  sources=/etc/apt/sources.list.d/debian.sources
+  [[ -f $sources ]] || sources=/etc/apt/sources.list
+  # The two empty files are what the build mounts the host's settings over.
+  mmdebstrap --quiet --mode=root --variant=apt --include=ca-certificates \
+    --aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Acquire::Check-Date "false"' \
+    --customize-hook='touch "$1/etc/pip.conf" "$1/etc/host-ca.pem"' \
+    "$VERSION_CODENAME" "$work/base.tar" "$sources" >"$work/base.log" 2>&1 ||
+    { tail -n 20 "$work/base.log" >&2; die "mmdebstrap"; }
+  pod import --quiet --change 'CMD ["/bin/bash"]' "$work/base.tar" "$base" >/dev/null
+  rm "$work/base.tar"
+fi
+if [[ $base == localhost/stand-in-base ]]; then
+  # In the build pip finds and trusts what it does on the host; the image keeps nothing of it.
+  index=${PIP_INDEX_URL:-$(python3 -m pip config get global.index-url 2>/dev/null || true)}
+  printf '[global]\ncert = /etc/host-ca.pem\ntimeout = 180\n%s\n' \
+    "${index:+index-url = $index}" >"$work/pip.conf"
+  authorities=${PIP_CERT:-${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}}
+  build+=(-v "$authorities:/etc/host-ca.pem:ro" -v "$work/pip.conf:/etc/pip.conf:ro")
+fi
+[[ $base ]] && build+=(--build-arg "BASE_IMAGE=$base" --build-arg "CPU_BASE_IMAGE=$base")
+
+# --- Build ----------------------------------------------------------------------------------------
+t=$SECONDS
+ENGINE=${engine[0]} IMAGE=$image scripts/build-image.sh "$target" "${build[@]}" \
+  >"$work/build.log" 2>&1 || { tail -n 60 "$work/build.log" >&2; die "the build"; }
+say "built in $((SECONDS - t)) s; its layers, the last one first:"
+pod history --no-trunc --human=true --format '{{.Size}}\t{{.CreatedBy}}' "$image" |
+  awk -F'\t' '$1 !~ /^0 ?B/ { printf "    %-9s %.90s\n", $1, $2 }'
+
+# --- Run ------------------------------------------------------------------------------------------
+locked=("${limits[@]}" --read-only --cap-drop all --security-opt no-new-privileges
+  --memory 4g --tmpfs /tmp:rw,mode=1777)
+user=10001
+[[ $target == root ]] && user=0
+mkdir "$work/out" && chown "$user" "$work/out"
+
+# Runs the job; its output is in $work/log, its exit code must be the first argument.
+job() {
+  local expected=$1 code=0
+  shift
+  pod run --rm --name "$box" "${locked[@]}" -v "$work/out:/out" "$@" >"$work/log" 2>&1 || code=$?
+  [[ $code == "$expected" ]] || { cat "$work/log" >&2; die "exit code $code, expected $expected: $*"; }
+}
+offline() { job "$1" --network none "${@:2}"; }
+logged() { grep -q -e "$1" "$work/log" || { cat "$work/log" >&2; die "'$1' is not in the output"; }; }
+
+offline 0 --entrypoint id "$image" -u
+[[ $(<"$work/log") == "$user" ]] || die "runs as user $(<"$work/log"), expected $user"
+offline 0 "$image" --help
+logged '--model=MODEL'
+offline 2 "$image" --epoch 5
+logged "Unknown flag '--epoch'. Did you mean --epochs?"
+offline 2 "$image" --model cnn_fast --out /nowhere/run
+logged '/nowhere/run: Read-only file system'
+offline 2 "$image" --device gpu --out /out/gpu
+logged 'found no NVIDIA device'
+say "user $user; --help; a wrong flag, a read-only --out and a GPU that is not there end with 2"
+
+t=$SECONDS
+offline 0 "$image" --model cnn_fast --out /out/shipped
+reached=$(grep -o 'test accuracy 9[89][^,]*' "$work/log") || die "accuracy below 98 %"
+offline 0 --entrypoint trainer "$image" verify /out/shipped
+say "shipped data, no network: $reached, verified; $((SECONDS - t)) s"
+
+# --- gs:// ----------------------------------------------------------------------------------------
+make --silent .venv/installed-dev
+mkfifo "$work/url"
+.venv/bin/python -m tests.gcs >"$work/url" & server=$!
+read -r url <"$work/url"
+cloud=(--network host -e "STORAGE_EMULATOR_HOST=$url" -e TRAINER_LEASE_SECONDS=6)
+bucket() { STORAGE_EMULATOR_HOST=$url .venv/bin/python -c "$1" "${@:2}"; }
+bucket 'from trainer import storage; storage._client().create_bucket("check")
+import pathlib
+files = {p.name: p for p in pathlib.Path("trainer/datasets/builtin/mnist").glob("*.gz")}
+storage.put_all(storage.folder("gs://check/mnist"), files)'
+settings=(--model cnn_fast --data gs://check/mnist --epochs 4 --checkpoint-seconds 1)
+snapshots() { bucket 'import sys; from trainer import storage
+print(sum(n.endswith(".h5") for n in storage.folder(sys.argv[1]).names()))' "$1/checkpoints"; }
+
+job 0 "${cloud[@]}" "$image" "${settings[@]}" --out gs://check/undisturbed
+say "from gs:// to gs://, undisturbed: $(grep -o 'test accuracy [^,]*' "$work/log")"
+
+# Starts the job in the background, and waits until it has saved a snapshot.
+start() {
+  pod run --rm --name "$box" "${locked[@]}" "${cloud[@]}" "$image" "${settings[@]}" \
+    --out gs://check/disturbed >"$work/log" 2>&1 & running=$!
+  until grep -q 'epoch 1/4\|going on' "$work/log"; do
+    kill -0 "$running" 2>/dev/null || { cat "$work/log" >&2; die "the job ended by itself"; }
+    sleep 0.2
+  done
+  until [[ $(snapshots gs://check/disturbed) != 0 ]]; do sleep 0.2; done
+}
+ended() {
+  local code=0
+  wait "$running" || code=$?
+  [[ $code == "$1" ]] || { cat "$work/log" >&2; die "exit code $code, expected $1"; }
+}
+start
+pod stop -t 30 "$box" >/dev/null
+ended 143
+logged 'stopped by SIGTERM; the same command goes on from gs://check/disturbed/checkpoints/'
+start
+logged 'going on from gs://check/disturbed/checkpoints/'
+pod kill --signal KILL "$box" >/dev/null
+ended 137
+[[ $(snapshots gs://check/disturbed) != 0 ]] || die "no snapshot is left after the kill"
+job 0 "${cloud[@]}" "$image" "${settings[@]}" --out gs://check/disturbed
+logged 'going on from gs://check/disturbed/checkpoints/'
+bucket 'from trainer import storage
+import sys
+models = [storage.read(f"gs://check/{name}/model.h5") for name in ("undisturbed", "disturbed")]
+sys.exit(models[0] != models[1])' || die "the models of both runs differ"
+job 0 "${cloud[@]}" --entrypoint trainer "$image" verify gs://check/disturbed
+say "stopped (143, a snapshot), killed (137), gone on: the same model as undisturbed, to the bit"
+
+say "OK, $((SECONDS - began)) s in all"
