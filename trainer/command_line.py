@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import inspect
 import io
+import os
 import re
 import sys
 import traceback
@@ -14,8 +15,8 @@ from typing import Any
 
 import fire
 
+from trainer import cloud, log
 from trainer import config as configs
-from trainer import log
 from trainer.errors import TrainerError, UsageError
 
 
@@ -28,9 +29,12 @@ def exits(program: str, arguments: Sequence[str]) -> Iterator[None]:
     """
 
     def report(message: str) -> None:
-        if re.search(r"--log[= ]json", " ".join(arguments)):
-            message = log.json_line("ERROR", message)
-        elif "\n" not in message:
+        chosen = re.findall(r"--log[= ](text|json)", " ".join(arguments))
+        collected = cloud.collects_logs(os.environ) is not None
+        if chosen[-1:] == ["json"] or (collected and not chosen):
+            print(log.json_line("ERROR", message), flush=True)
+            return
+        if "\n" not in message:
             message = f"{program}: error: {message}"
         print(message, file=sys.stderr)
 

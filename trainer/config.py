@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from trainer import cloud
 from trainer.errors import UsageError
 
 
@@ -74,8 +75,17 @@ class Config:
     )
     data: Text | None = flag(
         None,
-        "One of {datasets}, which are shipped; or a local path; or gs://bucket/path. Left out, the "
-        "model's usual one.",
+        "One of {datasets}, which are shipped; or a local path; or gs://bucket/path; the last part "
+        "of a path may be a pattern, as part-*.jsonl. Left out, the model's usual one.",
+    )
+    validation_data: Text | None = flag(
+        None, "Data to validate each epoch with, if it lies apart; a path or pattern as --data."
+    )
+    test_data: Text | None = flag(
+        None, "Data for the final test, if it lies apart; a path or pattern as --data."
+    )
+    image_size: Count | None = flag(
+        None, "Pixels a side that images in files of their own are brought to, as PNG or JPEG."
     )
     out: Place | None = flag(
         None,
@@ -125,12 +135,26 @@ class Config:
         "auto",
         "auto goes on from the latest snapshot; never, together with --overwrite, starts anew.",
     )
+    checkpoint_dir: Place | None = flag(
+        None, "Folder of snapshots, local or gs://. Left out, OUT/checkpoints."
+    )
     checkpoint_seconds: Rate = flag(30.0, "Seconds between two snapshots.")
     checkpoint_steps: Count | None = flag(
         None, "Steps between two snapshots at most. Left out, only the seconds count."
     )
+    tensorboard_dir: Place | None = flag(
+        None, "Folder for TensorBoard's event files, local or gs://. Left out, there are none."
+    )
     log: Literal["text", "json"] = flag(
         "text", "text, or json for one JSON object a line with a severity."
+    )
+    dry_run: bool = flag(
+        False,
+        "Check all that could fail later, take a few real steps, and tell memory, speed and time; "
+        "nothing is left behind.",
+    )
+    price_per_hour: Rate | None = flag(
+        None, "What the machine costs an hour, for --dry-run to tell what the run will."
     )
 
     @pydantic.field_validator("fold")
@@ -140,6 +164,13 @@ class Config:
         if fold is not None and fold > (folds or 0):
             raise ValueError(f"1 to {folds}" if folds else "--folds beside it")
         return fold
+
+    @pydantic.field_validator("validation")
+    @classmethod
+    def _is_held_out_once(cls, validation: float, info: pydantic.ValidationInfo) -> float:
+        if validation and info.data.get("validation_data"):
+            raise ValueError("0, since --validation-data is given")
+        return validation
 
     @property
     def fold_of(self) -> tuple[int, int] | None:
@@ -176,16 +207,24 @@ class Setting:
 
 # What says where to read and write, or how to talk, but does not change the result.
 _NOT_THE_EXPERIMENT = frozenset(
-    {"out", "config", "overwrite", "resume", "checkpoint_seconds", "checkpoint_steps", "log"}
-)
+    {
+        "out", "config", "overwrite", "resume", "checkpoint_dir", "checkpoint_seconds",
+        "checkpoint_steps", "tensorboard_dir", "log", "dry_run", "price_per_hour",
+    }
+)  # fmt: skip
 
 
-def resolve(flags: Mapping[str, Any], file_text: str | None = None) -> Config:
-    """Checks settings from the command line, over those of a configuration file.
+def resolve(
+    flags: Mapping[str, Any],
+    file_text: str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Config:
+    """Checks settings from the command line, over a configuration file's, over the environment's.
 
     Args:
         flags: what the user gave, by field name; values may still be strings.
         file_text: the content of the `--config` file, a JSON object.
+        environment: variables in which a cloud service says where to read and write.
 
     Raises:
         UsageError: for the first settings that are wrong; all of them are in its one line.
@@ -193,23 +232,28 @@ def resolve(flags: Mapping[str, Any], file_text: str | None = None) -> Config:
     from_file: dict[str, Any] = {}
     if file_text is not None:
         from_file = _from_json(file_text, str(flags["config"]))
-    return check(Config, {**from_file, **flags}, file_name=flags.get("config"), flags=flags)
+    given = {**from_file, **flags}
+    decided = cloud.flags(environment or {}, given)
+    places = {name: f"--config {flags.get('config')}: {name}" for name in from_file}
+    places |= {name: flag_name(name) for name in flags}
+    places |= {name: variable for name, (variable, _) in decided.items()}
+    return check(
+        Config, {**{name: value for name, (_, value) in decided.items()}, **given}, places=places
+    )
 
 
 def check(
     kind: type[_Settings],
     values: Mapping[str, Any],
     *,
-    file_name: str | None = None,
-    flags: Mapping[str, Any] | None = None,
+    places: Mapping[str, str] | None = None,
 ) -> _Settings:
     """Makes the checked settings of a command.
 
     Args:
         kind: their class.
         values: by field name; values may still be strings.
-        file_name: where those of `values` come from that are not among `flags`.
-        flags: those that the user gave on the command line; all, if left out.
+        places: what a message calls a setting, by field name; its flag, if left out.
 
     Raises:
         UsageError: for the settings that are wrong, in one line.
@@ -220,8 +264,7 @@ def check(
         problems = []
         for detail in error.errors():
             name = str(detail["loc"][0])
-            typed = flags is None or name in flags
-            where = flag_name(name) if typed else f"--config {file_name}: {name}"
+            where = (places or {}).get(name, flag_name(name))
             problems.append(f"{where}: {_explain(detail, kind)}")
         raise UsageError("; ".join(problems)) from None
 

@@ -9,11 +9,12 @@ import dataclasses
 import gc
 import json
 import sys
+from typing import Any
 
-from trainer import models, storage, train
+from trainer import models, preparation, storage, train
 from trainer.config import Config, ResolvedConfig
 from trainer.errors import RunExistsError
-from trainer.log import LOGGER, native_greetings_hidden
+from trainer.log import LOGGER
 from trainer.results import manifest, names
 from trainer.results.run_directory import RunDirectory
 from trainer.storage import Folder
@@ -33,14 +34,9 @@ def run(config: Config, folds: int, *, started: float | None = None) -> str:
     Raises:
         TrainerError: as `train.run`.
     """
-    with native_greetings_hidden():  # A user's module imports Keras.
-        definition = models.find(config.model)
-    resolved = train.fill_in(config, definition.recipe)
-    settings = [
-        dataclasses.replace(resolved, fold=fold, out=f"{resolved.out}/fold-{fold}")
-        for fold in range(1, folds + 1)
-    ]
-    models.check_data(definition, train.load(settings[0]).spec)
+    resolved, definition = preparation.resolve(config)
+    settings = [_of_fold(resolved, fold) for fold in range(1, folds + 1)]
+    models.check_data(definition, preparation.load(settings[0]).spec)
     folder = storage.folder(resolved.out)
     _check_alone(folder, folds)
     if resolved.overwrite and folder.version(names.FOLDS):
@@ -68,6 +64,16 @@ def run(config: Config, folds: int, *, started: float | None = None) -> str:
     return resolved.out
 
 
+def _of_fold(config: ResolvedConfig, fold: int) -> ResolvedConfig:
+    """Returns the settings of one fold, which has folders of its own."""
+    places: dict[str, Any] = {
+        name: f"{place}/fold-{fold}"
+        for name in ("out", "checkpoint_dir", "tensorboard_dir")
+        if (place := getattr(config, name)) is not None
+    }
+    return dataclasses.replace(config, fold=fold, **places)
+
+
 def _check_alone(folder: Folder, folds: int) -> None:
     """Raises RunExistsError if the folder holds anything but such folds."""
     ours = tuple(f"fold-{fold}/" for fold in range(1, folds + 1))
@@ -90,7 +96,7 @@ def _looked_at(run: ResolvedConfig) -> ResolvedConfig:
         finished = RunDirectory(kept).is_finished()
         if finished:
             was = manifest.read(storage.folder(run.out))["data_fingerprint"]
-            if was != train.load(run).fingerprint:
+            if was != preparation.load(run).fingerprint:
                 raise RunExistsError(f"--out {run.out}: holds this fold of data that has changed")
     except RunExistsError:
         if not run.overwrite:

@@ -10,13 +10,16 @@ from __future__ import annotations
 import base64
 import concurrent.futures
 import contextlib
+import fnmatch
 import functools
+import glob
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -82,11 +85,16 @@ def is_remote(path: str) -> bool:
     return path.startswith(_SCHEME)
 
 
-def read_text(path: str) -> str:
-    """Returns the text of one file, local or gs://.
+def is_pattern(path: str) -> bool:
+    """Tells whether a path stands for all files that it matches, as gs://bucket/part-*.jsonl."""
+    return re.search(r"[*?[]", path.rpartition("/")[2]) is not None
+
+
+def read(path: str) -> bytes:
+    """Returns the content of one file, local or gs://.
 
     Raises:
-        StorageError: there is no such file, it may not be read, or it is not UTF-8.
+        StorageError: there is no such file, or it may not be read.
     """
     parent, _, name = path.rpartition("/")
     if is_remote(path) and not parent.removeprefix(_SCHEME):
@@ -94,8 +102,27 @@ def read_text(path: str) -> str:
     content = folder(parent or ("/" if path.startswith("/") else ".")).read(name)
     if content is None:
         raise StorageError(f"{path}: no such file")
+    return content
+
+
+def read_all(paths: Sequence[str]) -> Iterator[bytes]:
+    """Gives the contents of many files, in their order, several being read at a time.
+
+    Raises:
+        StorageError: as `read`.
+    """
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        yield from pool.map(read, paths)
+
+
+def read_text(path: str) -> str:
+    """Returns the text of one file, local or gs://.
+
+    Raises:
+        StorageError: there is no such file, it may not be read, or it is not UTF-8.
+    """
     try:
-        return content.decode()
+        return read(path).decode()
     except UnicodeDecodeError as error:
         raise StorageError(f"{path}: not UTF-8 text: {error}") from None
 
@@ -135,13 +162,15 @@ def local_copy(path: str) -> Iterator[Path]:
 
     Args:
         path: a local file or folder, which is given as it is, or gs://bucket/path of an object
-            or of all objects below a prefix.
+            or of all objects below a prefix; or a pattern in the last part of either, for the files
+            that it matches. A local one is given as it is, too.
 
     Raises:
         StorageError: nothing is there, or it may not be read.
     """
     if not is_remote(path):
-        if not os.path.exists(path):
+        matches = glob.iglob(path) if is_pattern(path) else ()
+        if not os.path.exists(path) and next(iter(matches), None) is None:
             raise StorageError(f"{path}: no such file or folder")
         yield Path(path)
         return
@@ -311,9 +340,11 @@ class _BucketFolder:
 
 
 def _download(path: str, parent: Path) -> Path:
-    """Downloads an object, or all objects below a prefix, into `parent`."""
-    bucket_name, prefix = _split(path)
-    prefix = prefix.rstrip("/")
+    """Downloads an object, those that a pattern matches, or all below a prefix, into `parent`."""
+    bucket_name, name = _split(path)
+    prefix = name.rstrip("/")
+    if is_pattern(name):
+        prefix = name.rpartition("/")[0]
     with explained(path):
         bucket = _client().bucket(bucket_name)
         blobs = [
@@ -322,6 +353,7 @@ def _download(path: str, parent: Path) -> Path:
             # "runs/1" must not bring "runs/10"; a name that ends in "/" is a console's folder.
             if (not prefix or blob.name == prefix or blob.name.startswith(prefix + "/"))
             and not blob.name.endswith("/")
+            and (not is_pattern(name) or _matches(blob.name, name))
         ]
     if not blobs:
         raise StorageError(f"{path}: no object there")
@@ -335,6 +367,10 @@ def _download(path: str, parent: Path) -> Path:
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(_download_blob, blobs, targets))  # Raises what a download raised.
     return root
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return name.count("/") == pattern.count("/") and fnmatch.fnmatchcase(name, pattern)
 
 
 def _download_blob(blob: Any, target: Path) -> None:

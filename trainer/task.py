@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
 
-from trainer import command_line, log
+from trainer import cloud, command_line, log, termination
 from trainer import config as configs
 from trainer.config import Config
 from trainer.datasets import SHIPPED
@@ -18,15 +19,19 @@ PROGRAM = "python -m trainer.task"
 def main(argv: Sequence[str] | None = None, *, program: str = PROGRAM) -> None:
     """Runs the job described by the command line and exits, with 143 if SIGTERM ended it."""
     started = time.perf_counter()
+    termination.exit_at_once()
     arguments = sys.argv[1:] if argv is None else list(argv)
     with command_line.exits(program, arguments):
         config = parse(arguments, program=program)
+        cloud.check_alone(os.environ)
+        log.configure(config.log)
         # Not before the flags are checked: a typo must be answered at once, without NumPy's and
         # TensorFlow's imports.
-        from trainer import cross_validation, termination, train
+        from trainer import cross_validation, preflight, train
 
-        termination.exit_at_once()
-        log.configure(config.log)
+        if config.dry_run:
+            preflight.run(config, started=started)
+            return
         if config.folds and not config.fold:
             out = cross_validation.run(config, config.folds, started=started)
         else:
@@ -54,7 +59,7 @@ def parse(arguments: Sequence[str], *, program: str = PROGRAM) -> Config:
         from trainer import storage
 
         file_text = storage.read_text(flags["config"])
-    return configs.resolve(flags, file_text)
+    return configs.resolve(flags, file_text, os.environ)
 
 
 if __name__ == "__main__":

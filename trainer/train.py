@@ -1,21 +1,20 @@
-"""The whole job on one page: data, device, model, training, test, run directory."""
+"""The whole job on one page: prepare, train, test, leave the run directory behind."""
 
 from __future__ import annotations
 
-import datetime
-import math
-import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from trainer import datasets, memory, models
-from trainer.config import Config, ResolvedConfig, complete
-from trainer.log import LOGGER, native_greetings_hidden
-from trainer.models import Recipe
+from trainer import preparation
+from trainer.config import Config
+from trainer.log import LOGGER
+from trainer.preparation import Prepared
 from trainer.results.run_directory import RunDirectory
 from trainer.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
-    from trainer.datasets.dataset import Dataset
+    from trainer.engine.state import Row
+    from trainer.lease import Lease
+    from trainer.results.tensorboard import EventFile
 
 
 def run(config: Config, *, started: float | None = None) -> str:
@@ -32,115 +31,86 @@ def run(config: Config, *, started: float | None = None) -> str:
         TrainerError: what a user can put right: data, device, storage, settings.
     """
     watch = Stopwatch(started)
-    with native_greetings_hidden():  # A user's module imports Keras.
-        definition = models.find(config.model)
-    config = fill_in(config, definition.recipe)
-    directory = RunDirectory(config)
+    resolved, definition = preparation.resolve(config)
+    directory = RunDirectory(resolved)
     if directory.is_finished():
-        LOGGER.info("%s: this run is finished already, nothing to do", config.out)
+        LOGGER.info("%s: this run is finished already, nothing to do", resolved.out)
         directory.remove_snapshots()
-        return config.out
+        return resolved.out
 
-    data = load(config)
-    models.check_data(definition, data.spec)
-    memory.check_training(data.size_bytes)
-    watch.lap("data")
-    # Not before all that is cheap to check is known to be right: TensorFlow takes seconds.
-    with native_greetings_hidden():
-        from trainer.engine import devices, keeper, loop, progress
-        from trainer.results import exports, metrics
+    job = preparation.prepare(resolved, definition, watch)
+    from trainer.engine import devices, loop
+    from trainer.results import exports, metrics, tensorboard
 
-        watch.lap("import")
-        device = devices.select(
-            config.device,
-            precision=config.precision,
-            xla=config.xla,
-            deterministic=config.deterministic,
-        )
-    LOGGER.info("training %s on %s, %s", config.model, config.data, device.description)
-    with devices.failures_explained(), device.strategy.scope():
-        model = models.build(
-            definition,
-            data.spec,
-            learning_rate=config.learning_rate,
-            steps=config.epochs * math.ceil(len(data.train) / config.batch_size),
-            seed=config.seed,
-            precision=device.precision,
-        )
-    if config.model not in models.MODELS:  # Those are known to be saved.
-        exports.rehearse(model, config.model)
-    watch.lap("build")
-    callbacks = models.callbacks(definition, validation=data.validation is not None)
-    with directory.begun() as lease:
-        with (
-            keeper.keeping(
-                model,
-                callbacks,
-                config,
-                data_fingerprint=data.fingerprint,
-                device=device.description,
-                lease=lease,
-                watch=watch,
-            ) as keeping,
-            progress.shown(config, examples=len(data.train)) as shown,
-            devices.failures_explained(),
-        ):
-            history = loop.fit(
-                model,
-                data.train,
-                data.validation,
-                epochs=config.epochs,
-                batch_size=config.batch_size,
-                seed=config.seed,
-                devices=device,
-                label_smoothing=definition.recipe.label_smoothing,
-                augmentation=definition.recipe.augmentation,
-                callbacks=callbacks,
-                shown=shown,
-                keeper=keeping,
-            )
+    with (
+        directory.begun() as lease,
+        tensorboard.event_file(resolved.tensorboard_dir) as events,
+    ):
+        history = _train(job, lease, events, watch)
         watch.lap("train")
         with devices.failures_explained():
-            probabilities = loop.predict(model, data.test, batch_size=config.batch_size)
+            probabilities = loop.predict(job.model, job.data.test, batch_size=resolved.batch_size)
         watch.lap("evaluate")
-        with directory.finishing(data.fingerprint, device.description) as folder:
-            exports.write(model, folder)
+        with directory.finishing(job.data.fingerprint, job.devices.description) as folder:
+            exports.write(job.model, folder)
             watch.lap("write")
             result = {
-                **metrics.test(probabilities, data.test.labels, data.spec.classes),
+                **metrics.test(probabilities, job.data.test.labels, job.data.spec.classes),
+                **_facts(job, history),
                 "seconds": watch.seconds(),
-                "examples_per_second": metrics.examples_per_second(history, len(data.train)),
-                "epochs": len(history),
-                "parameters": model.count_params(),
-                "device": device.description,
-                "seed": config.seed,
-                "model": config.model,
-                "data": config.data,
             }
             metrics.write(result, history, folder)
+        if events is not None:
+            events.close(result["test"])
     LOGGER.info("%s", metrics.in_words(result))
-    return config.out
+    return resolved.out
 
 
-def load(config: ResolvedConfig) -> Dataset:
-    """Reads the data of a run, as `datasets.load`."""
-    return datasets.load(
-        config.data,
-        seed=config.seed,
-        validation=config.validation,
-        fold=config.fold_of,
-        allow_pickle=config.allow_pickle,
-    )
+def _train(job: Prepared, lease: Lease, events: EventFile | None, watch: Stopwatch) -> list[Row]:
+    """Trains the model, from the latest snapshot if there is one; returns a row an epoch."""
+    from trainer.engine import devices, keeper, loop, progress
+
+    config, data = job.config, job.data
+    with (
+        keeper.keeping(
+            job.model,
+            job.callbacks,
+            config,
+            data_fingerprint=data.fingerprint,
+            device=job.devices.description,
+            lease=lease,
+            watch=watch,
+        ) as keeping,
+        progress.shown(config, examples=len(data.train)) as shown,
+        devices.failures_explained(),
+    ):
+        return loop.fit(
+            job.model,
+            data.train,
+            data.validation,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            devices=job.devices,
+            label_smoothing=job.definition.recipe.label_smoothing,
+            augmentation=job.definition.recipe.augmentation,
+            callbacks=job.callbacks,
+            shown=shown,
+            reports=[report for report in (events, job.trial) if report is not None],
+            keeper=keeping,
+        )
 
 
-def fill_in(config: Config, recipe: Recipe) -> ResolvedConfig:
-    """Fills in what the user left open: from the recipe, and `runs/MODEL-DATE-TIME` for `out`."""
-    name = re.sub(r"\W+", "-", config.model)
-    return complete(
-        config,
-        data=recipe.data,
-        out=f"runs/{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}",
-        epochs=recipe.epochs,
-        batch_size=recipe.batch_size,
-        learning_rate=recipe.learning_rate,
-    )
+def _facts(job: Prepared, history: list[Row]) -> dict[str, Any]:
+    """Returns what `metrics.json` says of a run besides figures of quality and times."""
+    from trainer.results import metrics
+
+    return {
+        "examples_per_second": metrics.examples_per_second(history, len(job.data.train)),
+        "epochs": len(history),
+        "parameters": job.model.count_params(),
+        "device": job.devices.description,
+        "seed": job.config.seed,
+        "model": job.config.model,
+        "data": job.config.data,
+    }

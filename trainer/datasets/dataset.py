@@ -80,19 +80,35 @@ class Spec:
         return {3: "image", 1: "vector"}[len(self.shape)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How files are to be read.
+
+    Attributes:
+        allow_pickle: whether a pickle may be read, by an unpickler that admits arrays only.
+        image_size: pixels a side that images in files of their own are brought to; None leaves them
+            as they are.
+    """
+
+    allow_pickle: bool = False
+    image_size: int | None = None
+
+
 @dataclass(frozen=True)
 class Source:
     """What a format reads from files, before it is checked and split.
 
     Attributes:
         train: examples and labels; labels are integers (N,) or one-hot (N, classes).
-        test: the same; None if the data comes in one piece.
+        test: the same; None if there is no test part.
         classes: class names; None if classes only have numbers.
+        validation: as test.
     """
 
     train: tuple[Array, Array]
     test: tuple[Array, Array] | None = None
     classes: tuple[str, ...] | None = None
+    validation: tuple[Array, Array] | None = None
 
 
 @dataclass(frozen=True)
@@ -135,23 +151,15 @@ class Dataset:
         Raises:
             DataError: examples and labels that do not fit together, or cannot be trained on.
         """
-        train = _check("training", *source.train)
+        parts = {"training": source.train, "validation": source.validation, "test": source.test}
+        checked = {name: _check(name, *part) for name, part in parts.items() if part is not None}
+        checked = _alike(checked)
+        train, held_out, test = checked["training"], checked.get("validation"), checked.get("test")
         classes = source.classes or _numbered(train.labels)
         if fold is not None:
             train, test = _fold(train, *fold, classes, seed=seed)
-        elif source.test is not None:
-            test = _check("test", *source.test)
-            if test.examples.shape[1:] != train.examples.shape[1:]:
-                raise DataError(
-                    f"test examples of shape {test.examples.shape[1:]}, expected "
-                    f"{train.examples.shape[1:]} as in training"
-                )
-            if test.examples.dtype != train.examples.dtype:  # One part held only small numbers.
-                train = Split(train.examples.astype(np.float32), train.labels)
-                test = Split(test.examples.astype(np.float32), test.labels)
-        else:
+        elif test is None:
             train, test = _hold_out(train, TEST_FRACTION, classes, seed=seed, stream=0)
-        held_out = None
         if validation:
             train, held_out = _hold_out(train, validation, classes, seed=seed, stream=1)
         splits = {"train": train, "validation": held_out, "test": test}
@@ -160,6 +168,29 @@ class Dataset:
             _check_labels(name, part.labels, classes)
         spec = _spec(train, classes, {name: len(part) for name, part in present.items()})
         return cls(spec, train, held_out, test, _fingerprint(present, classes))
+
+
+def _alike(parts: dict[str, Split]) -> dict[str, Split]:
+    """Returns the parts with examples of one type.
+
+    Raises:
+        DataError: their examples have other shapes, or are texts in some parts only.
+    """
+    train = parts["training"].examples
+    for name, part in parts.items():
+        if part.examples.shape[1:] != train.shape[1:]:
+            raise DataError(
+                f"{name} examples of shape {part.examples.shape[1:]}, expected "
+                f"{train.shape[1:]} as in training"
+            )
+        if (part.examples.dtype == object) != (train.dtype == object):
+            raise DataError(f"{name} examples: texts in some parts only")
+    if len({part.examples.dtype for part in parts.values()}) == 1:
+        return parts
+    # One part held only small numbers.
+    return {
+        name: Split(part.examples.astype(np.float32), part.labels) for name, part in parts.items()
+    }
 
 
 def check_shape(name: str, shape: tuple[int, ...], itemsize: int) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.datasets.dataset import Array, Source, check_shape
+from trainer.datasets.dataset import Array, Reading, Source, check_shape
 from trainer.errors import DataError
 
 NAME = "IDX files of images and labels (train-images, train-labels, t10k-images, t10k-labels)"
@@ -30,7 +30,7 @@ def recognises(files: Sequence[Path]) -> bool:
     return any(_is_idx(file) for file in files)
 
 
-def read(files: Sequence[Path], *, allow_pickle: bool = False) -> Source:
+def read(files: Sequence[Path], options: Reading) -> Source:
     """Reads images and labels; files named t10k or test are the test part.
 
     Raises:

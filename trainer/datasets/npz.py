@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.datasets.dataset import Array, Source, check_shape
+from trainer.datasets.dataset import Array, Reading, Source, check_shape
 from trainer.errors import DataError
 
 NAME = "an .npz with x_train, y_train, x_test, y_test"
@@ -85,7 +85,7 @@ def recognises(files: Sequence[Path]) -> bool:
     )
 
 
-def read(files: Sequence[Path], *, allow_pickle: bool = False) -> Source:
+def read(files: Sequence[Path], options: Reading) -> Source:
     """Reads the arrays of both parts.
 
     Raises:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from trainer import memory
-from trainer.datasets.dataset import Array, Source
+from trainer.datasets.dataset import Array, Reading, Source
 from trainer.datasets.sparse import dense
 from trainer.errors import DataError
 
@@ -40,14 +40,14 @@ def recognises(files: Sequence[Path]) -> bool:
     )
 
 
-def read(files: Sequence[Path], *, allow_pickle: bool = False) -> Source:
+def read(files: Sequence[Path], options: Reading) -> Source:
     """Reads the four parts; sparse ones become dense.
 
     Raises:
         DataError: pickles are not allowed, or this one holds anything but such arrays.
     """
     (file,) = files
-    if not allow_pickle:
+    if not options.allow_pickle:
         raise DataError(
             f"{file.name}: a pickle can run any code when it is read, so it is refused. "
             f"Expected an .npz: {_INSTEAD}. If you trust where it comes from, give --allow-pickle."

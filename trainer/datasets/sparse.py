@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer.datasets import npz
-from trainer.datasets.dataset import Array, Source, check_shape
+from trainer.datasets.dataset import Array, Reading, Source, check_shape
 from trainer.errors import DataError
 
 NAME = "an .npz of a SciPy sparse matrix with an array `labels`"
@@ -26,7 +26,7 @@ def recognises(files: Sequence[Path]) -> bool:
     return len(files) == 1 and {"format", "shape", "data"} <= npz.members(files[0])
 
 
-def read(files: Sequence[Path], *, allow_pickle: bool = False) -> Source:
+def read(files: Sequence[Path], options: Reading) -> Source:
     """Reads the matrix (N, D) and its labels (N,); the data comes in one piece.
 
     Raises:

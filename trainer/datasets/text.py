@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer import memory
-from trainer.datasets.dataset import Source
+from trainer.datasets.dataset import Reading, Source
 from trainer.errors import DataError
 
 NAME = "a folder with one UTF-8 text file a class (pos.txt, neg.txt), one example a line"
@@ -21,7 +21,7 @@ def recognises(files: Sequence[Path]) -> bool:
     return any(file.suffix == ".txt" for file in files)
 
 
-def read(files: Sequence[Path], *, allow_pickle: bool = False) -> Source:
+def read(files: Sequence[Path], options: Reading) -> Source:
     """Reads the lines of each class; blank ones are left out. The data comes in one piece.
 
     Raises:

@@ -20,7 +20,8 @@ from trainer.engine.state import Progress, Snapshot, SnapshotError
 from trainer.errors import ConflictError, DeviceError, DivergedError, StoppedError, StorageError
 from trainer.lease import Lease
 from trainer.log import LOGGER
-from trainer.results import manifest, names
+from trainer.results import manifest
+from trainer.results.run_directory import snapshots_path
 from trainer.stopwatch import Stopwatch
 from trainer.termination import Request
 
@@ -48,7 +49,7 @@ def keeping(
         watch: its time, over all attempts.
     """
     checkpoints = Checkpoints(
-        f"{config.out}/{names.CHECKPOINTS}",
+        snapshots_path(config),
         lease,
         every_s=config.checkpoint_seconds,
         every_steps=config.checkpoint_steps,

@@ -29,6 +29,9 @@ from trainer.results.metrics import loss_accuracy
 # that Python costs nothing.
 _CALL_S = 0.2
 
+# Takes a row for each epoch that is over.
+Report = Callable[[Sequence[Row]], None]
+
 
 class Keeper:
     """What looks after a run between its steps; this one does nothing."""
@@ -58,6 +61,7 @@ def fit(
     augmentation: Augmentation | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     shown: keras.callbacks.Callback | None = None,
+    reports: Sequence[Report] = (),
     keeper: Keeper | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Row]:
@@ -76,6 +80,7 @@ def fit(
         callbacks: part of the run. If one of them listens to batches, a call has one step; else
             many steps run in a call.
         shown: shows what happens, and changes nothing; it is told of calls, not of batches.
+        reports: are told the history so far, at the start and after each epoch.
         keeper: takes and restores snapshots.
         clock: seconds, rising.
 
@@ -92,13 +97,15 @@ def fit(
     held_out = None if validation is None else (features.of(validation), validation.labels)
     keeper = keeper or Keeper()
     one_by_one = any(map(_listens_to_batches, callbacks))
-    pace = _Pace(clock, (lambda: 1) if one_by_one else keeper.most_steps)
+    pace = Pace(clock, (lambda: 1) if one_by_one else keeper.most_steps)
     told = {"model": model, "epochs": epochs, "steps": math.ceil(len(train) / batch_size)}
     driven = keras.callbacks.CallbackList(list(callbacks), **told)
     display = keras.callbacks.CallbackList([shown] if shown else [], **told)
     model.stop_training = False
     driven.on_train_begin()
     progress = keeper.restore()
+    for report in reports:
+        report(progress.history)
     while progress.epoch < epochs and not progress.stopped:
         epoch = progress.epoch
         if progress.step == 0:  # Else it was told before the snapshot that we come from.
@@ -131,6 +138,8 @@ def fit(
         # A callback may have added figures of NumPy, which JSON does not know.
         row = {name: getattr(value, "item", lambda v=value: v)() for name, value in row.items()}
         progress.end_epoch({"epoch": epoch + 1, **row}, stopped=model.stop_training)
+        for report in reports:
+            report(progress.history)
         keeper.after_steps(progress, 0, epoch_end=True)
     model.optimizer.finalize_variable_values(model.trainable_variables)  # Averages, if it has any.
     driven.on_train_end()
@@ -169,10 +178,16 @@ def batches(order: Array, batch_size: int, replicas: int) -> Array:
     return np.stack(rows)
 
 
-class _Pace:
+class Pace:
     """How many steps a call has: one at first, then as many as take `_CALL_S`."""
 
     def __init__(self, clock: Callable[[], float], most_steps: Callable[[], int | None]) -> None:
+        """Begins with one step.
+
+        Args:
+            clock: seconds, rising.
+            most_steps: how many the next call may have; None for any number.
+        """
         self._clock, self._most_steps = clock, most_steps
         self._size = 1
 

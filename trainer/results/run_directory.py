@@ -23,6 +23,8 @@ class RunDirectory:
         """Takes the folder `config.out`; nothing is read or written yet."""
         self._config = config
         self._folder = storage.folder(config.out)
+        # The folder of snapshots, if it lies apart.
+        self._apart = storage.folder(config.checkpoint_dir) if config.checkpoint_dir else None
 
     def is_finished(self) -> bool:
         """Tells whether the folder holds this very run, finished; and refuses what is in the way.
@@ -41,6 +43,11 @@ class RunDirectory:
                     f"--out {out}: holds files that are no run "
                     f"({present[0]}, {len(present)} in all), expected a new or empty folder"
                 )
+            if self._apart is not None and self._snapshots() and not overwrite:
+                raise RunExistsError(
+                    f"--checkpoint-dir {self._apart.path}: holds snapshots of another run than "
+                    f"that of --out {out}. Give another folder, or --overwrite to replace them."
+                )
         elif not overwrite:
             different = configs.differences(self._config, self._settings(earlier))
             if different:
@@ -56,6 +63,9 @@ class RunDirectory:
                     "or leave --resume never out to go on."
                 )
         self._folder.check_writable()
+        for other in (self._config.checkpoint_dir, self._config.tensorboard_dir):
+            if other is not None:
+                storage.folder(other).check_writable()
         return False
 
     @contextlib.contextmanager
@@ -74,6 +84,9 @@ class RunDirectory:
     def _begin(self) -> None:
         """Leaves an unfinished run of these settings as it is, and removes any other."""
         self._remove(filter(storage.is_leftover, self._folder.names()))
+        if self._apart is not None:
+            for name in filter(storage.is_leftover, self._apart.names()):
+                self._apart.remove(name)
         earlier = self._folder.read(names.CONFIG)
         if earlier is not None and self._config.resume == "auto":
             same = not configs.differences(self._config, self._settings(earlier))
@@ -83,7 +96,7 @@ class RunDirectory:
         # an old one's snapshots.
         present = [name for name in self._folder.names() if name.startswith(_OURS)]
         self._folder.remove(names.MANIFEST)
-        self._remove(name for name in present if name.startswith(_SNAPSHOTS))
+        self.remove_snapshots()
         with storage.scratch() as place:
             path = place / names.CONFIG
             path.write_text(configs.to_json(self._config))
@@ -113,8 +126,15 @@ class RunDirectory:
 
     def remove_snapshots(self) -> None:
         """Removes what a finished run needs no more, also where it was killed before it could."""
-        snapshots = [name for name in self._folder.names() if name.startswith(_SNAPSHOTS)]
-        self._remove(sorted(snapshots, key=lambda name: name.endswith(".h5")))  # Pointer first.
+        folder = self._apart or self._folder
+        for name in sorted(self._snapshots(), key=lambda name: name.endswith(".h5")):
+            folder.remove(name)  # The pointer first.
+
+    def _snapshots(self) -> list[str]:
+        """Returns the names of the snapshots, in the folder where they are."""
+        if self._apart is not None:
+            return list(filter(names.is_snapshot, self._apart.names()))
+        return [name for name in self._folder.names() if name.startswith(_SNAPSHOTS)]
 
     def _remove(self, files: Iterable[str]) -> None:
         for name in files:
@@ -131,6 +151,11 @@ class RunDirectory:
                 "of a run, found none"
             )
         return settings
+
+
+def snapshots_path(config: ResolvedConfig) -> str:
+    """Returns the folder of a run's snapshots, local or gs://."""
+    return config.checkpoint_dir or f"{config.out}/{names.CHECKPOINTS}"
 
 
 _SNAPSHOTS = f"{names.CHECKPOINTS}/"

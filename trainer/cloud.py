@@ -1,0 +1,100 @@
+"""What the service that runs the job says in its environment: defaults of flags, roles, trials.
+
+Sources: Vertex AI's custom training (AIP_*, CLOUD_ML_*, CLUSTER_SPEC), TensorFlow's TF_CONFIG, and
+Cloud Run's jobs (CLOUD_RUN_JOB).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from trainer.errors import UsageError
+
+_PLACES = {
+    "out": "AIP_MODEL_DIR",
+    "checkpoint_dir": "AIP_CHECKPOINT_DIR",
+    "tensorboard_dir": "AIP_TENSORBOARD_LOG_DIR",
+}
+_DATA = {
+    "data": "AIP_TRAINING_DATA_URI",
+    "validation_data": "AIP_VALIDATION_DATA_URI",
+    "test_data": "AIP_TEST_DATA_URI",
+}
+_DATA_FORMAT = "AIP_DATA_FORMAT"
+_COLLECTS_LOGS = ("CLOUD_ML_PROJECT_ID", "CLOUD_RUN_JOB")  # And reads JSON lines.
+# The roles of replicas in TF_CONFIG; Vertex AI's own name for them is worker pools.
+_ROLES = ("chief", "master", "worker", "ps", "evaluator")
+_POOLS = tuple(f"workerpool{number}" for number in range(4))
+
+
+def flags(environment: Mapping[str, str], given: Collection[str]) -> dict[str, tuple[str, str]]:
+    """Returns the settings that the environment decides, unless the user did.
+
+    Args:
+        environment: the variables of the process.
+        given: names of settings that the user gave.
+
+    Returns:
+        By the name of the setting: the variable that says so, and its value.
+
+    Raises:
+        UsageError: the data is not of a kind that can be trained on.
+    """
+    found = {name: variable for name, variable in _PLACES.items() if name not in given}
+    if "data" not in given and environment.get(_DATA["data"]):
+        if environment.get(_DATA_FORMAT) != "jsonl":
+            raise UsageError(
+                f"{_DATA_FORMAT}: found {environment.get(_DATA_FORMAT)!r}, expected 'jsonl', a "
+                "managed data set of images or texts; or give --data"
+            )
+        found |= {name: variable for name, variable in _DATA.items() if name not in given}
+        if "validation" in given:
+            found.pop("validation_data", None)
+    decided = {
+        name: (variable, environment[variable])
+        for name, variable in found.items()
+        if environment.get(variable)
+    }
+    collector = collects_logs(environment)
+    if collector is not None and "log" not in given:
+        decided["log"] = (collector, "json")
+    return decided
+
+
+def collects_logs(environment: Mapping[str, str]) -> str | None:
+    """Returns the variable that says that JSON lines on stdout are collected, if there is one."""
+    return next(filter(environment.get, _COLLECTS_LOGS), None)
+
+
+def check_alone(environment: Mapping[str, str]) -> None:
+    """Raises UsageError if the service started several replicas, each of which would train alone.
+
+    CLUSTER_SPEC is read leniently: it is always there, and only its worker pools say anything.
+    """
+    for variable, roles in (("TF_CONFIG", _ROLES), ("CLUSTER_SPEC", _POOLS)):
+        cluster = _object(_object(environment.get(variable)).get("cluster"))
+        replicas = sum(len(cluster[role]) for role in roles if isinstance(cluster.get(role), list))
+        if replicas > 1:
+            raise UsageError(
+                f"{variable}: found {replicas} replicas, expected one: this version trains on one "
+                "machine, with all GPUs that are in it"
+            )
+
+
+def trial(environment: Mapping[str, str]) -> str | None:
+    """Returns the number of the tuning trial that this job is; None if it is none."""
+    if "CLOUD_ML_TRIAL_ID" in environment or "CLOUD_ML_HP_METRIC_FILE" in environment:
+        return environment.get("CLOUD_ML_TRIAL_ID", "0")
+    return None
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """Returns a JSON object, also one that is given as its text; an empty one for anything else."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = None
+    return value if isinstance(value, dict) else {}

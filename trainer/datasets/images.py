@@ -1,0 +1,80 @@
+"""Images in files of their own, PNG, JPEG and what else Pillow reads, as arrays of one shape."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+from trainer import memory
+from trainer.datasets.dataset import MOST_VALUES, Array
+from trainer.errors import DataError
+
+_GREY = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+
+
+def decode(content: bytes, name: str, *, size: int | None = None) -> Array:
+    """Reads one image, turned upright as its EXIF data says.
+
+    Args:
+        content: of the file.
+        name: of the file, for messages.
+        size: pixels a side to bring it to, by averaging; None leaves it as it is.
+
+    Returns:
+        Its pixels, uint8 (H, W, 1) if it is grey, else (H, W, 3); what is transparent is black.
+
+    Raises:
+        DataError: it is no image, damaged, or too large.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(content)) as opened:
+            warnings.simplefilter("ignore")  # Pillow's own limit is higher than ours.
+            if opened.width * opened.height * 3 > MOST_VALUES:
+                raise DataError(
+                    f"{name}: an image of {opened.width}x{opened.height}, expected at most "
+                    f"{MOST_VALUES // 3} pixels"
+                )
+            grey = opened.mode in _GREY
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I"):  # 16 bits; to 8 of them Pillow would cut, not scale.
+                image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+            if image.mode == "RGBA":
+                black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+                image = Image.alpha_composite(black, image)
+            image = image.convert("L" if grey else "RGB")
+            if size is not None:
+                image = image.resize((size, size), Image.Resampling.BOX)
+            pixels = np.asarray(image)
+    except DataError:
+        raise
+    except Exception as error:  # A damaged image raises nearly anything.
+        raise DataError(f"{name}: no image, or a damaged one: {error}") from None
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def stacked(images: Sequence[Array], names: Sequence[str]) -> Array:
+    """Returns images as one array, uint8 (N, H, W, C); grey ones get the colours of the others.
+
+    Raises:
+        DataError: they are of different sizes, or too many for memory.
+    """
+    first = images[0].shape
+    for image, name in zip(images, names, strict=True):
+        if image.shape[:2] != first[:2]:
+            raise DataError(
+                f"{name}: an image of {_in_words(image)}, expected {_in_words(images[0])} as in "
+                f"{names[0]}; --image-size 64 brings all to one size"
+            )
+    channels = max(image.shape[2] for image in images)
+    memory.check_data(len(images) * first[0] * first[1] * channels, f"{len(images)} images")
+    return np.stack([np.broadcast_to(image, (*first[:2], channels)) for image in images])
+
+
+def _in_words(image: Array) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}"

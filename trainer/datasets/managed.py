@@ -1,0 +1,137 @@
+"""JSON lines of Vertex AI's managed data sets: images or texts with a label each.
+
+Source: the import and export schemas for single-label classification of images and of texts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer import memory, storage
+from trainer.datasets import images
+from trainer.datasets.dataset import Array, Reading, Source
+from trainer.errors import DataError
+
+NAME = "JSON lines of a Vertex AI data set (imageGcsUri or textContent, classificationAnnotation)"
+
+_USE = "aiplatform.googleapis.com/ml_use"
+_CONTENT = ("imageGcsUri", "textContent", "textGcsUri")
+
+
+@dataclass(frozen=True)
+class _Item:
+    place: str  # File and line, for messages.
+    kind: str  # One of _CONTENT.
+    value: str
+    label: str
+    use: str | None  # "training", "validation", "test", or nothing said.
+
+
+def recognises(files: Sequence[Path]) -> bool:
+    """Tells whether all files are JSON lines, by their names."""
+    return bool(files) and all(file.suffix == ".jsonl" for file in files)
+
+
+def read(files: Sequence[Path], options: Reading) -> Source:
+    """Reads all lines, and what they refer to in buckets.
+
+    Lines that say what they are for (ml_use) make the parts; else the data comes in one piece.
+
+    Raises:
+        DataError: a line is no such item, images are damaged or of different sizes, or images and
+            texts are mixed.
+        StorageError: an object that a line refers to is not there, or may not be read.
+    """
+    items = [item for file in files for item in _items(file)]
+    if not items:
+        raise DataError(f"{files[0].name}: no examples, expected one a line")
+    kinds = {item.kind == "imageGcsUri" for item in items}
+    if len(kinds) > 1:
+        raise DataError(f"{items[0].place}: images and texts in one data set")
+    examples = _images(items, options) if kinds == {True} else _texts(items)
+    classes = tuple(sorted({item.label for item in items}))
+    labels = np.array([classes.index(item.label) for item in items], dtype=np.int32)
+    uses = np.array([item.use or "training" for item in items])
+    if len(set(uses)) == 1:
+        return Source(train=(examples, labels), classes=classes)
+
+    def part(use: str) -> tuple[Array, Array] | None:
+        chosen = uses == use
+        return (examples[chosen], labels[chosen]) if chosen.any() else None
+
+    train = part("training")
+    if train is None:
+        raise DataError(f"{files[0].name}: no items for training, found {', '.join(set(uses))}")
+    return Source(train=train, test=part("test"), classes=classes, validation=part("validation"))
+
+
+def _items(file: Path) -> Iterator[_Item]:
+    memory.check_data(4 * file.stat().st_size, file.name)  # Bytes, text, lines, strings.
+    try:
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file.name}: not UTF-8: {error}") from None
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield _item(line, f"{file.name}: line {number}")
+
+
+def _item(line: str, place: str) -> _Item:
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{place} is not JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise DataError(f"{place} is {type(fields).__name__}, expected a JSON object")
+    kinds = [kind for kind in _CONTENT if fields.get(kind)]
+    label = _field(fields, "classificationAnnotation", "displayName")
+    if len(kinds) != 1 or not isinstance(fields[kinds[0]], str):
+        raise DataError(f"{place}: expected one of {', '.join(_CONTENT)}, found {_known(fields)}")
+    if not isinstance(label, str) or not label:
+        raise DataError(
+            f"{place}: no label, expected classificationAnnotation with a displayName, found "
+            f"{_known(fields)}"
+        )
+    use = _field(fields, "dataItemResourceLabels", _USE)
+    if use not in (None, "training", "validation", "test"):
+        raise DataError(f"{place}: {_USE} is {use!r}, expected training, validation or test")
+    return _Item(place, kinds[0], fields[kinds[0]], label, use)
+
+
+def _field(fields: dict[str, Any], name: str, inner: str) -> Any:
+    value = fields.get(name)
+    return value.get(inner) if isinstance(value, dict) else None
+
+
+def _known(fields: dict[str, Any]) -> str:
+    return ", ".join(fields) or "nothing"
+
+
+def _images(items: Sequence[_Item], options: Reading) -> Array:
+    names = [item.value for item in items]
+    decoded = [
+        images.decode(content, name, size=options.image_size)
+        for name, content in zip(names, storage.read_all(names), strict=True)
+    ]
+    return images.stacked(decoded, names)
+
+
+def _texts(items: Sequence[_Item]) -> Array:
+    stored = [item.value for item in items if item.kind == "textGcsUri"]
+    contents = iter(storage.read_all(stored))
+    texts = []
+    for item in items:
+        if item.kind == "textContent":
+            texts.append(item.value)
+            continue
+        try:
+            texts.append(next(contents).decode("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            raise DataError(f"{item.value}: not UTF-8: {error}") from None
+    return np.array(texts, dtype=object)

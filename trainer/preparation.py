@@ -1,0 +1,139 @@
+"""Everything before training: what can be wrong is found here, the cheapest first."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trainer import datasets, memory, models
+from trainer.config import Config, ResolvedConfig, complete
+from trainer.errors import UsageError
+from trainer.log import LOGGER, native_greetings_hidden
+from trainer.models import Definition, Recipe
+from trainer.results import tuning
+from trainer.results.tuning import TuningReport
+from trainer.stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    import keras
+
+    from trainer.datasets.dataset import Dataset
+    from trainer.engine.devices import Devices
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that could begin now.
+
+    Attributes:
+        config: its settings, nothing left open.
+        definition: the model, as looked up.
+        data: read, checked and split.
+        devices: opened.
+        model: built and compiled.
+        callbacks: of the recipe.
+        trial: the report of a tuning trial, if the run is one.
+    """
+
+    config: ResolvedConfig
+    definition: Definition
+    data: Dataset
+    devices: Devices
+    model: keras.Model
+    callbacks: Sequence[keras.callbacks.Callback]
+    trial: TuningReport | None
+
+
+def prepare(config: ResolvedConfig, definition: Definition, watch: Stopwatch) -> Prepared:
+    """Reads the data, opens the devices and builds the model.
+
+    Args:
+        config: the settings.
+        definition: the model, as looked up.
+        watch: of the run.
+
+    Raises:
+        TrainerError: what a user can put right: data, device, settings.
+    """
+    trial = tuning.report(os.environ)
+    data = load(config)
+    models.check_data(definition, data.spec)
+    if trial is not None and data.validation is None:
+        raise UsageError(
+            "--validation: a tuning trial needs it, 0.1 say, or --validation-data: what is chosen "
+            "by the test part does not hold elsewhere"
+        )
+    memory.check_training(data.size_bytes)
+    watch.lap("data")
+    # Not before all that is cheap to check is known to be right: TensorFlow takes seconds.
+    with native_greetings_hidden():
+        from trainer.engine import devices
+        from trainer.results import exports
+
+        watch.lap("import")
+        device = devices.select(
+            config.device,
+            precision=config.precision,
+            xla=config.xla,
+            deterministic=config.deterministic,
+        )
+    LOGGER.info("training %s on %s, %s", config.model, config.data, device.description)
+    with devices.failures_explained(), device.strategy.scope():
+        model = models.build(
+            definition,
+            data.spec,
+            learning_rate=config.learning_rate,
+            steps=config.epochs * math.ceil(len(data.train) / config.batch_size),
+            seed=config.seed,
+            precision=device.precision,
+        )
+    if config.model not in models.MODELS:  # Those are known to be saved.
+        exports.rehearse(model, config.model)
+    watch.lap("build")
+    callbacks = models.callbacks(definition, validation=data.validation is not None)
+    return Prepared(config, definition, data, device, model, callbacks, trial)
+
+
+def resolve(config: Config) -> tuple[ResolvedConfig, Definition]:
+    """Looks up the model, and fills in what the user left open.
+
+    From the recipe, but for `out`, which is `runs/MODEL-DATE-TIME`.
+
+    Raises:
+        UsageError: there is no such model.
+    """
+    with native_greetings_hidden():  # A user's module imports Keras.
+        definition = models.find(config.model)
+    return fill_in(config, definition.recipe), definition
+
+
+def fill_in(config: Config, recipe: Recipe) -> ResolvedConfig:
+    """Returns the settings with what the user left open."""
+    name = re.sub(r"\W+", "-", config.model)
+    return complete(
+        config,
+        data=recipe.data,
+        out=f"runs/{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}",
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        learning_rate=recipe.learning_rate,
+    )
+
+
+def load(config: ResolvedConfig) -> Dataset:
+    """Reads the data of a run, as `datasets.load`."""
+    return datasets.load(
+        config.data,
+        seed=config.seed,
+        validation=config.validation,
+        fold=config.fold_of,
+        validation_data=config.validation_data,
+        test_data=config.test_data,
+        allow_pickle=config.allow_pickle,
+        image_size=config.image_size,
+    )
