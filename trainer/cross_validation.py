@@ -35,7 +35,7 @@ def run(config: Config, folds: int, *, started: float | None = None) -> str:
         TrainerError: as `train.run`.
     """
     resolved, definition = preparation.resolve(config)
-    settings = [_of_fold(resolved, fold) for fold in range(1, folds + 1)]
+    settings = [of_fold(resolved, fold) for fold in range(1, folds + 1)]
     models.check_data(definition, preparation.load(settings[0]).spec)
     folder = storage.folder(resolved.out)
     _check_alone(folder, folds)
@@ -64,7 +64,7 @@ def run(config: Config, folds: int, *, started: float | None = None) -> str:
     return resolved.out
 
 
-def _of_fold(config: ResolvedConfig, fold: int) -> ResolvedConfig:
+def of_fold(config: ResolvedConfig, fold: int) -> ResolvedConfig:
     """Returns the settings of one fold, which has folders of its own."""
     places: dict[str, Any] = {
         name: f"{place}/fold-{fold}"

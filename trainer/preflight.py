@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from trainer import memory, preparation
+from trainer import cross_validation, memory, preparation
 from trainer.config import Config
 from trainer.log import LOGGER
 from trainer.preparation import Prepared
@@ -32,6 +32,9 @@ def run(config: Config, *, started: float | None = None) -> None:
     """
     watch = Stopwatch(started)
     resolved, definition = preparation.resolve(config)
+    runs = 1
+    if resolved.folds and not resolved.fold:
+        runs, resolved = resolved.folds, cross_validation.of_fold(resolved, 1)
     directory = RunDirectory(resolved)
     if directory.is_finished():
         LOGGER.info("%s: this run is finished already, nothing to do", resolved.out)
@@ -68,7 +71,7 @@ def run(config: Config, *, started: float | None = None) -> None:
         "speed: first step %.1f s, then %s examples/s",
         speed.first_step_s, f"{speed.trained_per_s:,.0f}",
     )  # fmt: skip
-    _tell_time(job, begin_s + speed.first_step_s + write_s, speed)
+    _tell_time(job, begin_s + speed.first_step_s + write_s, speed, runs=runs)
     LOGGER.info("all checks passed; nothing was left behind")
 
 
@@ -87,19 +90,19 @@ def _places(job: Prepared) -> Iterator[str]:
         yield job.config.tensorboard_dir
 
 
-def _tell_time(job: Prepared, fixed_s: float, speed: Speed) -> None:
+def _tell_time(job: Prepared, fixed_s: float, speed: Speed, *, runs: int) -> None:
     """Tells how long the run will take at most, and what it will cost.
 
     Args:
         job: the run.
         fixed_s: seconds that it takes whatever its epochs: start, first step, writing.
         speed: of the rest.
+        runs: how many such runs there will be.
     """
     config, data = job.config, job.data
     validated = len(data.validation) if data.validation is not None else 0
     epoch_s = len(data.train) / speed.trained_per_s + validated / speed.tested_per_s
     total_s = fixed_s + config.epochs * epoch_s + len(data.test) / speed.tested_per_s
-    runs = config.folds if config.folds and not config.fold else 1
     LOGGER.info(
         "time: about %s%s: %s to start and to write, %s an epoch, %s epochs",
         f"{runs} times " * (runs > 1), _duration(total_s), _duration(fixed_s),

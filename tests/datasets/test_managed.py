@@ -1,0 +1,146 @@
+"""JSON lines of Vertex AI's managed data sets."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainer import datasets, storage
+from trainer.errors import DataError, StorageError
+
+USE = "aiplatform.googleapis.com/ml_use"
+
+
+def line(label: str = "good", use: str | None = None, **content: Any) -> str:
+    fields = {**content, "classificationAnnotation": {"displayName": label}}
+    if use:
+        fields["dataItemResourceLabels"] = {USE: use}
+    return json.dumps(fields)
+
+
+def text(number: int, **settings: Any) -> str:
+    return line(["bad", "good"][number % 2], textContent=f"text {number}", **settings)
+
+
+def write(path: Path, *lines: str) -> str:
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def put(place: str, content: bytes, scratch: Path) -> str:
+    folder, _, name = place.rpartition("/")
+    (scratch / "put").write_bytes(content)
+    storage.folder(folder).put(name, scratch / "put")
+    return place
+
+
+def png(value: int, side: int = 4) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(np.full((side, side), value, np.uint8)).save(content, "PNG")
+    return content.getvalue()
+
+
+def test_texts_in_parts_that_lie_apart(tmp_path: Path) -> None:
+    for part, size in (("training", 20), ("validation", 4), ("test", 6)):
+        for shard in (0, 1):
+            numbers = range(shard, size, 2)
+            write(tmp_path / f"{part}-0000{shard}.jsonl", *map(text, numbers))
+    data = datasets.load(
+        f"{tmp_path}/training-*.jsonl",
+        seed=0,
+        validation_data=f"{tmp_path}/validation-*.jsonl",
+        test_data=f"{tmp_path}/test-*.jsonl",
+    )
+    assert data.spec.sizes == {"train": 20, "validation": 4, "test": 6}
+    assert data.spec.classes == ("bad", "good")
+    assert set(data.test.examples) == {f"text {number}" for number in range(6)}
+    for example, label in zip(data.test.examples, data.test.labels, strict=True):
+        assert int(example.split()[1]) % 2 == label
+
+
+def test_lines_that_say_what_they_are_for_make_the_parts(tmp_path: Path) -> None:
+    lines = [text(n, use=["training", "validation", "test"][n // 4]) for n in range(12)]
+    data = datasets.load(write(tmp_path / "all.jsonl", *lines), seed=0)
+    assert data.spec.sizes == {"train": 4, "validation": 4, "test": 4}
+
+
+def test_images_and_texts_are_fetched_from_a_bucket(bucket: str, tmp_path: Path) -> None:
+    lines = []
+    for number in range(30):
+        place = put(f"{bucket}/images/{number}.png", png(number), tmp_path)
+        lines.append(line(str(number % 3), imageGcsUri=place))
+    put(f"{bucket}/data/training-00000.jsonl", "\n".join(lines[:10]).encode(), tmp_path)
+    put(f"{bucket}/data/training-00001.jsonl", "\n".join(lines[10:]).encode(), tmp_path)
+    put(f"{bucket}/data/deeper/training-00002.jsonl", b"not ours", tmp_path)
+    data = datasets.load(f"{bucket}/data/training-*.jsonl", seed=0)
+    assert data.spec.shape == (4, 4, 1)
+    assert data.spec.sizes == {"train": 27, "test": 3}
+    assert (data.train.examples[:, 0, 0, 0] % 3 == data.train.labels).all()
+
+    stored = put(f"{bucket}/review.txt", b"a text in a file", tmp_path)
+    lines = [text(n) for n in range(20)] + [line(textGcsUri=stored)] * 20
+    data = datasets.load(write(tmp_path / "texts.jsonl", *lines), seed=0)
+    assert "a text in a file" in data.train.examples
+
+
+def test_images_of_different_sizes_are_brought_to_one(bucket: str, tmp_path: Path) -> None:
+    places = [put(f"{bucket}/{n}.png", png(n, side=4 + n), tmp_path) for n in range(8)]
+    lines = [line(str(n % 2), imageGcsUri=place) for n, place in enumerate(places)]
+    path = write(tmp_path / "data.jsonl", *lines)
+    with pytest.raises(DataError, match=rf"^{bucket}/1\.png: an image of 5x5.*--image-size"):
+        datasets.load(path, seed=0)
+    assert datasets.load(path, seed=0, image_size=6).spec.shape == (6, 6, 1)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["{"], "data.jsonl: line 1 is not JSON"),
+        (["[" * 100_000], "data.jsonl: line 1 is not JSON"),
+        (['"text"'], "line 1 is str, expected a JSON object"),
+        ([text(0), "", '{"textContent": "a"}'], "line 3: no label, .*found textContent"),
+        ([line()], "line 1: expected one of imageGcsUri, textContent, textGcsUri"),
+        ([line(textContent="a", imageGcsUri="b")], "line 1: expected one of"),
+        ([line(textContent=5)], "line 1: expected one of"),
+        ([text(0, use="tuning")], "ml_use is 'tuning', expected training, validation or test"),
+        ([text(0), line(imageGcsUri="gs://a/b.png")], "images and texts in one data set"),
+        ([""], "no examples"),
+        ([text(0, use="test"), text(1, use="validation")], "no items for training"),
+    ],
+)
+def test_what_is_no_item_is_named(tmp_path: Path, lines: list[str], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        datasets.load(write(tmp_path / "data.jsonl", *lines), seed=0)
+
+
+def test_an_image_that_is_not_there_is_named(bucket: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "data.jsonl", line(imageGcsUri=f"{bucket}/none.png"))
+    with pytest.raises(StorageError, match=f"^{bucket}/none.png: no such file"):
+        datasets.load(path, seed=0)
+
+
+def test_parts_must_have_the_same_labels(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.jsonl", *map(text, range(8)))
+    other = write(tmp_path / "test.jsonl", line("ugly", textContent="a"))
+    with pytest.raises(DataError, match="--test-data .*: found class 'ugly', .* bad, good"):
+        datasets.load(train, seed=0, test_data=other)
+
+
+def test_a_data_set_has_one_test_part(tmp_path: Path, digits: Path) -> None:
+    with pytest.raises(DataError, match="--test-data mnist: the data of --data has a test part"):
+        datasets.load(str(digits), seed=0, test_data="mnist")
+    train = write(tmp_path / "train.jsonl", *map(text, range(8)))
+    with pytest.raises(DataError, match="--test-data .*: has several parts, expected data in one"):
+        datasets.load(train, seed=0, test_data=str(digits))
+
+
+def test_a_pattern_that_matches_nothing_is_named(tmp_path: Path, bucket: str) -> None:
+    for place in (str(tmp_path), bucket):
+        with pytest.raises(StorageError, match=r"part-\*\.jsonl: no "):
+            datasets.load(f"{place}/part-*.jsonl", seed=0)

@@ -1,0 +1,86 @@
+"""What a cloud service says in the environment becomes defaults of flags."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from trainer import cloud, task
+from trainer import config as configs
+from trainer.errors import UsageError
+
+BASE = "gs://bucket/base"
+VERTEX = {
+    "AIP_MODEL_DIR": f"{BASE}/model/",
+    "AIP_CHECKPOINT_DIR": f"{BASE}/checkpoints/",
+    "AIP_TENSORBOARD_LOG_DIR": f"{BASE}/logs/",
+    "CLOUD_ML_PROJECT_ID": "123456789",
+    # As the service writes it: `job` is JSON in a string, and `trial` is empty.
+    "CLUSTER_SPEC": '{"cluster": {"workerpool0": ["127.0.0.1:2222"]}, "environment": "cloud",'
+    ' "task": {"type": "workerpool0", "index": 0, "trial": ""}, "job": "{\\"region\\": \\"\\"}"}',
+}
+MANAGED = {
+    "AIP_DATA_FORMAT": "jsonl",
+    "AIP_TRAINING_DATA_URI": f"{BASE}/data/training-*.jsonl",
+    "AIP_VALIDATION_DATA_URI": f"{BASE}/data/validation-*.jsonl",
+    "AIP_TEST_DATA_URI": f"{BASE}/data/test-*.jsonl",
+}
+
+
+def settings(environment: dict[str, str], **flags: Any) -> configs.Config:
+    return configs.resolve(flags, None, environment)
+
+
+def test_vertex_ai_says_where_to_write() -> None:
+    config = settings(VERTEX)
+    assert config.out == f"{BASE}/model"
+    assert config.checkpoint_dir == f"{BASE}/checkpoints"
+    assert config.tensorboard_dir == f"{BASE}/logs"
+    assert (config.log, config.data) == ("json", None)
+
+
+def test_a_managed_data_set_comes_in_parts() -> None:
+    config = settings(VERTEX | MANAGED)
+    assert config.data == f"{BASE}/data/training-*.jsonl"
+    assert config.validation_data == f"{BASE}/data/validation-*.jsonl"
+    assert config.test_data == f"{BASE}/data/test-*.jsonl"
+
+
+def test_flags_and_files_win() -> None:
+    config = settings(VERTEX | MANAGED, out="runs/1", data="mnist", log="text")
+    assert (config.out, config.data, config.log) == ("runs/1", "mnist", "text")
+    # Parts of another data set than the one that was given are none of its parts.
+    assert (config.validation_data, config.test_data) == (None, None)
+    assert config.checkpoint_dir == f"{BASE}/checkpoints"
+    config = configs.resolve({"config": "a.json"}, '{"out": "gs://other/run"}', VERTEX)
+    assert config.out == "gs://other/run"
+    assert settings(VERTEX | MANAGED, validation="0.2").validation_data is None
+
+
+def test_an_empty_variable_says_nothing() -> None:
+    config = settings({"AIP_MODEL_DIR": "", "AIP_TRAINING_DATA_URI": "", "CLOUD_RUN_JOB": ""})
+    assert (config.out, config.data, config.log) == (None, None, "text")
+
+
+@pytest.mark.parametrize("kind", ["csv", "bigquery", ""])
+def test_tables_are_refused(kind: str) -> None:
+    with pytest.raises(UsageError, match=f"AIP_DATA_FORMAT: found '{kind}', expected 'jsonl'"):
+        settings(MANAGED | {"AIP_DATA_FORMAT": kind})
+
+
+def test_a_wrong_value_names_its_variable() -> None:
+    with pytest.raises(UsageError, match="^AIP_MODEL_DIR: found "):
+        settings({"AIP_MODEL_DIR": "gs://a\0b"})
+
+
+def test_the_environment_reaches_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIP_MODEL_DIR", f"{BASE}/model/")
+    assert task.parse([]).out == f"{BASE}/model"
+    assert task.parse(["--out=here"]).out == "here"
+
+
+def test_a_trial_is_known_by_its_variables() -> None:
+    assert cloud.trial(VERTEX) is None
+    assert cloud.trial({"CLOUD_ML_TRIAL_ID": "3"}) == "3"
+    assert cloud.trial({"CLOUD_ML_HP_METRIC_FILE": "/some/file"}) == "0"

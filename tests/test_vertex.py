@@ -1,0 +1,143 @@
+"""The job as Vertex AI runs it: told by variables where to read and write, ended, started again."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.killing import MODEL, ROOT, fingerprint
+from tests.test_cloud import VERTEX
+from trainer import storage
+from trainer.datasets.dataset import Dataset
+from trainer.results import names
+
+
+@pytest.fixture
+def managed(bucket: str, mnist: Dataset, tmp_path: Path) -> dict[str, str]:
+    """A managed data set of 120 images in the bucket, and the variables that say where."""
+    files: dict[str, Path] = {}
+    lines: dict[str, list[str]] = {"training": [], "validation": [], "test": []}
+    for number in range(120):
+        use = "training" if number < 80 else "validation" if number < 100 else "test"
+        content = io.BytesIO()
+        Image.fromarray(mnist.train.examples[number, ..., 0]).save(content, "PNG")
+        (tmp_path / f"{number}.png").write_bytes(content.getvalue())
+        files[f"images/{number}.png"] = tmp_path / f"{number}.png"
+        item: dict[str, Any] = {"imageGcsUri": f"{bucket}/images/{number}.png"}
+        item["classificationAnnotation"] = {"displayName": str(mnist.train.labels[number])}
+        item["dataItemResourceLabels"] = {"aiplatform.googleapis.com/ml_use": use}
+        lines[use].append(json.dumps(item))
+    variables = {"AIP_DATA_FORMAT": "jsonl"}
+    for use, items in lines.items():
+        (tmp_path / f"{use}.jsonl").write_text("\n".join(items))
+        files[f"data/{use}-00000.jsonl"] = tmp_path / f"{use}.jsonl"
+        variables[f"AIP_{use.upper()}_DATA_URI"] = f"{bucket}/data/{use}-*.jsonl"
+    storage.put_all(storage.folder(bucket), files)
+    return variables
+
+
+class Service:
+    """Starts the container's command, again and again, as the service does."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        (folder / "killed.py").write_text(MODEL)
+        self._folder = folder
+        inherited = {name: os.environ[name] for name in os.environ if not name.startswith("TF_")}
+        inherited["TRAINER_LEASE_SECONDS"] = "2"
+        self._environment = {**inherited, "PYTHONPATH": f"{ROOT}:{folder}", **environment}
+        self.stdout = folder / "stdout"
+
+    def start(self) -> subprocess.Popen[bytes]:
+        with self.stdout.open("wb") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "trainer.task", "--model=killed:build", "--epochs=30",
+                 "--checkpoint-steps=10"],
+                cwd=self._folder,
+                env=self._environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )  # fmt: skip
+
+    def messages(self) -> list[str]:
+        """Returns what the job logged; every line of it must be a structured entry."""
+        entries = [json.loads(line) for line in self.stdout.read_text().splitlines()]
+        assert all({"severity", "message"} <= set(entry) for entry in entries)
+        return [entry["message"] for entry in entries]
+
+
+def variables(base: str) -> dict[str, str]:
+    return {name: value.replace("gs://bucket/base", base) for name, value in VERTEX.items()}
+
+
+def test_a_job_that_is_killed_is_restarted_and_goes_on(
+    bucket: str, managed: dict[str, str], tmp_path: Path
+) -> None:
+    service = Service(tmp_path, managed | variables(f"{bucket}/whole"))
+    assert service.start().wait(120) == 0, service.stdout.read_text()
+    assert service.messages()[-1] == f"{bucket}/whole/model"
+
+    service = Service(tmp_path, managed | variables(f"{bucket}/killed"))
+    for end, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143)):
+        process = service.start()
+        snapshots = storage.folder(f"{bucket}/killed/checkpoints")
+        while process.poll() is None and (
+            not snapshots.version(names.LATEST_SNAPSHOT)
+            or b"epoch " not in service.stdout.read_bytes()
+        ):
+            time.sleep(0.05)
+        process.send_signal(end)
+        assert process.wait(60) == code, service.stdout.read_text()
+    assert "stopped by SIGTERM; the same command goes on from" in service.messages()[-1]
+    assert service.start().wait(120) == 0, service.stdout.read_text()
+    assert any(message.startswith("going on from") for message in service.messages())
+
+    whole, killed = (
+        fingerprint(f"{bucket}/{name}/model", tmp_path) for name in ("whole", "killed")
+    )
+    for run in (whole, killed):
+        run["metrics"].pop("data")
+    assert killed == whole
+    left = storage.folder(f"{bucket}/killed").names()
+    assert "model/manifest.json" in left
+    assert [name for name in left if name.startswith("checkpoints/")] == []
+    assert len([name for name in left if name.startswith("logs/events.out.tfevents.")]) == 1
+
+    # The service starts a job again too that ended just before it could see so.
+    assert service.start().wait(60) == 0
+    assert "this run is finished already" in service.messages()[0]
+
+
+def test_a_mistake_is_a_structured_error_on_stdout(tmp_path: Path) -> None:
+    service = Service(tmp_path, {**VERTEX, "AIP_MODEL_DIR": "gs://"})
+    assert service.start().wait(30) == 2
+    (message,) = service.messages()
+    assert "expected gs://bucket/path" in message
+
+
+def test_snapshots_of_another_run_are_not_touched(
+    bucket: str, digits: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "snapshot").write_bytes(b"of another run")
+    theirs = storage.folder(f"{bucket}/base/checkpoints")
+    for name in (f"{'a' * 32}.h5", "weights.h5"):
+        theirs.put(name, tmp_path / "snapshot")
+    service = Service(
+        tmp_path,
+        variables(f"{bucket}/base")
+        | {"AIP_DATA_FORMAT": "jsonl", "AIP_TRAINING_DATA_URI": f"{bucket}/none.jsonl"},
+    )
+    assert service.start().wait(30) == 2
+    assert "checkpoints: holds snapshots of another run" in service.messages()[-1]
+    assert len(theirs.names()) == 2
+    assert np.all([theirs.read(name) == b"of another run" for name in theirs.names()])
