@@ -39,7 +39,7 @@ if docker info >/dev/null 2>&1; then
   engine=(docker)
   base=${BASE_IMAGE:-}
 else
-  if ! command -v podman runc mmdebstrap >/dev/null; then
+  if ! type podman runc mmdebstrap >/dev/null 2>&1; then
     [[ $EUID == 0 ]] && command -v apt-get >/dev/null ||
       skip "no docker engine answers, and podman cannot be installed (root on Debian is needed)"
     export DEBIAN_FRONTEND=noninteractive

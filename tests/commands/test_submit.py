@@ -94,7 +94,9 @@ def test_a_job_is_shown_submitted_and_followed_to_its_end(
     assert [line for line in err if line.startswith("state: ")] == [
         "state: QUEUED", "state: PENDING", "state: RUNNING", "state: SUCCEEDED",
     ]  # fmt: skip
-    assert body["jobSpec"]["workerPoolSpecs"][0]["containerSpec"]["args"] == ["--model=cnn"]
+    assert body["jobSpec"]["workerPoolSpecs"][0]["containerSpec"]["args"] == [
+        "--model=cnn", "--device=gpu",  # A GPU that is paid for is used, or the job says why not.
+    ]  # fmt: skip
     assert body["jobSpec"]["baseOutputDirectory"] == {"outputUriPrefix": "gs://b/runs/1"}
 
 
@@ -441,7 +443,8 @@ def test_a_kubernetes_job_is_printed(capsys: pytest.CaptureFixture[str]) -> None
     kubernetes_validate.validate(job, "1.37", strict=True)
     assert re.fullmatch(r"cnn-fast-\d{8}-\d{6}", job["metadata"]["name"])
     assert job["spec"]["template"]["spec"]["containers"][0]["args"] == [
-        "--model=cnn_fast", "--overwrite=True", "--log=json", "--out=gs://b/runs/1",
+        "--model=cnn_fast", "--overwrite=True", "--device=gpu", "--log=json",
+        "--out=gs://b/runs/1",
     ]  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -56,8 +58,47 @@ def test_libraries_that_do_not_open_are_named() -> None:
         (["libcuda.so.1"], r"missing libcuda\.so\.1\. .*NVIDIA driver.*--gpus all\.$"),
         (["libcudnn.so.9"], r"missing libcudnn\.so\.9\. The CUDA .* trainer\[gpu\]"),
         (["libcuda.so.1", "libcudnn.so.9"], r"--gpus all\. The CUDA libraries"),
-        ([], "the driver refuses.*nvidia-smi"),
+        ([], "the driver works.*TF_CPP_MAX_VLOG_LEVEL=3"),
     ],
 )
 def test_a_gpu_that_cannot_be_opened_is_explained(missing: list[str], message: str) -> None:
     assert re.search(message, devices.unusable(["/dev/nvidia0"], missing))
+
+
+DRIVER = """
+int cuDriverGetVersion(int *version) { *version = VERSION; return 0; }
+int cuInit(unsigned flags) { return RESULT; }
+int cuGetErrorString(int code, const char **text) { *text = "in its own words"; return 0; }
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+@pytest.mark.parametrize(
+    ("version", "result", "message"),
+    [
+        (
+            11040,
+            0,
+            r"the NVIDIA driver knows CUDA 11\.4, expected 12\.0 or newer: install driver 525",
+        ),
+        (12040, 803, r"cuInit gives 803, in its own words: .* restart the machine"),
+        (12040, 999, r"cuInit gives 999, in its own words: run nvidia-smi"),
+        (13000, 0, None),
+    ],
+)
+def test_a_driver_that_refuses_is_asked_why(
+    tmp_path: Path, version: int, result: int, message: str | None
+) -> None:
+    (tmp_path / "cuda.c").write_text(DRIVER)
+    library = tmp_path / "libcuda.so.1"
+    values = [f"-DVERSION={version}", f"-DRESULT={result}"]
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", *values, "-o", library, tmp_path / "cuda.c"], check=True
+    )
+    problem = devices.driver_problem(str(library))
+    if message is None:
+        assert problem is None
+    else:
+        assert problem is not None
+        assert re.match(message, problem)
+        assert problem in devices.unusable(["/dev/nvidia0"], [], problem)

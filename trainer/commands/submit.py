@@ -154,6 +154,12 @@ def _name(settings: Settings, job: JobFlags) -> str:
     return f"{model[:40]}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 
 
+def _arguments(job: JobFlags, machine: Machine) -> list[str]:
+    """Returns the job's arguments; a GPU that is paid for and not seen is an error there."""
+    insisting = machine.gpu is not None and "device" not in job.typed
+    return [*job.arguments, *(["--device=gpu"] if insisting else [])]
+
+
 def _kubernetes_job(settings: Settings, job: JobFlags, machine: Machine) -> dict[str, Any]:
     name = _name(settings, job)
     for where, label in (("--name", name), ("--namespace", settings.namespace or "default")):
@@ -167,7 +173,7 @@ def _kubernetes_job(settings: Settings, job: JobFlags, machine: Machine) -> dict
     return kubernetes.job(
         name=name,
         image=str(settings.image),
-        arguments=[*job.arguments, *log],
+        arguments=[*_arguments(job, machine), *log],
         out=str(settings.out),
         gpu=machine.gpu,
         gpus=machine.gpus,
@@ -181,7 +187,7 @@ def _kubernetes_job(settings: Settings, job: JobFlags, machine: Machine) -> dict
 def _on_vertex(settings: Settings, job: JobFlags, machine: Machine) -> None:
     spec = vertex.job_spec(
         image=str(settings.image),
-        arguments=job.arguments,
+        arguments=_arguments(job, machine),
         machine=machine,
         out=str(settings.out),
         spot=settings.spot,

@@ -29,6 +29,16 @@ CUDA_LIBRARIES = (
     "libcusparse.so.12",
     "libcudnn.so.9",
 )
+_LEAST_CUDA = 12
+# By what cuInit returns (CUresult in CUDA's driver API).
+_DRIVER_ADVICE = {
+    34: "a stub is found in place of the driver; take its folder out of LD_LIBRARY_PATH",
+    100: "the driver sees no device; run nvidia-smi there, and see what NVIDIA_VISIBLE_DEVICES "
+    "leaves over",
+    802: "the GPUs' fabric manager is not running, which machines with NVSwitch need",
+    803: "the driver's library and its kernel module differ; restart the machine after an update",
+    804: "a libcuda of CUDA's compatibility package is found first; take it out of LD_LIBRARY_PATH",
+}
 
 
 @dataclass(frozen=True)
@@ -82,9 +92,14 @@ def select(
     if not gpus and present and hidden and device == "gpu":
         raise DeviceError("--device gpu: CUDA_VISIBLE_DEVICES hides all NVIDIA devices")
     if not gpus and present and not hidden:
-        raise DeviceError(unusable(present, missing_libraries()))
+        missing = missing_libraries()
+        answer = None if DRIVER_LIBRARY in missing else driver_problem()
+        raise DeviceError(unusable(present, missing, answer))
     if not gpus and device == "gpu":
-        raise DeviceError("--device gpu: found no NVIDIA device on this machine, expected one")
+        raise DeviceError(
+            "--device gpu: found no NVIDIA device on this machine, expected one; a container gets "
+            "it by docker run --gpus all, a pod by a limit of nvidia.com/gpu"
+        )
     if not gpus:
         return _cpu(precision, xla)
     if xla == "on" and len(gpus) > 1:
@@ -140,8 +155,38 @@ def missing_libraries(names: Iterable[str] = CUDA_LIBRARIES) -> list[str]:
     return [name for name in names if not _opens(name)]
 
 
-def unusable(present: list[str], missing: list[str]) -> str:
-    """Says why TensorFlow cannot use a GPU that the machine has, and what to do."""
+def driver_problem(library: str = DRIVER_LIBRARY) -> str | None:
+    """Asks the CUDA driver itself why it does not work, and says what to do; None if it does.
+
+    Args:
+        library: of the driver; it can be opened.
+    """
+    driver = ctypes.CDLL(library)
+    version = ctypes.c_int()
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    major, minor = version.value // 1000, version.value % 1000 // 10
+    if major < _LEAST_CUDA:
+        return (
+            f"the NVIDIA driver knows CUDA {major}.{minor}, expected {_LEAST_CUDA}.0 or newer: "
+            "install driver 525.60.13 or newer on the machine; the image cannot bring it along"
+        )
+    code = driver.cuInit(0)
+    if code == 0:
+        return None
+    text = ctypes.c_char_p()
+    driver.cuGetErrorString(code, ctypes.byref(text))
+    advice = _DRIVER_ADVICE.get(code, "run nvidia-smi on the machine")
+    return f"cuInit gives {code}, {(text.value or b'unknown').decode()}: {advice}"
+
+
+def unusable(present: list[str], missing: list[str], problem: str | None = None) -> str:
+    """Says why TensorFlow cannot use a GPU that the machine has, and what to do.
+
+    Args:
+        present: device files.
+        missing: libraries that cannot be opened.
+        problem: what the driver says of itself, if anything is wrong with it.
+    """
     found = f"--device: found {', '.join(present)}, but TensorFlow cannot open it"
     if not tf.test.is_built_with_cuda():
         return f"{found}: this TensorFlow is built without CUDA. Install trainer[gpu]."
@@ -155,9 +200,11 @@ def unusable(present: list[str], missing: list[str]) -> str:
         if set(missing) - {DRIVER_LIBRARY}:
             advice.append("The CUDA libraries come with trainer[gpu]: install that.")
         return f"{found}: missing {', '.join(missing)}. {' '.join(advice)}"
+    if problem is not None:
+        return f"{found}: {problem}."
     return (
-        f"{found}: all CUDA libraries open, so the driver refuses. Run nvidia-smi, and "
-        "TF_CPP_MAX_VLOG_LEVEL=3 for TensorFlow's own reasons; or train with --device cpu."
+        f"{found}: all CUDA libraries open, and the driver works. TF_CPP_MAX_VLOG_LEVEL=3 gives "
+        "TensorFlow's own reasons; --device cpu trains without."
     )
 
 
