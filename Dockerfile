@@ -59,10 +59,11 @@ ENTRYPOINT ["python", "-m", "trainer.task"]
 # --- With CUDA: the layers that change least come first -------------------------------------------
 FROM builder AS cuda
 COPY requirements/gpu.txt ./
+# TensorFlow has no call of cuRAND, nor of cuSOLVER's part for several GPUs.
 RUN awk '/^[^ ]/ { cuda = /^nvidia-/ } cuda' gpu.txt > cuda.txt \
     && pip install --no-deps --require-hashes -r cuda.txt \
     && cd /opt/trainer/lib/python3*/site-packages/nvidia \
-    && rm -rf */include \
+    && rm -rf */include curand/lib cusolver/lib/libcusolverMg.so* \
     && find . -name '*.a' -delete
 
 FROM ${BASE_IMAGE} AS gpu-packages

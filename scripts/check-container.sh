@@ -116,11 +116,26 @@ offline 2 "$image" --device gpu --out /out/gpu
 logged 'found no NVIDIA device'
 say "user $user; --help; a wrong flag, a read-only --out and a GPU that is not there end with 2"
 
+if [[ $target != cpu ]]; then
+  offline 0 --entrypoint python "$image" -c 'from trainer.engine import devices
+print("missing:", *devices.missing_libraries())'
+  grep -qx 'missing: libcuda.so.1' "$work/log" || { cat "$work/log" >&2; die "CUDA libraries"; }
+  say "all CUDA libraries open, but for the driver's, which the machine brings"
+fi
+
 t=$SECONDS
 offline 0 "$image" --model cnn_fast --out /out/shipped
+grep -q 'goes with it' "$work/log" && die "a mounted --out is taken for the container's own"
 reached=$(grep -o 'test accuracy 9[89][^,]*' "$work/log") || die "accuracy below 98 %"
 offline 0 --entrypoint trainer "$image" verify /out/shipped
 say "shipped data, no network: $reached, verified; $((SECONDS - t)) s"
+
+code=0
+pod run --rm --name "$box" "${limits[@]}" --network none "$image" --dry-run --model mlp >"$work/log" 2>&1 || code=$?
+[[ $code == 0 ]] || { cat "$work/log" >&2; die "--dry-run ended with $code"; }
+logged 'lies in the container and goes with it'
+logged 'all checks passed'
+say "--dry-run, in a container that can be written: warned of, all checks passed"
 
 # --- gs:// ----------------------------------------------------------------------------------------
 make --silent .venv/installed-dev

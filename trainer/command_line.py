@@ -8,6 +8,7 @@ import inspect
 import io
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,8 @@ def exits(program: str, arguments: Sequence[str]) -> Iterator[None]:
     """Ends the program when the block does, with the exit code that its errors call for.
 
     0 done; 2 the user's mistake, in one line on stderr; 1 a defect of ours, with its traceback;
-    130 interrupted; another class of TrainerError has a code of its own.
+    130 interrupted; 141 when nobody reads the output any more; another class of TrainerError has a
+    code of its own.
     """
 
     def report(message: str) -> None:
@@ -46,6 +48,9 @@ def exits(program: str, arguments: Sequence[str]) -> Iterator[None]:
     except KeyboardInterrupt:
         report("interrupted")
         sys.exit(130)
+    except BrokenPipeError:  # Who reads the output has enough of it, as `| head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except Exception:
         report(traceback.format_exc())
         sys.exit(1)
@@ -99,7 +104,7 @@ def read(
     except fire.core.FireExit as stop:
         if stop.code != 0:
             raise UsageError(_stray(stop.trace.elements[-1].ErrorAsStr(), settings)) from None
-        print(_tidy(said.getvalue(), program))
+        print(_tidy(said.getvalue(), program), flush=True)
         sys.exit(0)
     if found is not nothing:
         raise UsageError(_stray(f"Could not consume arg: {arguments[-1]}", settings))

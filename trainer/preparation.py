@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trainer import datasets, memory, models
+from trainer import datasets, memory, models, storage
 from trainer.config import Config, ResolvedConfig, complete
 from trainer.errors import UsageError
 from trainer.log import LOGGER, native_greetings_hidden
@@ -82,6 +82,11 @@ def prepare(config: ResolvedConfig, definition: Definition, watch: Stopwatch) ->
             xla=config.xla,
             deterministic=config.deterministic,
         )
+    if storage.ends_with_container(config.out):
+        LOGGER.warning(
+            "--out %s: lies in the container and goes with it; mount a folder there, as "
+            "-v FOLDER:/work/runs, or give gs://bucket/path", config.out,
+        )  # fmt: skip
     LOGGER.info("training %s on %s, %s", config.model, config.data, device.description)
     with devices.failures_explained(), device.strategy.scope():
         model = models.build(

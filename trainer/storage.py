@@ -30,6 +30,7 @@ from trainer.errors import ConflictError, DataError, OutageError, StorageError
 _SCHEME = "gs://"
 _PARTIAL = ".partial"
 _PROBE = ".probe-"
+_CONTAINER_MARKS = ("/.dockerenv", "/run/.containerenv")  # Docker's and podman's.
 THREADS = 8  # Below the client's 10 pooled connections; 100 small objects a second at 30 ms each.
 _ATTEMPTS = 3  # At a body whose checksum is wrong; the client itself retries failed requests.
 
@@ -113,6 +114,16 @@ def read_all(paths: Sequence[str]) -> Iterator[bytes]:
     """
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         yield from pool.map(read, paths)
+
+
+def ends_with_container(path: str) -> bool:
+    """Tells whether a local path is in a container's own layer, which is removed with it."""
+    if is_remote(path) or not any(map(os.path.exists, _CONTAINER_MARKS)):
+        return False
+    ancestor = os.path.abspath(path)
+    while not os.path.exists(ancestor):
+        ancestor = os.path.dirname(ancestor)
+    return os.stat(ancestor).st_dev == os.stat("/").st_dev
 
 
 def read_text(path: str) -> str:
