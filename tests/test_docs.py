@@ -1,0 +1,84 @@
+"""Every command of this program that the documentation shows is one that it takes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from trainer import cli, task
+from trainer import config as configs
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+VALUES = {
+    "$PROJECT": "my-project",
+    "$REGION": "us-central1",
+    "$IMAGE": "us-docker.pkg.dev/my-project/trainer/trainer",
+    "$BUCKET": "gs://my-project-trainer",
+    "$ACCOUNT": "trainer@my-project.iam.gserviceaccount.com",
+}
+
+
+def commands(beginning: str) -> list[str]:
+    """Returns the commands in code blocks that begin so, without what they are piped into."""
+    found = []
+    for page in PAGES:
+        text = page.read_text().replace("\\\n", " ")
+        for line in re.findall(rf"^    (?:\$ )?({beginning} .*)$", text, re.MULTILINE):
+            if "..." not in line:
+                found.append(line.partition(" | ")[0])
+    return found
+
+
+@pytest.mark.parametrize("command", commands("python -m trainer.task"))
+def test_training_commands_have_flags_that_exist(command: str) -> None:
+    words = shlex.split(re.sub(r"--config \S+", "", command))  # That file is not here.
+    task.parse(words[3:])
+
+
+@pytest.mark.parametrize("command", commands("docker run"))
+def test_docker_commands_have_flags_that_exist(command: str) -> None:
+    words = shlex.split(command)
+    image = next(n for n, word in enumerate(words) if re.fullmatch("trainer(:[a-z]+)?", word))
+    task.parse(words[image + 1 :])
+
+
+@pytest.mark.parametrize("command", commands("trainer submit"))
+def test_jobs_that_are_submitted_would_be_accepted(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in VALUES.items():
+        command = command.replace(name, value)
+    words = shlex.split(command)[1:]
+    if "--kubernetes" not in words and "--dry-run" not in words[: words.index("--")]:
+        words.insert(1, "--dry-run")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 0, capsys.readouterr().err
+
+
+def test_the_commands_are_found() -> None:
+    assert len(commands("python -m trainer.task")) >= 4
+    assert len(commands("trainer submit")) >= 4
+    assert commands("docker run")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_flags_that_are_named_exist(page: Path) -> None:
+    """In tables and text; those of other programs stand in code blocks."""
+    from trainer.commands.submit import Settings
+
+    known = {configs.flag_name(s.name) for s in (*configs.settings(), *configs.settings(Settings))}
+    others = {"--gpus", "--read-only", "--tmpfs", "--help", "--memory", "--target", "--substitutions"}
+    text = re.sub(r"^    .*$", "", page.read_text(), flags=re.MULTILINE)
+    named = set(re.findall(r"`[^`]*?(--[a-z][a-z-]+)", text))
+    assert named - known - others == set()
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
