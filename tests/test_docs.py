@@ -42,7 +42,7 @@ def test_training_commands_have_flags_that_exist(command: str) -> None:
 @pytest.mark.parametrize("command", commands("docker run"))
 def test_docker_commands_have_flags_that_exist(command: str) -> None:
     words = shlex.split(command)
-    image = next(n for n, word in enumerate(words) if re.fullmatch("trainer(:[a-z]+)?", word))
+    image = next(n for n, word in enumerate(words) if re.fullmatch("trainer(:[a-z]+)?|mine", word))
     task.parse(words[image + 1 :])
 
 
@@ -72,7 +72,8 @@ def test_flags_that_are_named_exist(page: Path) -> None:
     from trainer.commands.submit import Settings
 
     known = {configs.flag_name(s.name) for s in (*configs.settings(), *configs.settings(Settings))}
-    others = {"--gpus", "--read-only", "--tmpfs", "--help", "--memory", "--target", "--substitutions"}
+    others = {"--gpus", "--read-only", "--tmpfs", "--help", "--memory", "--target"}
+    others |= {"--substitutions"}
     text = re.sub(r"^    .*$", "", page.read_text(), flags=re.MULTILINE)
     named = set(re.findall(r"`[^`]*?(--[a-z][a-z-]+)", text))
     assert named - known - others == set()
