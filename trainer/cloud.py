@@ -7,6 +7,7 @@ Cloud Run's jobs (CLOUD_RUN_JOB).
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -24,17 +25,24 @@ _DATA = {
 }
 _DATA_FORMAT = "AIP_DATA_FORMAT"
 _COLLECTS_LOGS = ("CLOUD_ML_PROJECT_ID", "CLOUD_RUN_JOB")  # And reads JSON lines.
+_MARKS = ("/.dockerenv", "/run/.containerenv")  # Of docker's and podman's containers.
 # The roles of replicas in TF_CONFIG; Vertex AI's own name for them is worker pools.
 _ROLES = ("chief", "master", "worker", "ps", "evaluator")
 _POOLS = tuple(f"workerpool{number}" for number in range(4))
 
 
-def flags(environment: Mapping[str, str], given: Collection[str]) -> dict[str, tuple[str, str]]:
+def flags(
+    environment: Mapping[str, str], *, typed: Collection[str], in_file: Collection[str]
+) -> dict[str, tuple[str, str]]:
     """Returns the settings that the environment decides, unless the user did.
+
+    Where to write is not taken from a file before the environment: an earlier run's `config.json`
+    would lead into that run's directory.
 
     Args:
         environment: the variables of the process.
-        given: names of settings that the user gave.
+        typed: names of settings that the user gave as flags.
+        in_file: names of settings in the user's file.
 
     Returns:
         By the name of the setting: the variable that says so, and its value.
@@ -42,7 +50,8 @@ def flags(environment: Mapping[str, str], given: Collection[str]) -> dict[str, t
     Raises:
         UsageError: the data is not of a kind that can be trained on.
     """
-    found = {name: variable for name, variable in _PLACES.items() if name not in given}
+    found = {name: variable for name, variable in _PLACES.items() if name not in typed}
+    given = {*typed, *in_file}
     if "data" not in given and environment.get(_DATA["data"]):
         if environment.get(_DATA_FORMAT) != "jsonl":
             raise UsageError(
@@ -50,15 +59,13 @@ def flags(environment: Mapping[str, str], given: Collection[str]) -> dict[str, t
                 "managed data set of images or texts; or give --data"
             )
         found |= {name: variable for name, variable in _DATA.items() if name not in given}
-        if "validation" in given:
-            found.pop("validation_data", None)
     decided = {
         name: (variable, environment[variable])
         for name, variable in found.items()
         if environment.get(variable)
     }
     collector = collects_logs(environment)
-    if collector is not None and "log" not in given:
+    if collector is not None and "log" not in typed:
         decided["log"] = (collector, "json")
     return decided
 
@@ -85,9 +92,14 @@ def check_alone(environment: Mapping[str, str]) -> None:
 
 def trial(environment: Mapping[str, str]) -> str | None:
     """Returns the number of the tuning trial that this job is; None if it is none."""
-    if "CLOUD_ML_TRIAL_ID" in environment or "CLOUD_ML_HP_METRIC_FILE" in environment:
-        return environment.get("CLOUD_ML_TRIAL_ID", "0")
+    if environment.get("CLOUD_ML_TRIAL_ID") or environment.get("CLOUD_ML_HP_METRIC_FILE"):
+        return environment.get("CLOUD_ML_TRIAL_ID") or "0"
     return None
+
+
+def in_container(environment: Mapping[str, str]) -> bool:
+    """Tells whether the process is in a container, whose own files are removed with it."""
+    return "KUBERNETES_SERVICE_HOST" in environment or any(map(os.path.exists, _MARKS))
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def run(config: Config, *, started: float | None = None) -> str:
 
     with (
         directory.begun() as lease,
-        tensorboard.event_file(resolved.tensorboard_dir) as events,
+        tensorboard.event_file(resolved.tensorboard_dir, resolved.out) as events,
     ):
         history = _train(job, lease, events, watch)
         watch.lap("train")
