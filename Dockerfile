@@ -41,7 +41,7 @@ RUN apt-get update \
 COPY --from=packages /opt/trainer /opt/trainer
 COPY --from=program /program /
 # Only /tmp need be writable, by whatever user: caches go there.
-ENV PATH=/opt/trainer/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1
+ENV PATH=/opt/trainer/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 TRAINER_IMAGE=cpu
 ARG CPU_BASE_IMAGE
 ARG VERSION
 ARG GIT_COMMIT
@@ -76,7 +76,7 @@ COPY --from=packages /opt/trainer /opt/trainer
 COPY --from=program /program /
 # GKE mounts the driver's libraries into /usr/local/nvidia. Whether the driver is new enough is told by
 # the program, and not by a refusal of the base's to start.
-ENV PATH=/opt/trainer/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 \
+ENV PATH=/opt/trainer/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 TRAINER_IMAGE=gpu \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     NVIDIA_DISABLE_REQUIRE=1 \
     TF_FORCE_GPU_ALLOW_GROWTH=true LD_LIBRARY_PATH=/usr/local/nvidia/lib64

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trainer import cloud, task
+from trainer import cloud, preparation, task
 from trainer import config as configs
 from trainer.errors import UsageError
 
@@ -100,3 +100,19 @@ def test_a_trial_is_known_by_its_variables() -> None:
     assert cloud.trial(VERTEX | {"CLOUD_ML_TRIAL_ID": ""}) is None
     assert cloud.trial({"CLOUD_ML_TRIAL_ID": "3"}) == "3"
     assert cloud.trial({"CLOUD_ML_HP_METRIC_FILE": "/some/file"}) == "0"
+
+
+def test_a_run_directory_that_goes_with_its_container_is_told(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO", "trainer")
+    preparation._check_stays("/no/such/folder")
+    assert caplog.text == ""
+    monkeypatch.setenv("TRAINER_IMAGE", "cpu")
+    preparation._check_stays("/dev/shm/run")  # A mount, as a volume is.
+    assert caplog.text == ""
+    preparation._check_stays("/no/such/folder")
+    assert "--out /no/such/folder: lies in the container and goes with it" in caplog.text
+    monkeypatch.setenv("CLOUD_RUN_JOB", "job")
+    with pytest.raises(UsageError, match="goes away with the job .CLOUD_RUN_JOB is set"):
+        preparation._check_stays("/no/such/folder")

@@ -7,7 +7,6 @@ Cloud Run's jobs (CLOUD_RUN_JOB).
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -25,7 +24,7 @@ _DATA = {
 }
 _DATA_FORMAT = "AIP_DATA_FORMAT"
 _COLLECTS_LOGS = ("CLOUD_ML_PROJECT_ID", "CLOUD_RUN_JOB")  # And reads JSON lines.
-_MARKS = ("/.dockerenv", "/run/.containerenv")  # Of docker's and podman's containers.
+_IMAGE = "TRAINER_IMAGE"  # Set by the Dockerfile.
 # The roles of replicas in TF_CONFIG; Vertex AI's own name for them is worker pools.
 _ROLES = ("chief", "master", "worker", "ps", "evaluator")
 _POOLS = tuple(f"workerpool{number}" for number in range(4))
@@ -97,9 +96,12 @@ def trial(environment: Mapping[str, str]) -> str | None:
     return None
 
 
-def in_container(environment: Mapping[str, str]) -> bool:
-    """Tells whether the process is in a container, whose own files are removed with it."""
-    return "KUBERNETES_SERVICE_HOST" in environment or any(map(os.path.exists, _MARKS))
+def in_image(environment: Mapping[str, str]) -> bool:
+    """Tells whether the program runs in its own image, whose containers come and go.
+
+    Containers are used as machines too, to develop in, so that to be in one says nothing.
+    """
+    return _IMAGE in environment
 
 
 def _object(value: Any) -> dict[str, Any]:

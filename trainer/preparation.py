@@ -119,7 +119,7 @@ def _check_stays(out: str) -> None:
             f"--out {out}: lies on a machine that goes away with the job ({service} is set), "
             "expected gs://bucket/path"
         )
-    if cloud.in_container(os.environ):
+    if cloud.in_image(os.environ):
         LOGGER.warning(
             "--out %s: lies in the container and goes with it; mount a folder there, as "
             "-v FOLDER:/work/runs, or give gs://bucket/path", out,
