@@ -39,9 +39,10 @@ def run(config: Config, *, started: float | None = None) -> str:
         return resolved.out
 
     job = preparation.prepare(resolved, definition, watch)
-    from trainer.engine import devices, loop
+    from trainer.engine import devices, keeper, loop, progress  # noqa: F401 - Not timed as training.
     from trainer.results import exports, metrics, tensorboard
 
+    watch.lap("import")
     with (
         directory.begun() as lease,
         tensorboard.event_file(resolved.tensorboard_dir, resolved.out) as events,
