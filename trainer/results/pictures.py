@@ -25,10 +25,7 @@ def of_images(images: Array, *, low: float, high: float) -> list[str]:
         low: the value that is black.
         high: the value that is white.
     """
-    if images.shape[3] != 3:
-        images = images.mean(axis=3)
-    pixels = np.clip((images - low) * (255 / ((high - low) or 1)), 0, 255)
-    return [_of_image(Image.fromarray(each)) for each in pixels.round().astype(np.uint8)]
+    return [_of_image(image, low, high) for image in images]
 
 
 def of_confusion(confusion: Array) -> str:
@@ -46,7 +43,11 @@ def of_confusion(confusion: Array) -> str:
     return _address(image, "png", transparency=bytes(value - value % 2 for value in range(256)))
 
 
-def _of_image(image: Image.Image) -> str:
+def _of_image(values: Array, low: float, high: float) -> str:
+    if values.shape[2] != 3:
+        values = values.mean(axis=2)
+    pixels = np.clip((values - low) * (255 / ((high - low) or 1)), 0, 255)
+    image = Image.fromarray(pixels.round().astype(np.uint8))
     if max(image.size) <= _SMALL:
         return _address(image, "png", optimize=True)
     image.thumbnail((_LARGE, _LARGE))

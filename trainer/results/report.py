@@ -128,7 +128,7 @@ def _confusion(facts: Facts) -> dict[str, Any]:
         tints = _DEEPEST * np.where(own, shares, shares / max(shares[~own].max(), 1e-9))
         cells = np.stack([kinds, counts, tints.round(1)], axis=2, dtype=object, casting="unsafe")
         return {"rows": list(zip(classes, cells.tolist(), strict=True))}
-    often = np.argsort(np.where(own, 0, -counts), axis=None, kind="stable")[:_MOST_LISTED]
+    often = np.argsort(np.where(own, 0, -counts), axis=None, kind="stable")[:_MOST_IN_MATRIX]
     return {
         "picture": pictures.of_confusion(counts),
         "pairs": [
