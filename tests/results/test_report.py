@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -149,6 +151,12 @@ def test_long_texts_ask_the_model_only_so_much() -> None:
     weighed = weigh(texts, np.ones(40, int), bag_of_words(texts)[:, 1], predict)
     assert sum(asked) <= 2_000_000
     assert {len(words) for words in weighed} == {60}
+
+
+def test_nothing_of_it_is_imported_while_training_goes_on() -> None:
+    program = "import sys, trainer.results.report; print({'matplotlib', 'jinja2'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
 
 
 def test_a_defect_in_the_report_is_told_and_costs_no_run(

@@ -25,7 +25,7 @@ HOSTILE = "<script>document.title = 'run'</script>"
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    found = shutil.which("chromium") or shutil.which("google-chrome")
+    found = shutil.which("chromium")
     if found is None:
         pytest.skip("no chromium here: the report is NOT looked at; apt-get install chromium")
     with sync_playwright() as driver:
