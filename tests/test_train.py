@@ -26,6 +26,7 @@ FILES = {
     names.METRICS,
     names.MODEL_H5,
     names.MODEL_KERAS,
+    names.REPORT,
     "saved_model/saved_model.pb",
     "saved_model/variables/variables.data-00000-of-00001",
     "saved_model/variables/variables.index",
@@ -53,10 +54,10 @@ def test_a_job_leaves_a_complete_run_behind(job: Job, digits: Path, tmp_path: Pa
 
     metrics = json.loads((run / names.METRICS).read_text())
     assert set(metrics) == {
-        "test", "per_class", "confusion", "seconds", "examples_per_second", "epochs",
-        "parameters", "device", "seed", "model", "data",
+        "test", "accuracy_interval", "calibration", "per_class", "confusion", "seconds",
+        "examples_per_second", "epochs", "parameters", "device", "seed", "model", "data",
     }  # fmt: skip
-    stages = {"import", "data", "build", "train", "evaluate", "write"}
+    stages = {"import", "data", "build", "train", "evaluate", "write", "report"}
     assert set(metrics["seconds"]) == stages | {"total"}
     assert np.sum(metrics["confusion"]) == 300
     assert metrics["test"]["accuracy"] == np.trace(metrics["confusion"]) / 300
@@ -253,7 +254,10 @@ def test_accuracy(job: Job, tmp_path: Path, model: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_every_model_learns(job: Job, digits: Path, sentences: Path, model: str) -> None:
+def test_every_model_learns(
+    job: Job, digits: Path, sentences: Path, tmp_path: Path, model: str
+) -> None:
     data = digits if models.find(model).recipe.data == "mnist" else sentences
     done = job("--model", model, "--data", data, "--out=run", "--epochs=3")
     assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / names.REPORT).exists()

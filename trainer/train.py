@@ -12,8 +12,10 @@ from trainer.results.run_directory import RunDirectory
 from trainer.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
+    from trainer.datasets.dataset import Array
     from trainer.engine.state import Row
     from trainer.lease import Lease
+    from trainer.results import report
     from trainer.results.tensorboard import EventFile
 
 
@@ -40,7 +42,7 @@ def run(config: Config, *, started: float | None = None) -> str:
 
     job = preparation.prepare(resolved, definition, watch)
     from trainer.engine import devices, keeper, loop, progress  # noqa: F401 - Not timed as training.
-    from trainer.results import exports, metrics, tensorboard
+    from trainer.results import exports, metrics, report, tensorboard
 
     watch.lap("import")
     with (
@@ -60,6 +62,9 @@ def run(config: Config, *, started: float | None = None) -> str:
                 **_facts(job, history),
                 "seconds": watch.seconds(),
             }
+            report.write(_reported(job, probabilities, history, result), folder)
+            watch.lap("report")
+            result["seconds"] = watch.seconds()
             metrics.write(result, history, folder)
         if events is not None:
             events.close(result["test"])
@@ -100,6 +105,28 @@ def _train(job: Prepared, lease: Lease, events: EventFile | None, watch: Stopwat
             reports=[report for report in (events, job.trial) if report is not None],
             keeper=keeping,
         )
+
+
+def _reported(
+    job: Prepared, probabilities: Array, history: list[Row], result: dict[str, Any]
+) -> report.Facts:
+    """Returns what `report.html` is made of."""
+    from trainer.datasets.dataset import Split
+    from trainer.engine import loop
+    from trainer.results import report
+
+    def predict(texts: Array) -> Array:
+        unlabelled = Split(texts, texts)
+        return loop.predict(job.model, unlabelled, batch_size=job.config.batch_size)
+
+    return report.Facts(
+        config=job.config,
+        data=job.data,
+        probabilities=probabilities,
+        history=history,
+        metrics=result,
+        predict=predict,
+    )
 
 
 def _facts(job: Prepared, history: list[Row]) -> dict[str, Any]:

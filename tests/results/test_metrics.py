@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from trainer.results import metrics, names
 
@@ -25,6 +26,23 @@ def test_loss_and_accuracy() -> None:
 def test_a_certain_mistake_has_a_finite_loss() -> None:
     figures = metrics.loss_accuracy(np.array([[0.0, 1.0]], np.float32), np.array([0]))
     assert figures["loss"] == pytest.approx(-np.log(1e-7))
+
+
+@pytest.mark.parametrize(("right", "examples"), [(8, 10), (0, 20), (20, 20), (9942, 10000)])
+def test_an_interval_is_as_scipy_has_it(right: int, examples: int) -> None:
+    expected = stats.binomtest(right, examples).proportion_ci(method="wilson")
+    assert metrics.wilson(right, examples) == pytest.approx((expected.low, expected.high))
+
+
+def test_calibration_compares_how_sure_with_how_often_right() -> None:
+    figures = metrics.calibration(PROBABILITIES, LABELS)
+    assert figures["bins"] == [
+        {"examples": 1, "right": 0, "confidence": pytest.approx(0.5)},
+        {"examples": 1, "right": 0, "confidence": pytest.approx(0.6)},
+        {"examples": 1, "right": 1, "confidence": pytest.approx(0.7)},
+        {"examples": 1, "right": 1, "confidence": pytest.approx(0.8)},
+    ]
+    assert figures["ece"] == pytest.approx((0.5 + 0.6 + 0.3 + 0.2) / 4)
 
 
 def test_rows_of_the_confusion_matrix_are_true_classes() -> None:

@@ -35,7 +35,7 @@ def describe(files: Mapping[str, Path], *, data_fingerprint: str, device: str) -
         "files": [_entry(name, path) for name, path in sorted(files.items())],
         "data_fingerprint": data_fingerprint,
         "device": device,
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
         "versions": versions(),
     }
 
@@ -102,7 +102,7 @@ def _entry(name: str, path: Path) -> dict[str, Any]:
     }
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """Returns the commit of the program's own source, with `-dirty` behind it if it was changed."""
     if os.environ.get(_COMMIT_VARIABLE):
         return os.environ[_COMMIT_VARIABLE]

@@ -13,6 +13,9 @@ import numpy as np
 from trainer.datasets.dataset import Array
 from trainer.results import names
 
+_Z = 1.959964  # The standard normal distribution holds 95 % within plus and minus this.
+_BINS = 15
+
 
 def loss_accuracy(probabilities: Array, labels: Array) -> dict[str, float]:
     """Returns loss (cross-entropy in nats, clipped at 1e-7 as in Keras) and accuracy (0 to 1).
@@ -29,13 +32,53 @@ def loss_accuracy(probabilities: Array, labels: Array) -> dict[str, float]:
 
 
 def test(probabilities: Array, labels: Array, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Returns what is known after the final test: `test`, `per_class` and `confusion`."""
+    """Returns what is known after the final test: `test`, `per_class`, `confusion` and more."""
     confusion = confusion_matrix(probabilities, labels)
     return {
         "test": loss_accuracy(probabilities, labels),
+        "accuracy_interval": wilson(int(np.trace(confusion)), len(labels)),
+        "calibration": calibration(probabilities, labels),
         "per_class": per_class(confusion, classes),
         "confusion": confusion.tolist(),
     }
+
+
+def wilson(right: int, examples: int) -> tuple[float, float]:
+    """Returns the 95 % interval of a rate that was measured on so many examples.
+
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+    Unlike the rate plus and minus its standard error it stays within 0 and 1.
+    """
+    rate, z2 = right / examples, _Z**2
+    centre = rate + z2 / (2 * examples)
+    half = _Z * np.sqrt(rate * (1 - rate) / examples + z2 / (4 * examples**2))
+    scale = 1 + z2 / examples
+    return max(0.0, float((centre - half) / scale)), min(1.0, float((centre + half) / scale))
+
+
+def calibration(probabilities: Array, labels: Array) -> dict[str, Any]:
+    """Compares how sure the model is with how often it is right.
+
+    Source: Guo et al. 2017, "On calibration of modern neural networks".
+
+    Returns:
+        `ece`, the expected calibration error, 0 to 1; and `bins` of equal width by the probability
+        of the likeliest class, without those that are empty: `examples`, `right`, and
+        `confidence`, the mean probability.
+    """
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    right = probabilities.argmax(axis=1) == labels
+    bin_of = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+    bins = [
+        {
+            "examples": int(within.sum()),
+            "right": int(right[within].sum()),
+            "confidence": float(confidence[within].mean()),
+        }
+        for within in (bin_of == number for number in np.unique(bin_of))
+    ]
+    gaps = [abs(each["right"] - each["examples"] * each["confidence"]) for each in bins]
+    return {"ece": sum(gaps) / len(labels), "bins": bins}
 
 
 def examples_per_second(history: Sequence[Mapping[str, float]], examples: int) -> float:

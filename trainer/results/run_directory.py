@@ -159,6 +159,7 @@ _OURS = (
     names.CONFIG,
     names.HISTORY,
     names.METRICS,
+    names.REPORT,
     names.MODEL_KERAS,
     names.MODEL_H5,
     names.MANIFEST,

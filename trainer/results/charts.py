@@ -1,0 +1,147 @@
+"""Charts of the report, as SVG whose colours are the page's: light, dark or printed."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import (
+    Formatter,
+    MaxNLocator,
+    PercentFormatter,
+    ScalarFormatter,
+    StrMethodFormatter,
+)
+
+from trainer.results.metrics import wilson
+
+# Matplotlib writes numbers for colours. These stand for what the page's style sheet sets.
+_MUTED, _LINE, FIRST, SECOND = "#000001", "#000002", "#000003", "#000004"
+_VARIABLES = {_MUTED: "--muted", _LINE: "--line", FIRST: "--first", SECOND: "--second"}
+
+_WIDTH, _HEIGHT = 4.8, 2.6  # Inches of 72 units; the page shows a unit as a pixel or a bit more.
+_MOST_MARKED = 40  # Epochs; the points of more would run into each other.
+_STYLE: dict[Any, Any] = {
+    # First of all what is usual, whatever a user's matplotlibrc says.
+    **{name: value for name, value in mpl.rcParamsDefault.items() if name != "backend"},
+    "axes.edgecolor": _LINE,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "grid.color": _LINE,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4,
+    "svg.fonttype": "none",  # Text as text, in the page's font.
+    "svg.hashsalt": "report",
+    "xtick.color": _MUTED,
+    "xtick.labelsize": 11,
+    "xtick.major.size": 0,
+    "ytick.color": _MUTED,
+    "ytick.labelsize": 11,
+    "ytick.major.size": 0,
+}
+
+# Of the SVG: what the page says itself, or what nothing refers to.
+_CHANGES = (
+    (r"<svg [^>]*(viewBox=\"[^\"]*\")[^>]*>", r"<svg \1 aria-hidden='true'>"),
+    (r"<defs>\s*<style.*?</style>\s*</defs>", ""),
+    (r"font-family: [^;\"]*;? ?", ""),
+    (r" transform=\"rotate\(-0 [^\"]*\"", ""),
+    (r"<g id=\"[^\"]*\"", "<g"),
+    (r"<g/>", ""),
+    (r"\s*\n\s*", " "),
+)
+
+
+def curves(
+    history: Sequence[Mapping[str, float]],
+    figures: Mapping[str, str],
+    *,
+    percent: bool = False,
+    from_zero: bool = False,
+) -> str:
+    """Returns how figures changed from epoch to epoch, as SVG.
+
+    Args:
+        history: a row an epoch.
+        figures: names in those rows, each with its colour, FIRST or SECOND.
+        percent: whether they are parts of one.
+        from_zero: whether the axis begins at zero.
+    """
+    with _figure() as figure:
+        axes = figure.add_axes((0.15, 0.12, 0.83, 0.84))
+        epochs = [row["epoch"] for row in history]
+        marker = "o" if len(history) <= _MOST_MARKED else None
+        for name, colour in figures.items():
+            values = [row[name] for row in history]
+            axes.plot(epochs, values, color=colour, marker=marker, clip_on=False)
+        axes.margins(x=0.03, y=0.08)
+        if from_zero:
+            axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_formatter(_numbers(axes, percent))
+        if len(history) == 1:
+            axes.set_xlim(0.5, 1.5)
+        return _svg(figure)
+
+
+def reliability(bins: Sequence[Mapping[str, float]]) -> str:
+    """Returns how often the model is right by how sure it is, as SVG.
+
+    Args:
+        bins: as `metrics.calibration` gives them; each accuracy has its 95 % interval, and below
+            is the share of the examples.
+    """
+    with _figure(height=3.3) as figure:
+        axes = figure.add_axes((0.15, 0.4, 0.83, 0.57))
+        below = figure.add_axes((0.15, 0.1, 0.83, 0.2), sharex=axes)
+        examples = sum(each["examples"] for each in bins)
+        for each in bins:
+            axes.vlines(
+                each["confidence"], *wilson(int(each["right"]), int(each["examples"])), color=FIRST
+            )
+        sure = [each["confidence"] for each in bins]
+        axes.plot([0, 1], [0, 1], color=_MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        axes.plot(sure, [each["right"] / each["examples"] for each in bins], "o", color=FIRST)
+        below.bar(sure, [each["examples"] / examples for each in bins], width=0.02, color=FIRST)
+        axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
+        below.set(ylim=(0, 1), yticks=[0.5, 1])
+        for axis in (axes.yaxis, below.yaxis, below.xaxis):
+            axis.set_major_formatter(PercentFormatter(1))
+        axes.tick_params(labelbottom=False)
+        return _svg(figure)
+
+
+@contextmanager
+def _figure(height: float = _HEIGHT) -> Iterator[Figure]:
+    with mpl.rc_context(_STYLE):
+        # Of its own, not pyplot's, which picks a window system and keeps what it made.
+        yield Figure(figsize=(_WIDTH, height))
+
+
+def _numbers(axes: Axes, percent: bool) -> Formatter:
+    if percent:
+        return PercentFormatter(1)
+    return StrMethodFormatter("{x:,.0f}") if axes.get_ylim()[1] > 1000 else ScalarFormatter(False)
+
+
+def _svg(figure: Figure) -> str:
+    """Returns a figure as an element of a page, without sizes, fonts and names of its own."""
+    file = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    for pattern, replacement in _CHANGES:
+        text = re.sub(pattern, replacement, text)
+    return re.sub("|".join(_VARIABLES), lambda found: f"var({_VARIABLES[found[0]]})", text)

@@ -1,0 +1,224 @@
+"""`report.html`: a run on one page that needs nothing else, to be read, printed and shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import importlib.resources
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer import config as configs
+from trainer.config import ResolvedConfig
+from trainer.datasets.dataset import Array, Dataset
+from trainer.log import LOGGER
+from trainer.results import manifest, names, words
+from trainer.results.words import Predict
+
+_TEMPLATE = "report.html.jinja"
+_MISTAKES = 40
+# Of more classes, a table would be neither readable nor small.
+_MOST_IN_MATRIX = 20
+_MOST_LISTED = 40
+_SHOWN_IMAGES, _SHOWN_TEXTS = 12, 2  # Of a class.
+_DEEPEST = 60  # Per cent of a colour behind text, which must stay readable.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a report is made of.
+
+    Attributes:
+        config: the settings of the run.
+        data: what it was trained on.
+        probabilities: of the test part, float32 (N, classes).
+        history: a row an epoch.
+        metrics: what `metrics.json` will hold.
+        predict: the model, for texts.
+    """
+
+    config: ResolvedConfig
+    data: Dataset
+    probabilities: Array
+    history: Sequence[Mapping[str, float]]
+    metrics: Mapping[str, Any]
+    predict: Predict
+
+
+def write(facts: Facts, folder: Path) -> None:
+    """Writes `report.html` beside the model's files, which are in the folder already.
+
+    A defect in it is logged with its traceback, and costs no run: the model and its figures are
+    worth more than their picture, and the manifest lists what is there.
+    """
+    try:
+        page = _page(facts, folder).encode()
+    except Exception:
+        LOGGER.exception("%s: could not be made, the run goes on without it", names.REPORT)
+        return
+    (folder / names.REPORT).write_bytes(page)
+
+
+def _page(facts: Facts, folder: Path) -> str:
+    # Not before training is over: they take a quarter of a second.
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": _percent, "number": _number, "duration": _duration}
+    source = importlib.resources.files(__package__).joinpath(_TEMPLATE).read_text("utf-8")
+    return environment.from_string(source).render(
+        config=facts.config,
+        spec=facts.data.spec,
+        metrics=facts.metrics,
+        finished=datetime.datetime.now(datetime.UTC),
+        charts=_charts(facts),
+        confusion=_confusion(facts),
+        classes=_classes(facts),
+        mistakes=_mistakes(facts),
+        data=_data(facts.data),
+        settings=[
+            (configs.flag_name(name), value)
+            for name, value in dataclasses.asdict(facts.config).items()
+        ],
+        versions=manifest.versions(),
+        origin={
+            "data, SHA-256": facts.data.fingerprint,
+            f"{names.MODEL_KERAS}, SHA-256": _sha256(folder / names.MODEL_KERAS),
+            "git commit": manifest.git_commit() or "none known",
+        },
+    )
+
+
+def _charts(facts: Facts) -> dict[str, Any]:
+    from trainer.results import charts
+
+    def pair(figure: str, **how: bool) -> dict[str, Any]:
+        colours = {figure: charts.FIRST}
+        if f"val_{figure}" in facts.history[0]:
+            colours[f"val_{figure}"] = charts.SECOND
+        return {"svg": charts.curves(facts.history, colours, **how), "last": last[figure],
+                "validation": last.get(f"val_{figure}")}  # fmt: skip
+
+    last = facts.history[-1]
+    return {
+        "loss": pair("loss"),
+        "accuracy": pair("accuracy", percent=True),
+        "learning_rate": pair("learning_rate", from_zero=True),
+        "speed": pair("examples_per_second", from_zero=True),
+        "reliability": charts.reliability(facts.metrics["calibration"]["bins"]),
+    }
+
+
+def _confusion(facts: Facts) -> dict[str, Any]:
+    """Returns the rows of a table, or for many classes a picture and the pairs most confused."""
+    from trainer.results import pictures
+
+    counts, classes = np.array(facts.metrics["confusion"]), facts.data.spec.classes
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    own = np.eye(len(classes), dtype=bool)
+    if len(classes) <= _MOST_IN_MATRIX:
+        kinds = np.where(own, "right", np.where(counts == 0, "none", "wrong"))
+        tints = _DEEPEST * np.where(own, shares, shares / max(shares[~own].max(), 1e-9))
+        cells = np.stack([kinds, counts, tints.round(1)], axis=2, dtype=object, casting="unsafe")
+        return {"rows": list(zip(classes, cells.tolist(), strict=True))}
+    often = np.argsort(np.where(own, 0, -counts), axis=None, kind="stable")[:_MOST_IN_MATRIX]
+    return {
+        "picture": pictures.of_confusion(counts),
+        "pairs": [
+            (classes[true], classes[said], int(counts[true, said]), float(shares[true, said]))
+            for true, said in zip(*np.unravel_index(often, counts.shape), strict=True)
+            if true != said and counts[true, said]
+        ],
+    }
+
+
+def _classes(facts: Facts) -> list[dict[str, Any]]:
+    """Returns the figures of each class, or of many the worst ones."""
+    rows: list[dict[str, Any]] = facts.metrics["per_class"]
+    if len(rows) <= _MOST_LISTED:
+        return rows
+    return sorted(rows, key=lambda row: float(row["f1"]))[:_MOST_LISTED]
+
+
+def _mistakes(facts: Facts) -> list[dict[str, Any]]:
+    """Returns the examples whose true class got the least probability, the worst first."""
+    test, classes = facts.data.test, facts.data.spec.classes
+    said = facts.probabilities.argmax(axis=1)
+    of_truth = facts.probabilities[np.arange(len(test)), test.labels]
+    wrong = np.flatnonzero(said != test.labels)
+    worst = wrong[np.argsort(of_truth[wrong], kind="stable")][:_MISTAKES]
+    sure = facts.probabilities[worst, said[worst]]
+    shown: Sequence[Any]
+    if facts.data.spec.kind == "text":
+        shown = words.weigh(test.examples[worst], said[worst], sure, facts.predict)
+    else:
+        shown = _pictures(facts.data, test.examples[worst]) or [None] * len(worst)
+    return [
+        {
+            "number": number,
+            "true": classes[test.labels[number]],
+            "said": classes[said[number]],
+            "sure": probability,
+            "shown": example,
+        }
+        for number, probability, example in zip(worst.tolist(), sure.tolist(), shown, strict=True)
+    ]
+
+
+def _data(data: Dataset) -> list[dict[str, Any]]:
+    """Returns each class with its size and examples; of many, the most frequent and the rarest."""
+    labels, classes = data.train.labels, data.spec.classes
+    counts = np.bincount(labels, minlength=len(classes))
+    listed = np.arange(len(classes))
+    if len(classes) > _MOST_IN_MATRIX:
+        ranked = np.argsort(-counts, kind="stable")
+        half = _MOST_IN_MATRIX // 2
+        listed = np.concatenate([ranked[:half], ranked[-half:]])
+    most = _SHOWN_TEXTS if data.spec.kind == "text" else _SHOWN_IMAGES
+    places = [np.flatnonzero(labels == label)[:most] for label in listed]
+    return [
+        {
+            "class": classes[label],
+            "count": int(counts[label]),
+            "share": counts[label] / counts.max(),
+            "pictures": _pictures(data, data.train.examples[place]),
+            "texts": data.train.examples[place].tolist() if data.spec.kind == "text" else [],
+        }
+        for label, place in zip(listed, places, strict=True)
+    ]
+
+
+def _pictures(data: Dataset, examples: Array) -> list[str]:
+    if data.spec.kind != "image":
+        return []
+    from trainer.results import pictures
+
+    usual = data.train.examples[:1000]
+    return pictures.of_images(examples, low=float(usual.min()), high=float(usual.max()))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _percent(part: float, digits: int = 2) -> str:
+    return f"{100 * part:.{digits}f}\u202f%"
+
+
+def _number(value: float, digits: int = 0) -> str:
+    return f"{value:,.{digits}f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f}\u202fs"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours}\u202fh {minutes}\u202fmin" if hours else f"{minutes}\u202fmin"
