@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trainer import datasets, memory, models, storage
+from trainer.cloud import Cluster
 from trainer.config import Config, ResolvedConfig, complete
 from trainer.errors import UsageError
 from trainer.log import LOGGER, native_greetings_hidden
@@ -49,18 +50,25 @@ class Prepared:
     trial: TuningReport | None
 
 
-def prepare(config: ResolvedConfig, definition: Definition, watch: Stopwatch) -> Prepared:
+def prepare(
+    config: ResolvedConfig,
+    definition: Definition,
+    watch: Stopwatch,
+    cluster: Cluster | None = None,
+) -> Prepared:
     """Reads the data, opens the devices and builds the model.
 
     Args:
         config: the settings.
         definition: the model, as looked up.
         watch: of the run.
+        cluster: the hosts that train together; None for one.
 
     Raises:
         TrainerError: what a user can put right: data, device, settings.
     """
-    trial = tuning.report(os.environ)
+    writes = cluster is None or cluster.is_chief
+    trial = tuning.report(os.environ) if writes else None
     data = load(config)
     models.check_data(definition, data.spec)
     if trial is not None and data.validation is None:
@@ -81,14 +89,19 @@ def prepare(config: ResolvedConfig, definition: Definition, watch: Stopwatch) ->
             precision=config.precision,
             xla=config.xla,
             deterministic=config.deterministic,
+            cluster=cluster,
         )
-    if storage.ends_with_container(config.out):
+    if writes and storage.ends_with_container(config.out):
         LOGGER.warning(
             "--out %s: lies in the container and goes with it; mount a folder there, as "
             "-v FOLDER:/work/runs, or give gs://bucket/path", config.out,
         )  # fmt: skip
     LOGGER.info("training %s on %s, %s", config.model, config.data, device.description)
-    with devices.failures_explained(), device.strategy.scope():
+    with (
+        devices.failures_explained(),
+        device.hosts.losses_explained(),
+        device.strategy.scope(),
+    ):
         model = models.build(
             definition,
             data.spec,
