@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
@@ -61,14 +60,13 @@ def _check_together(config: Config, cluster: Cluster) -> None:
 
 
 def _follow(config: Config, cluster: Cluster) -> None:
-    """Trains along with the chief, whose log is the job's: only what goes wrong is told here."""
+    """Trains along with the chief, whose log is the job's."""
     from trainer import train
 
     LOGGER.info(
         "host %d of %d: trains its share; the chief (%s) writes and tells",
         cluster.index, len(cluster.addresses), cluster.addresses[0],
     )  # fmt: skip
-    LOGGER.setLevel(logging.WARNING)
     train.follow(config, cluster)
 
 

@@ -20,7 +20,7 @@ from trainer import gathering
 from trainer.cloud import Cluster
 from trainer.engine import precision as mixed
 from trainer.engine.hosts import Hosts
-from trainer.errors import DeviceError
+from trainer.errors import DeviceError, UsageError
 
 DRIVER_LIBRARY = "libcuda.so.1"
 # What TensorFlow 2.21 opens at run time (its dso_loader).
@@ -104,6 +104,7 @@ def select(
     Raises:
         DeviceError: a GPU is asked for and not there, or is there and TensorFlow cannot open it; or
             hosts differ.
+        UsageError: TensorFlow was used before, which several hosts do not allow.
         HostLostError: another host does not come.
     """
     if cluster is not None and xla == "on":
@@ -263,8 +264,17 @@ def _strategy(gpus: int, precision: str, cluster: Cluster | None) -> tf.distribu
     )
     # TensorFlow would wait for a host that has gone this very moment, and hold Python's lock.
     faulthandler.dump_traceback_later(_CONNECT_S, exit=True)
-    strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
-    faulthandler.cancel_dump_traceback_later()
+    try:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
+    except RuntimeError as error:
+        if "program startup" not in str(error):
+            raise
+        raise UsageError(
+            "--model: its module computes with TensorFlow when it is imported, which is too early "
+            "on several hosts; expected that in functions only"
+        ) from None
+    finally:
+        faulthandler.cancel_dump_traceback_later()
     # First values are computed on each host. TensorFlow would send the chief's, and cannot for
     # uint8, which pixels are, and uint32, which the states of Keras's random generators are. So
     # the keeper sends the chief's variables, before the first step.
