@@ -17,9 +17,9 @@ import numpy as np
 from tests.killing import MODEL, ROOT
 
 # Nothing random in it, so that what it computes is the same on any number of hosts; and each host
-# leaves its weights behind.
+# leaves its weights behind. The chief may be slow at the end.
 PLAIN = """
-import json, os
+import json, os, time
 import keras, numpy
 from trainer.models import Recipe
 
@@ -27,6 +27,7 @@ class Weights(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         index = json.loads(os.environ.get("TF_CONFIG", '{"task": {"index": 0}}'))["task"]["index"]
         numpy.savez(f"{os.environ['WEIGHTS']}/{index}.npz", *self.model.get_weights())
+        time.sleep(float(os.environ.get("CHIEF_LINGERS", "0")) if index == 0 else 0)
 
 RECIPE = Recipe(batch_size=96, epochs=3, callbacks=lambda: [Weights()])
 

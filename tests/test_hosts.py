@@ -151,6 +151,19 @@ def test_a_host_that_stands_still_is_taken_for_lost(hosts: Team) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("killed", [0, 1])
+def test_when_training_is_over_the_run_is_the_chiefs_alone(hosts: Team, killed: int) -> None:
+    """Long enough for heartbeats to miss the other host."""
+    out = f"over{killed}"
+    processes = hosts.start("plain:build", f"--out={out}", CHIEF_LINGERS="15")
+    hosts.wait_for("epoch 3/3")
+    time.sleep(1)
+    processes[killed].kill()
+    assert processes[1 - killed].wait(60) == (1, 0)[killed], hosts.said(1 - killed)
+    assert (hosts.place(0) / out / "manifest.json").exists() == bool(killed)
+
+
+@pytest.mark.long
 def test_other_settings_on_one_host_are_noticed(hosts: Team) -> None:
     addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
     first, spare = hosts.start("plain:build", "--out=unlike", addresses=addresses)
