@@ -4,15 +4,15 @@
 #   docker build -t trainer:root --target root .    the same as root, for Vertex AI's tuning trials
 #   docker build -t trainer:cpu --target cpu .      without CUDA
 #
-# The two bases must have the same Python. Pin one with --build-arg BASE_IMAGE=nvidia/cuda@sha256:...
+# The two bases must have the same Python. Pin one with --build-arg BASE_IMAGE=docker.io/nvidia/cuda@sha256:...
 # CUDA in the base is there for the driver's checks; what TensorFlow loads comes from wheels.
-ARG BASE_IMAGE=nvidia/cuda:12.5.1-base-ubuntu24.04
-ARG CPU_BASE_IMAGE=ubuntu:24.04
+ARG BASE_IMAGE=docker.io/nvidia/cuda:12.5.1-base-ubuntu24.04
+ARG CPU_BASE_IMAGE=docker.io/library/ubuntu:24.04
 
 # --- Where packages are installed; nothing of it is kept but /opt/trainer --------------------------
 FROM ${CPU_BASE_IMAGE} AS builder
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends binutils ca-certificates python3-pip python3-venv \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends binutils ca-certificates python3-pip python3-venv \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* \
     && python3 -m venv --without-pip /opt/trainer
 ENV PIP_PYTHON=/opt/trainer/bin/python PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -35,13 +35,13 @@ RUN pip install --no-deps --no-build-isolation --root /program .
 # --- Without CUDA ---------------------------------------------------------------------------------
 FROM ${CPU_BASE_IMAGE} AS cpu
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends python3 \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* \
     && install -d -o 10001 -g 10001 /work
 COPY --from=packages /opt/trainer /opt/trainer
 COPY --from=program /program /
 # Only /tmp need be writable, by whatever user: caches go there.
-ENV PATH=/opt/trainer/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1
+ENV PATH=/opt/trainer/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 TRAINER_IMAGE=cpu
 ARG CPU_BASE_IMAGE
 ARG VERSION
 ARG GIT_COMMIT
@@ -68,15 +68,17 @@ RUN awk '/^[^ ]/ { cuda = /^nvidia-/ } cuda' gpu.txt > cuda.txt \
 
 FROM ${BASE_IMAGE} AS gpu-packages
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends python3 \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* \
     && install -d -o 10001 -g 10001 /work
 COPY --from=cuda /opt/trainer /opt/trainer
 COPY --from=packages /opt/trainer /opt/trainer
 COPY --from=program /program /
-# GKE mounts the driver's libraries into /usr/local/nvidia.
-ENV PATH=/opt/trainer/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 \
+# GKE mounts the driver's libraries into /usr/local/nvidia. Whether the driver is new enough is told by
+# the program, and not by a refusal of the base's to start.
+ENV PATH=/opt/trainer/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 TRAINER_IMAGE=gpu \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    NVIDIA_DISABLE_REQUIRE=1 \
     TF_FORCE_GPU_ALLOW_GROWTH=true LD_LIBRARY_PATH=/usr/local/nvidia/lib64
 ARG BASE_IMAGE
 ARG VERSION

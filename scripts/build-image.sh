@@ -4,7 +4,7 @@
 #     scripts/build-image.sh [gpu|cpu|root] [BUILD ARGUMENT...]
 #
 # By docker if its engine answers, else by podman; ENGINE names one. IMAGE is another name for the
-# result. Further arguments go to the build: --build-arg BASE_IMAGE=nvidia/cuda@sha256:...
+# result. Further arguments go to the build: --build-arg BASE_IMAGE=docker.io/nvidia/cuda@sha256:...
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -8,7 +8,8 @@
 #
 # By docker if its engine answers; else by podman, which needs no engine, and is installed on Debian
 # if it is not there. Podman is taken to have no registry of images: the base is then a stand-in made
-# of the host's Debian packages, bare as nvidia/cuda's. BASE_IMAGE names another for either.
+# of Debian packages, bare as nvidia/cuda's; SUITE names another release of Debian. BASE_IMAGE names
+# another base for either.
 #
 # Exit codes: 0 all is well; 1 it is not; 3 nothing was checked, for want of tools.
 set -euo pipefail
@@ -24,7 +25,12 @@ die() { printf 'check-container: FAILED: %s\n' "$*" >&2; exit 1; }
 skip() { printf '\n*** check-container: SKIPPED, nothing was checked: %s ***\n\n' "$*" >&2; exit 3; }
 
 cleanup() {
-  [[ ${engine:-} ]] && pod rm -f "$box" >/dev/null 2>&1 || true
+  if [[ ${engine:-} ]]; then
+    pod rm -f "$box" >/dev/null 2>&1 || true
+    # What the job wrote belongs to its user.
+    [[ $EUID == 0 || ! -d $work/out ]] || pod run --rm --user 0 --network none -v "$work/out:/out" \
+      --entrypoint sh "$image" -c 'rm -rf /out/*' >/dev/null 2>&1 || true
+  fi
   [[ ${server:-} ]] && kill "$server" 2>/dev/null || true
   rm -rf "$work"
 }
@@ -50,26 +56,30 @@ else
   engine=(podman --runtime runc)
   # Low limits given outright: podman's own need a capability that a container lacks.
   limits+=(--ulimit nproc=4096:4096)
-  build+=(--pull=never --format docker --isolation chroot --network host)
-  base=${BASE_IMAGE:-localhost/stand-in-base}
+  build+=(--format docker --isolation chroot --network host)
+  suite=${SUITE:-trixie}
+  base=${BASE_IMAGE:-localhost/stand-in-base:$suite}
 fi
 pod() { "${engine[@]}" "$@"; }
 say "$(pod --version), target $target"
 
-if [[ $base == localhost/stand-in-base ]] && ! pod image exists "$base"; then
+if [[ $base == localhost/stand-in-base:* ]] && ! pod image exists "$base"; then
+  # The host's sources, for that release.
   . /etc/os-release
   sources=/etc/apt/sources.list.d/debian.sources
   [[ -f $sources ]] || sources=/etc/apt/sources.list
+  sed "s/\b$VERSION_CODENAME\b/$suite/g" "$sources" >"$work/${sources##*/}"
   # The two empty files are what the build mounts the host's settings over.
   mmdebstrap --quiet --mode=root --variant=apt --include=ca-certificates \
     --aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Acquire::Check-Date "false"' \
     --customize-hook='touch "$1/etc/pip.conf" "$1/etc/host-ca.pem"' \
-    "$VERSION_CODENAME" "$work/base.tar" "$sources" >"$work/base.log" 2>&1 ||
+    "$suite" "$work/base.tar" "$work/${sources##*/}" >"$work/base.log" 2>&1 ||
     { tail -n 20 "$work/base.log" >&2; die "mmdebstrap"; }
   pod import --quiet --change 'CMD ["/bin/bash"]' "$work/base.tar" "$base" >/dev/null
   rm "$work/base.tar"
 fi
-if [[ $base == localhost/stand-in-base ]]; then
+if [[ $base == localhost/stand-in-base:* ]]; then
+  build+=(--pull=never)
   # In the build pip finds and trusts what it does on the host; the image keeps nothing of it.
   index=${PIP_INDEX_URL:-$(python3 -m pip config get global.index-url 2>/dev/null || true)}
   printf '[global]\ncert = /etc/host-ca.pem\ntimeout = 180\n%s\n' \
@@ -92,7 +102,8 @@ locked=("${limits[@]}" --read-only --cap-drop all --security-opt no-new-privileg
   --memory 4g --tmpfs /tmp:rw,mode=1777)
 user=10001
 [[ $target == root ]] && user=0
-mkdir "$work/out" && chown "$user" "$work/out"
+mkdir -m 777 "$work/out"
+chmod 755 "$work"
 
 # Runs the job; its output is in $work/log, its exit code must be the first argument.
 job() {
@@ -148,7 +159,7 @@ bucket 'from trainer import storage; storage._client().create_bucket("check")
 import pathlib
 files = {p.name: p for p in pathlib.Path("trainer/datasets/builtin/mnist").glob("*.gz")}
 storage.put_all(storage.folder("gs://check/mnist"), files)'
-settings=(--model cnn_fast --data gs://check/mnist --epochs 4 --checkpoint-seconds 1)
+settings=(--model cnn_fast --data gs://check/mnist --epochs 6 --checkpoint-seconds 1)
 snapshots() { bucket 'import sys; from trainer import storage
 print(sum(n.endswith(".h5") for n in storage.folder(sys.argv[1]).names()))' "$1/checkpoints"; }
 
@@ -157,13 +168,13 @@ say "from gs:// to gs://, undisturbed: $(grep -o 'test accuracy [^,]*' "$work/lo
 
 # Starts the job in the background, and waits until it has saved a snapshot.
 start() {
+  : >"$work/log"  # The one of the run before is not to be taken for this one's.
   pod run --rm --name "$box" "${locked[@]}" "${cloud[@]}" "$image" "${settings[@]}" \
     --out gs://check/disturbed >"$work/log" 2>&1 & running=$!
-  until grep -q 'epoch 1/4\|going on' "$work/log"; do
-    kill -0 "$running" 2>/dev/null || { cat "$work/log" >&2; die "the job ended by itself"; }
+  until grep -q 'epoch 1/6\|going on' "$work/log" && [[ $(snapshots gs://check/disturbed) != 0 ]]; do
+    kill -0 "$running" 2>/dev/null || { cat "$work/log" >&2; die "it ended before it was disturbed"; }
     sleep 0.2
   done
-  until [[ $(snapshots gs://check/disturbed) != 0 ]]; do sleep 0.2; done
 }
 ended() {
   local code=0

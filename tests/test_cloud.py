@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from trainer import cloud, task
+from trainer import cloud, preparation, task
 from trainer import config as configs
 from trainer.errors import UsageError
 
@@ -54,9 +54,25 @@ def test_flags_and_files_win() -> None:
     # Parts of another data set than the one that was given are none of its parts.
     assert (config.validation_data, config.test_data) == (None, None)
     assert config.checkpoint_dir == f"{BASE}/checkpoints"
-    config = configs.resolve({"config": "a.json"}, '{"out": "gs://other/run"}', VERTEX)
-    assert config.out == "gs://other/run"
-    assert settings(VERTEX | MANAGED, validation="0.2").validation_data is None
+
+
+def test_an_earlier_runs_settings_do_not_lead_into_its_directory() -> None:
+    earlier = configs.to_json(
+        configs.complete(
+            configs.resolve({"out": f"{BASE}/earlier", "log": "text"}),
+            data="mnist", epochs=2, batch_size=8, learning_rate=0.1,
+        )
+    )  # fmt: skip
+    config = configs.resolve({"config": "config.json"}, earlier, VERTEX | MANAGED)
+    assert (config.out, config.log) == (f"{BASE}/model", "json")
+    assert config.checkpoint_dir == f"{BASE}/checkpoints"
+    assert (config.data, config.epochs, config.validation_data) == ("mnist", 2, None)
+    assert configs.resolve({"config": "config.json"}, earlier, {}).out == f"{BASE}/earlier"
+
+
+def test_examples_that_came_for_validation_are_not_dropped() -> None:
+    with pytest.raises(UsageError, match="--validation: found '0.2', expected 0, since --valid"):
+        settings(VERTEX | MANAGED, validation="0.2")
 
 
 def test_an_empty_variable_says_nothing() -> None:
@@ -82,7 +98,7 @@ def test_the_environment_reaches_the_command_line(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_trial_is_known_by_its_variables() -> None:
-    assert cloud.trial(VERTEX) is None
+    assert cloud.trial(VERTEX | {"CLOUD_ML_TRIAL_ID": ""}) is None
     assert cloud.trial({"CLOUD_ML_TRIAL_ID": "3"}) == "3"
     assert cloud.trial({"CLOUD_ML_HP_METRIC_FILE": "/some/file"}) == "0"
 
@@ -147,3 +163,19 @@ def test_replicas_that_do_not_know_each_other_are_refused() -> None:
     pools = {"cluster": {"workerpool0": ["a:1"], "workerpool1": ["b:1", "c:1"]}}
     with pytest.raises(UsageError, match="^CLUSTER_SPEC: found 3 replicas, expected TF_CONFIG"):
         cloud.cluster({"CLUSTER_SPEC": json.dumps(pools)})
+
+
+def test_a_run_directory_that_goes_with_its_container_is_told(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO", "trainer")
+    preparation._check_stays("/no/such/folder")
+    assert caplog.text == ""
+    monkeypatch.setenv("TRAINER_IMAGE", "cpu")
+    preparation._check_stays("/dev/shm/run")  # A mount, as a volume is.
+    assert caplog.text == ""
+    preparation._check_stays("/no/such/folder")
+    assert "--out /no/such/folder: lies in the container and goes with it" in caplog.text
+    monkeypatch.setenv("CLOUD_RUN_JOB", "job")
+    with pytest.raises(UsageError, match="goes away with the job .CLOUD_RUN_JOB is set"):
+        preparation._check_stays("/no/such/folder")

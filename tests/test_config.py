@@ -28,6 +28,10 @@ from trainer.errors import UsageError
         ({"seed": "-1"}, "--seed: found '-1', expected greater than or equal to 0"),
         ({"seed": "4294967296"}, "--seed: found '4294967296', expected less than"),
         ({"validation": "1"}, "--validation: found '1', expected less than 1"),
+        (
+            {"out": "runs/1", "tensorboard_dir": "runs/1/logs/"},
+            "--tensorboard-dir: found 'runs/1/logs/', expected a folder outside of --out",
+        ),
         ({"folds": "1"}, "--folds: found '1', expected greater than or equal to 2"),
         ({"fold": "3"}, "--fold: found '3', expected --folds beside it"),
         ({"folds": "5", "fold": "6"}, "--fold: found '6', expected 1 to 5"),

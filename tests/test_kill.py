@@ -146,7 +146,8 @@ def test_kills_in_the_middle_of_uploads_change_nothing(
 
 def test_two_jobs_never_share_a_run_directory(runner: Runner, bucket: str) -> None:
     for out in ("shared", f"{bucket}/shared"):
-        first = runner.start(out, "--epochs=3000")
+        # So many steps that it has not stopped early before the second one has started.
+        first = runner.start(out, "--epochs=3000", "--batch-size=1")
         runner.wait_for_training(first)
         time.sleep(1.5)
         refused = subprocess.run(
@@ -190,8 +191,8 @@ def test_a_damaged_snapshot_is_noticed_and_the_one_before_is_used(
 
 def test_an_unfinished_run_of_other_settings_is_refused(runner: Runner) -> None:
     process = runner.start("other", "--checkpoint-steps=10")
-    runner.wait_for_training(process)
-    time.sleep(1.0)
+    while process.poll() is None and not (runner.folder / "other" / names.CHECKPOINTS).exists():
+        time.sleep(0.01)
     process.kill()
     process.wait()
     for arguments, message in (

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -20,7 +19,6 @@ from tests.killing import MODEL, ROOT, fingerprint
 from tests.test_cloud import VERTEX
 from trainer import storage
 from trainer.datasets.dataset import Dataset
-from trainer.results import names
 
 
 @pytest.fixture
@@ -92,7 +90,7 @@ def test_a_job_that_is_killed_is_restarted_and_goes_on(
         process = service.start()
         snapshots = storage.folder(f"{bucket}/killed/checkpoints")
         while process.poll() is None and (
-            not snapshots.version(names.LATEST_SNAPSHOT)
+            not any(name.endswith("/latest.json") for name in snapshots.names())
             or b"epoch " not in service.stdout.read_bytes()
         ):
             time.sleep(0.05)
@@ -125,19 +123,29 @@ def test_a_mistake_is_a_structured_error_on_stdout(tmp_path: Path) -> None:
     assert "expected gs://bucket/path" in message
 
 
+def test_a_job_with_nowhere_to_write_is_refused(tmp_path: Path) -> None:
+    """Without baseOutputDirectory the service says nothing, and the machine goes with the model."""
+    if os.stat(tmp_path).st_dev != os.stat("/").st_dev:
+        pytest.skip("temporary files are on a volume of their own")
+    service = Service(tmp_path, {name: VERTEX[name] for name in ("CLOUD_ML_PROJECT_ID",)})
+    assert service.start().wait(30) == 2
+    (message,) = service.messages()
+    assert "goes away with the job (CLOUD_ML_PROJECT_ID is set), expected gs://" in message
+
+
 def test_snapshots_of_another_run_are_not_touched(
     bucket: str, digits: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "snapshot").write_bytes(b"of another run")
-    theirs = storage.folder(f"{bucket}/base/checkpoints")
-    for name in (f"{'a' * 32}.h5", "weights.h5"):
-        theirs.put(name, tmp_path / "snapshot")
-    service = Service(
-        tmp_path,
-        variables(f"{bucket}/base")
-        | {"AIP_DATA_FORMAT": "jsonl", "AIP_TRAINING_DATA_URI": f"{bucket}/none.jsonl"},
-    )
-    assert service.start().wait(30) == 2
-    assert "checkpoints: holds snapshots of another run" in service.messages()[-1]
-    assert len(theirs.names()) == 2
-    assert np.all([theirs.read(name) == b"of another run" for name in theirs.names()])
+    shared = storage.folder(f"{bucket}/checkpoints")
+    theirs = [f"{'b' * 16}/{'a' * 32}.h5", f"{'b' * 16}/latest.json", "weights.h5"]
+    for name in theirs:
+        shared.put(name, tmp_path / "snapshot")
+    command = [sys.executable, "-m", "trainer.task", "--model=mlp", f"--data={digits}"]
+    command += [f"--out={bucket}/run", f"--checkpoint-dir={bucket}/checkpoints"]
+    for _ in range(2):  # The second one finds the run finished.
+        subprocess.run(
+            [*command, "--epochs=2", "--checkpoint-steps=2"],
+            check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+    assert shared.names() == sorted(theirs)

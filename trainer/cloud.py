@@ -26,6 +26,7 @@ _DATA = {
 }
 _DATA_FORMAT = "AIP_DATA_FORMAT"
 _COLLECTS_LOGS = ("CLOUD_ML_PROJECT_ID", "CLOUD_RUN_JOB")  # And reads JSON lines.
+_IMAGE = "TRAINER_IMAGE"  # Set by the Dockerfile.
 # The roles of replicas in TF_CONFIG; Vertex AI's own name for them is worker pools.
 _CHIEFS = ("chief", "master")
 _OTHER_ROLES = ("ps", "evaluator")
@@ -50,12 +51,18 @@ class Cluster:
         return self.index == 0
 
 
-def flags(environment: Mapping[str, str], given: Collection[str]) -> dict[str, tuple[str, str]]:
+def flags(
+    environment: Mapping[str, str], *, typed: Collection[str], in_file: Collection[str]
+) -> dict[str, tuple[str, str]]:
     """Returns the settings that the environment decides, unless the user did.
+
+    Where to write is not taken from a file before the environment: an earlier run's `config.json`
+    would lead into that run's directory.
 
     Args:
         environment: the variables of the process.
-        given: names of settings that the user gave.
+        typed: names of settings that the user gave as flags.
+        in_file: names of settings in the user's file.
 
     Returns:
         By the name of the setting: the variable that says so, and its value.
@@ -63,7 +70,8 @@ def flags(environment: Mapping[str, str], given: Collection[str]) -> dict[str, t
     Raises:
         UsageError: the data is not of a kind that can be trained on.
     """
-    found = {name: variable for name, variable in _PLACES.items() if name not in given}
+    found = {name: variable for name, variable in _PLACES.items() if name not in typed}
+    given = {*typed, *in_file}
     if "data" not in given and environment.get(_DATA["data"]):
         if environment.get(_DATA_FORMAT) != "jsonl":
             raise UsageError(
@@ -71,15 +79,13 @@ def flags(environment: Mapping[str, str], given: Collection[str]) -> dict[str, t
                 "managed data set of images or texts; or give --data"
             )
         found |= {name: variable for name, variable in _DATA.items() if name not in given}
-        if "validation" in given:
-            found.pop("validation_data", None)
     decided = {
         name: (variable, environment[variable])
         for name, variable in found.items()
         if environment.get(variable)
     }
     collector = collects_logs(environment)
-    if collector is not None and "log" not in given:
+    if collector is not None and "log" not in typed:
         decided["log"] = (collector, "json")
     return decided
 
@@ -133,9 +139,17 @@ def cluster(environment: Mapping[str, str]) -> Cluster | None:
 
 def trial(environment: Mapping[str, str]) -> str | None:
     """Returns the number of the tuning trial that this job is; None if it is none."""
-    if "CLOUD_ML_TRIAL_ID" in environment or "CLOUD_ML_HP_METRIC_FILE" in environment:
-        return environment.get("CLOUD_ML_TRIAL_ID", "0")
+    if environment.get("CLOUD_ML_TRIAL_ID") or environment.get("CLOUD_ML_HP_METRIC_FILE"):
+        return environment.get("CLOUD_ML_TRIAL_ID") or "0"
     return None
+
+
+def in_image(environment: Mapping[str, str]) -> bool:
+    """Tells whether the program runs in its own image, whose containers come and go.
+
+    Containers are used as machines too, to develop in, so that to be in one says nothing.
+    """
+    return _IMAGE in environment
 
 
 def _object(value: Any) -> dict[str, Any]:

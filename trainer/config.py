@@ -165,6 +165,14 @@ class Config:
             raise ValueError(f"1 to {folds}" if folds else "--folds beside it")
         return fold
 
+    @pydantic.field_validator("tensorboard_dir")
+    @classmethod
+    def _lies_outside(cls, folder: str | None, info: pydantic.ValidationInfo) -> str | None:
+        out = info.data.get("out")
+        if folder and out and f"{folder}/".startswith(f"{out}/"):
+            raise ValueError("a folder outside of --out, whose files are those of its manifest")
+        return folder
+
     @pydantic.field_validator("validation")
     @classmethod
     def _is_held_out_once(cls, validation: float, info: pydantic.ValidationInfo) -> float:
@@ -219,7 +227,10 @@ def resolve(
     file_text: str | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Config:
-    """Checks settings from the command line, over a configuration file's, over the environment's.
+    """Checks settings from the command line, a configuration file and the environment.
+
+    Flags win; of the others, the file for what decides the result, the environment for where it
+    goes and how it is logged.
 
     Args:
         flags: what the user gave, by field name; values may still be strings.
@@ -232,14 +243,12 @@ def resolve(
     from_file: dict[str, Any] = {}
     if file_text is not None:
         from_file = _from_json(file_text, str(flags["config"]))
-    given = {**from_file, **flags}
-    decided = cloud.flags(environment or {}, given)
+    decided = cloud.flags(environment or {}, typed=flags, in_file=from_file)
     places = {name: f"--config {flags.get('config')}: {name}" for name in from_file}
-    places |= {name: flag_name(name) for name in flags}
     places |= {name: variable for name, (variable, _) in decided.items()}
-    return check(
-        Config, {**{name: value for name, (_, value) in decided.items()}, **given}, places=places
-    )
+    places |= {name: flag_name(name) for name in flags}
+    values = {**from_file, **{name: value for name, (_, value) in decided.items()}, **flags}
+    return check(Config, values, places=places)
 
 
 def check(
@@ -332,7 +341,7 @@ def _from_json(text: str, name: str) -> dict[str, Any]:
             f"--config {name}: found {type(settings).__name__}, expected a JSON object of settings"
         )
     settings.pop("config", None)  # A run's own config.json says which file it was read from.
-    return settings
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _explain(detail: Any, kind: type) -> str:

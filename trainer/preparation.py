@@ -8,9 +8,10 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer import datasets, memory, models, storage
+from trainer import cloud, datasets, memory, models, storage
 from trainer.cloud import Cluster
 from trainer.config import Config, ResolvedConfig, complete
 from trainer.errors import UsageError
@@ -68,6 +69,8 @@ def prepare(
         TrainerError: what a user can put right: data, device, settings.
     """
     writes = cluster is None or cluster.is_chief
+    if writes and not storage.is_remote(config.out):
+        _check_stays(config.out)
     trial = tuning.report(os.environ) if writes else None
     data = load(config)
     models.check_data(definition, data.spec)
@@ -91,11 +94,6 @@ def prepare(
             deterministic=config.deterministic,
             cluster=cluster,
         )
-    if writes and storage.ends_with_container(config.out):
-        LOGGER.warning(
-            "--out %s: lies in the container and goes with it; mount a folder there, as "
-            "-v FOLDER:/work/runs, or give gs://bucket/path", config.out,
-        )  # fmt: skip
     LOGGER.info("training %s on %s, %s", config.model, config.data, device.description)
     with (
         devices.failures_explained(),
@@ -115,6 +113,30 @@ def prepare(
     watch.lap("build")
     callbacks = models.callbacks(definition, validation=data.validation is not None)
     return Prepared(config, definition, data, device, model, callbacks, trial)
+
+
+def _check_stays(out: str) -> None:
+    """Warns of a run directory that goes with its container.
+
+    Raises:
+        UsageError: it goes with a machine of a service, which nobody can reach any more.
+    """
+    ancestor = Path(out).absolute()
+    while not ancestor.exists():
+        ancestor = ancestor.parent
+    if ancestor.stat().st_dev != Path("/").stat().st_dev:  # A mounted folder.
+        return
+    service = cloud.collects_logs(os.environ)
+    if service is not None:
+        raise UsageError(
+            f"--out {out}: lies on a machine that goes away with the job ({service} is set), "
+            "expected gs://bucket/path"
+        )
+    if cloud.in_image(os.environ):
+        LOGGER.warning(
+            "--out %s: lies in the container and goes with it; mount a folder there, as "
+            "-v FOLDER:/work/runs, or give gs://bucket/path", out,
+        )  # fmt: skip
 
 
 def resolve(config: Config) -> tuple[ResolvedConfig, Definition]:

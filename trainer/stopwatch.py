@@ -14,9 +14,9 @@ class Stopwatch:
         self._laps: dict[str, float] = {}
 
     def lap(self, stage: str) -> None:
-        """Ends a stage, which began when the one before it ended."""
+        """Ends a stage, or a part of one, which began when the one before it ended."""
         now = time.perf_counter()
-        self._laps[stage] = now - self._lapped
+        self._laps[stage] = self._laps.get(stage, 0.0) + now - self._lapped
         self._lapped = now
 
     def add_earlier(self, seconds: float) -> None:

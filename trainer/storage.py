@@ -8,18 +8,18 @@ with the file's. The client's own check is not enough: it is skipped when a down
 from __future__ import annotations
 
 import base64
+import collections
 import concurrent.futures
 import contextlib
-import fnmatch
 import functools
-import glob
+import itertools
 import os
 import pathlib
 import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -30,7 +30,6 @@ from trainer.errors import ConflictError, DataError, OutageError, StorageError
 _SCHEME = "gs://"
 _PARTIAL = ".partial"
 _PROBE = ".probe-"
-_CONTAINER_MARKS = ("/.dockerenv", "/run/.containerenv")  # Docker's and podman's.
 THREADS = 8  # Below the client's 10 pooled connections; 100 small objects a second at 30 ms each.
 _ATTEMPTS = 3  # At a body whose checksum is wrong; the client itself retries failed requests.
 
@@ -87,8 +86,22 @@ def is_remote(path: str) -> bool:
 
 
 def is_pattern(path: str) -> bool:
-    """Tells whether a path stands for all files that it matches, as gs://bucket/part-*.jsonl."""
-    return re.search(r"[*?[]", path.rpartition("/")[2]) is not None
+    """Tells whether a path stands for all files that it matches, as gs://bucket/part-*.jsonl.
+
+    Of shells' patterns only `*`: the others are often parts of names.
+    """
+    return "*" in path.rpartition("/")[2]
+
+
+def matching(names: Iterable[str], pattern: str) -> list[str]:
+    """Returns those names, with their folders, that a pattern in its last part matches; sorted."""
+    folder, _, last = pattern.rpartition("/")
+    shape = re.compile(".*".join(map(re.escape, last.split("*"))), re.DOTALL)
+    return sorted(
+        name
+        for name in names
+        if name.rpartition("/")[0] == folder and shape.fullmatch(name.rpartition("/")[2])
+    )
 
 
 def read(path: str) -> bytes:
@@ -112,18 +125,16 @@ def read_all(paths: Sequence[str]) -> Iterator[bytes]:
     Raises:
         StorageError: as `read`.
     """
+    rest = iter(paths)
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        yield from pool.map(read, paths)
-
-
-def ends_with_container(path: str) -> bool:
-    """Tells whether a local path is in a container's own layer, which is removed with it."""
-    if is_remote(path) or not any(map(os.path.exists, _CONTAINER_MARKS)):
-        return False
-    ancestor = os.path.abspath(path)
-    while not os.path.exists(ancestor):
-        ancestor = os.path.dirname(ancestor)
-    return os.stat(ancestor).st_dev == os.stat("/").st_dev
+        # Not all at once, as `pool.map`: what is read and not taken yet is in memory.
+        begun = collections.deque(
+            pool.submit(read, path) for path in itertools.islice(rest, 2 * THREADS)
+        )
+        while begun:
+            content = begun.popleft().result()
+            begun.extend(pool.submit(read, path) for path in itertools.islice(rest, 1))
+            yield content
 
 
 def read_text(path: str) -> str:
@@ -180,13 +191,21 @@ def local_copy(path: str) -> Iterator[Path]:
         StorageError: nothing is there, or it may not be read.
     """
     if not is_remote(path):
-        matches = glob.iglob(path) if is_pattern(path) else ()
-        if not os.path.exists(path) and next(iter(matches), None) is None:
+        if not os.path.exists(path) and not (is_pattern(path) and local_matches(path)):
             raise StorageError(f"{path}: no such file or folder")
         yield Path(path)
         return
     with tempfile.TemporaryDirectory(prefix="trainer-data-") as parent:
         yield _download(path, Path(parent))
+
+
+def local_matches(pattern: str) -> list[Path]:
+    """Returns the local files that a pattern in the last part of a path matches, sorted."""
+    parent = Path(pattern).parent
+    if not parent.is_dir():
+        return []
+    names = (f"{parent}/{file.name}" for file in parent.iterdir() if file.is_file())
+    return list(map(Path, matching(names, f"{parent}/{Path(pattern).name}")))
 
 
 def crc32c(path: Path) -> str:
@@ -364,8 +383,10 @@ def _download(path: str, parent: Path) -> Path:
             # "runs/1" must not bring "runs/10"; a name that ends in "/" is a console's folder.
             if (not prefix or blob.name == prefix or blob.name.startswith(prefix + "/"))
             and not blob.name.endswith("/")
-            and (not is_pattern(name) or _matches(blob.name, name))
         ]
+    if is_pattern(name):
+        wanted = set(matching((blob.name for blob in blobs), name))
+        blobs = [blob for blob in blobs if blob.name in wanted]
     if not blobs:
         raise StorageError(f"{path}: no object there")
     root = parent / (PurePosixPath(prefix).name or bucket_name)
@@ -378,10 +399,6 @@ def _download(path: str, parent: Path) -> Path:
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(_download_blob, blobs, targets))  # Raises what a download raised.
     return root
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return name.count("/") == pattern.count("/") and fnmatch.fnmatchcase(name, pattern)
 
 
 def _download_blob(blob: Any, target: Path) -> None:

@@ -17,6 +17,7 @@ from trainer.log import LOGGER
 from trainer.models import MODELS
 
 PROGRAM = "python -m trainer.task"
+NAMES = {"models": ", ".join(MODELS), "datasets": ", ".join(SHIPPED)}  # In the help of flags.
 
 
 def main(argv: Sequence[str] | None = None, *, program: str = PROGRAM) -> None:
@@ -82,7 +83,7 @@ def parse(arguments: Sequence[str], *, program: str = PROGRAM) -> Config:
         configs.settings(Config),
         program=program,
         summary="Trains a model on labelled data and leaves a run directory behind.",
-        names={"models": ", ".join(MODELS), "datasets": ", ".join(SHIPPED)},
+        names=NAMES,
     )
     file_text = None
     if "config" in flags:

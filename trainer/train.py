@@ -49,12 +49,13 @@ def run(config: Config, *, cluster: Cluster | None = None, started: float | None
         return resolved.out
 
     job = preparation.prepare(resolved, definition, watch, cluster)
-    from trainer.engine import devices, loop
+    from trainer.engine import devices, keeper, loop, progress  # noqa: F401 - Not timed as training.
     from trainer.results import exports, metrics, tensorboard
 
+    watch.lap("import")
     with (
         directory.begun() as lease,
-        tensorboard.event_file(resolved.tensorboard_dir) as events,
+        tensorboard.event_file(resolved.tensorboard_dir, resolved.out) as events,
     ):
         history = _train(job, lease, events, watch)
         watch.lap("train")

@@ -123,6 +123,13 @@ def test_a_lost_answer_makes_no_second_job(server: VertexServer, proxy: FaultPro
     assert len(server.jobs) == len(server.bodies) == 1
 
 
+def test_a_dry_run_of_the_job_has_no_run_directory(
+    server: VertexServer, proxy: FaultProxy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = submit(capsys, *VERTEX, "--yes", "--", "--dry-run")
+    assert (code, out) == (0, [])
+
+
 def test_without_a_terminal_it_is_not_submitted_unasked(
     server: VertexServer, proxy: FaultProxy
 ) -> None:
@@ -216,6 +223,18 @@ def test_it_does_not_send_again_before_it_has_looked(
     assert len(server.bodies) == 1
 
 
+def test_a_job_that_is_made_after_we_stopped_waiting_is_found(
+    server: VertexServer,
+    proxy: FaultProxy,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TRAINER_RETRY_SECONDS", "4")  # So a request waits for 1 s.
+    proxy.add(match=POST, stall_s=1.5)
+    assert submit(capsys, *VERTEX, "--yes")[0] == 0
+    assert len(server.jobs) == len(server.bodies) == 1
+
+
 def test_an_outage_ends_with_1_and_says_how_to_find_the_job(
     server: VertexServer,
     proxy: FaultProxy,
@@ -262,6 +281,15 @@ def test_an_outage_while_it_follows_says_that_the_job_goes_on(
                 "details": [{"@type": "ErrorInfo", "reason": "SERVICE_DISABLED"}],
             },
             "is not enabled there; `gcloud services enable aiplatform.googleapis.com --project=p`",
+        ),
+        (
+            {
+                "code": 403,
+                "message": "The aiplatform.googleapis.com API requires a quota project, which is "
+                "not set by default.",
+                "details": [{"@type": "ErrorInfo", "reason": "SERVICE_DISABLED"}],
+            },
+            "`gcloud auth application-default set-quota-project p`",
         ),
         (
             {"code": 400, "message": 'Machine type "n1-giga-8" is not supported.'},
@@ -435,7 +463,13 @@ def test_a_dry_run_prints_what_gcloud_takes(
 
 def test_a_kubernetes_job_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = submit(
-        capsys, *KUBERNETES, "--gpu=nvidia-l4", "--spot", "--", "--model=cnn_fast", "--overwrite"
+        capsys,
+        *KUBERNETES,
+        "--gpu=nvidia-l4",
+        "--spot",
+        "--",
+        "--model=cnn_fast",
+        "--seed=1",
     )
     assert (code, err) == (0, [])
     assert not any("&" in line for line in out)  # YAML's anchors are legal, and puzzle people.
@@ -443,7 +477,7 @@ def test_a_kubernetes_job_is_printed(capsys: pytest.CaptureFixture[str]) -> None
     kubernetes_validate.validate(job, "1.37", strict=True)
     assert re.fullmatch(r"cnn-fast-\d{8}-\d{6}", job["metadata"]["name"])
     assert job["spec"]["template"]["spec"]["containers"][0]["args"] == [
-        "--model=cnn_fast", "--overwrite=True", "--device=gpu", "--log=json",
+        "--model=cnn_fast", "--seed=1", "--device=gpu", "--log=json",
         "--out=gs://b/runs/1",
     ]  # fmt: skip
 
@@ -499,6 +533,7 @@ def test_the_jobs_own_help_stands_behind_the_dashes(capsys: pytest.CaptureFixtur
         ([*VERTEX, "--", "cnn"], "Unexpected word 'cnn'."),
         ([*VERTEX, "--", "--", "--epochs=3"], "Unexpected '--'."),
         ([*VERTEX, "--", "--model=cn"], "--model: unknown model 'cn'. Expected one of: mlp, cnn"),
+        ([*VERTEX, "--", "--overwrite"], "--overwrite: a job that the service starts once more"),
         ([*VERTEX, "--", "--out=x"], "--out: found 'x' behind '--', expected it before '--'"),
         (
             [*VERTEX, "--", "--data=./digits"],

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer import datasets, storage
+from trainer import datasets, memory, storage
 from trainer.errors import DataError, StorageError
 
 USE = "aiplatform.googleapis.com/ml_use"
@@ -89,6 +89,29 @@ def test_images_and_texts_are_fetched_from_a_bucket(bucket: str, tmp_path: Path)
     assert "a text in a file" in data.train.examples
 
 
+def test_more_images_than_fit_are_refused_at_the_first(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = put(f"{bucket}/a.png", png(1, side=64), tmp_path)
+    lines = [line(str(n % 2), imageGcsUri=place) for n in range(300)]
+    monkeypatch.setattr(memory, "limit", lambda: 4_000_000)
+    with pytest.raises(DataError, match="300 images takes 2 MB in memory, expected at most 2 MB"):
+        datasets.load(write(tmp_path / "data.jsonl", *lines), seed=0)
+
+
+def test_only_a_star_makes_a_pattern(bucket: str, tmp_path: Path) -> None:
+    """Brackets and question marks are in many a name."""
+    for place in (str(tmp_path), bucket):
+        for name in ("set[1].jsonl", "set1.jsonl", "d[1]/part-1.jsonl", "d[1]/part-2.jsonl"):
+            folder, _, last = f"{place}/{name}".rpartition("/")
+            write(tmp_path / "x", *(text(n, use="training") for n in range(len(name))))
+            storage.folder(folder).put(last, tmp_path / "x")
+        data = datasets.load(f"{place}/set[1].jsonl", seed=0)
+        assert len(data.train) + len(data.test) == len("set[1].jsonl")
+        data = datasets.load(f"{place}/d[1]/part-*.jsonl", seed=0)
+        assert len(data.train) + len(data.test) == 2 * len("d[1]/part-1.jsonl")
+
+
 def test_images_of_different_sizes_are_brought_to_one(bucket: str, tmp_path: Path) -> None:
     places = [put(f"{bucket}/{n}.png", png(n, side=4 + n), tmp_path) for n in range(8)]
     lines = [line(str(n % 2), imageGcsUri=place) for n, place in enumerate(places)]
@@ -108,6 +131,11 @@ def test_images_of_different_sizes_are_brought_to_one(bucket: str, tmp_path: Pat
         ([line()], "line 1: expected one of imageGcsUri, textContent, textGcsUri"),
         ([line(textContent="a", imageGcsUri="b")], "line 1: expected one of"),
         ([line(textContent=5)], "line 1: expected one of"),
+        (
+            [line(textGcsUri="/etc/hosts")],
+            "textGcsUri is '/etc/hosts', expected gs:// or /gcs/",
+        ),
+        ([line(imageGcsUri="../a.png")], "imageGcsUri is '../a.png', expected gs:// or /gcs/"),
         ([text(0, use="tuning")], "ml_use is 'tuning', expected training, validation or test"),
         ([text(0), line(imageGcsUri="gs://a/b.png")], "images and texts in one data set"),
         ([""], "no examples"),

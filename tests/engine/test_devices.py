@@ -56,7 +56,7 @@ def test_libraries_that_do_not_open_are_named() -> None:
     ("missing", "message"),
     [
         (["libcuda.so.1"], r"missing libcuda\.so\.1\. .*NVIDIA driver.*--gpus all\.$"),
-        (["libcudnn.so.9"], r"missing libcudnn\.so\.9\. The CUDA .* trainer\[gpu\]"),
+        (["libcudnn.so.9"], r"missing libcudnn\.so\.9\. The CUDA .* pip install '\.\[gpu\]'"),
         (["libcuda.so.1", "libcudnn.so.9"], r"--gpus all\. The CUDA libraries"),
         ([], "the driver works.*TF_CPP_MAX_VLOG_LEVEL=3"),
     ],

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -35,9 +35,11 @@ def read(place: str, scratch: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_the_history_of_a_run_can_be_followed(place: str, tmp_path: Path) -> None:
-    with tensorboard.event_file(place) as events:
+    with tensorboard.event_file(place, "run") as events:
         assert events is not None
         events(rows(2))
+        while not storage.folder(place).names():  # It is put there in the background.
+            time.sleep(0.01)
         assert read(place, tmp_path)["loss/train"] == [(1, 1.0), (2, 0.5)]
         events(rows(4))
         events.close({"accuracy": 0.75})
@@ -53,7 +55,9 @@ def test_a_run_that_goes_on_has_one_history(
     for epochs in (2, 4):  # The first attempt is killed: its file is never closed.
         folder = tmp_path / str(epochs)
         folder.mkdir()
-        tensorboard.EventFile(place, folder)(rows(epochs))
+        file = tensorboard.EventFile(place, "run", folder)
+        file(rows(epochs))
+        file._uploads.shutdown()
         now = tensorboard._now() + 5
         monkeypatch.setattr(tensorboard, "_now", lambda now=now: now)
     assert [step for step, _ in read(place, tmp_path)["loss/train"]] == [1, 2, 3, 4]
@@ -61,27 +65,29 @@ def test_a_run_that_goes_on_has_one_history(
 
 
 def test_other_peoples_files_stay(tmp_path: Path) -> None:
-    theirs = tmp_path / "events.out.tfevents.1700000000.host.v2"
-    theirs.touch()
-    with tensorboard.event_file(str(tmp_path)) as events:
-        assert events is not None
-        events.close()
-    assert theirs.exists()
+    """Another program's, and another run's."""
+    (tmp_path / "events.out.tfevents.1700000000.host.v2").touch()
+    for run in ("first", "second", "first"):
+        with tensorboard.event_file(str(tmp_path), run) as events:
+            assert events is not None
+            events.close()
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_bucket_that_fails_costs_no_run(
     bucket: str, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with tensorboard.event_file(f"{bucket}/logs") as events:
+    with tensorboard.event_file(f"{bucket}/logs", "run") as events:
         assert events is not None
         proxy.add(match="upload.*tfevents", status=403, times=100)
         events(rows(1))
-        assert "TensorBoard is behind: " in caplog.text
+        while "TensorBoard is behind: " not in caplog.text:
+            time.sleep(0.01)
         proxy.clear()
         events.close()
     assert len(storage.folder(f"{bucket}/logs").names()) == 1
 
 
-def test_there_is_none_unless_asked_for(**nothing: Any) -> None:
-    with tensorboard.event_file(None) as events:
+def test_there_is_none_unless_asked_for() -> None:
+    with tensorboard.event_file(None, "run") as events:
         assert events is None

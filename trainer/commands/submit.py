@@ -220,12 +220,15 @@ def _on_vertex(settings: Settings, job: JobFlags, machine: Machine) -> None:
         raise UsageError("no terminal to ask on whether to submit the job: expected --yes")
     make = vertex.tuning_job if settings.tune else vertex.custom_job
     document = make(spec, name=_name(settings, job), token=f"t{secrets.token_hex(8)}")
-    _submit(settings, document)
+    _submit(settings, document, dry_run=job.config.dry_run)
 
 
-def _submit(settings: Settings, document: dict[str, Any]) -> None:
+def _submit(settings: Settings, document: dict[str, Any], *, dry_run: bool) -> None:
+    """Submits a job and follows it; with `dry_run` there will be no run directory."""
     # Not before all flags are checked: a typo is answered without Google's imports.
-    from trainer.submitting import following
+    import rich.console
+
+    from trainer.submitting import following, trials
     from trainer.submitting.jobs import Jobs
     from trainer.submitting.logs import JobLog
 
@@ -259,21 +262,13 @@ def _submit(settings: Settings, document: dict[str, Any]) -> None:
             file=sys.stderr,
         )
         raise
-    best = _tell_trials(ended) if settings.tune else ""
+    if settings.tune:
+        rich.console.Console().print(trials.table(ended))
     following.check_succeeded(ended)
     # The last line on stdout is the run directory, as that of a training on this machine.
-    print(f"{settings.out}/{best}model")
-
-
-def _tell_trials(ended: dict[str, Any]) -> str:
-    """Prints the trials, and returns the folder of the best one, with a slash at its end."""
-    import rich.console
-
-    from trainer.submitting import trials
-
-    ranked = trials.best_first(ended)
-    rich.console.Console().print(trials.table(ended, ranked))
-    return f"{ranked[0]['id']}/" if ranked else ""
+    trial = trials.best(ended) if settings.tune else None
+    if not dry_run and not (settings.tune and trial is None):
+        print("/".join(filter(None, (settings.out, trial, "model"))))
 
 
 def _yaml(document: dict[str, Any]) -> str:

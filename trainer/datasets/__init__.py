@@ -113,7 +113,7 @@ def _files(path: Path) -> list[Path]:
     Hidden ones are somebody else's.
     """
     if storage.is_pattern(path.name) and not path.exists():
-        return sorted(file for file in path.parent.glob(path.name) if file.is_file())
+        return storage.local_matches(str(path))
     if not path.is_dir():
         if not path.is_file():  # A pipe would be waited for, and /dev/zero has no end.
             raise DataError(f"{path}: neither a file nor a folder")

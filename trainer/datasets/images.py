@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from trainer import memory
 from trainer.datasets.dataset import Array
 from trainer.errors import DataError
 
@@ -58,7 +57,7 @@ def stacked(images: Sequence[Array], names: Sequence[str]) -> Array:
     """Returns images as one array, uint8 (N, H, W, C); grey ones get the colours of the others.
 
     Raises:
-        DataError: they are of different sizes, or too many for memory.
+        DataError: they are of different sizes.
     """
     first = images[0].shape
     for image, name in zip(images, names, strict=True):
@@ -68,7 +67,6 @@ def stacked(images: Sequence[Array], names: Sequence[str]) -> Array:
                 f"{names[0]}; --image-size 64 brings all to one size"
             )
     channels = max(image.shape[2] for image in images)
-    memory.check_data(len(images) * first[0] * first[1] * channels, f"{len(images)} images")
     return np.stack([np.broadcast_to(image, (*first[:2], channels)) for image in images])
 
 

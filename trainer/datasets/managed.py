@@ -22,6 +22,8 @@ NAME = "JSON lines of a Vertex AI data set (imageGcsUri or textContent, classifi
 
 _USE = "aiplatform.googleapis.com/ml_use"
 _CONTENT = ("imageGcsUri", "textContent", "textGcsUri")
+# Buckets, mounted ones too: a line of somebody's data is not to read any file of this machine.
+_PLACES = ("gs://", "/gcs/")
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,10 @@ def _item(line: str, place: str) -> _Item:
             f"{place}: no label, expected classificationAnnotation with a displayName, found "
             f"{_known(fields)}"
         )
+    if kinds[0] != "textContent" and not fields[kinds[0]].startswith(_PLACES):
+        raise DataError(
+            f"{place}: {kinds[0]} is {fields[kinds[0]]!r}, expected {' or '.join(_PLACES)}..."
+        )
     use = _field(fields, "dataItemResourceLabels", _USE)
     if use not in (None, "training", "validation", "test"):
         raise DataError(f"{place}: {_USE} is {use!r}, expected training, validation or test")
@@ -115,10 +121,11 @@ def _known(fields: dict[str, Any]) -> str:
 
 def _images(items: Sequence[_Item], options: Reading) -> Array:
     names = [item.value for item in items]
-    decoded = [
-        images.decode(content, name, size=options.image_size)
-        for name, content in zip(names, storage.read_all(names), strict=True)
-    ]
+    decoded: list[Array] = []
+    for name, content in zip(names, storage.read_all(names), strict=True):
+        decoded.append(images.decode(content, name, size=options.image_size))
+        if len(decoded) == 1:  # All have its size in the end. Twice: one by one, and stacked.
+            memory.check_data(2 * len(names) * decoded[0].nbytes, f"{len(names)} images")
     return images.stacked(decoded, names)
 
 

@@ -22,9 +22,8 @@ from trainer.engine.state import Snapshot, SnapshotError
 from trainer.errors import OutageError
 from trainer.lease import Lease
 from trainer.log import LOGGER
-from trainer.results import names
 
-_POINTER = names.LATEST_SNAPSHOT
+_POINTER = "latest.json"
 _KEPT = 2
 _MOST_SHARE = 0.02  # Of the time, for snapshots at the ends of epochs.
 
@@ -73,9 +72,7 @@ class Checkpoints:
         try:
             self._kept = [str(name) for name in json.loads(pointer)["snapshots"]]
         except (ValueError, KeyError, TypeError):
-            self._kept = [
-                name for name in filter(names.is_snapshot, self._folder.names()) if name != _POINTER
-            ]
+            self._kept = [name for name in self._folder.names() if name.endswith(".h5")]
             LOGGER.warning("%s/%s is damaged", self._folder.path, _POINTER)
         for name in list(self._kept):
             try:
@@ -159,8 +156,7 @@ class Checkpoints:
         self._kept = kept
         # Those before, and what an attempt left behind that was killed in between.
         for other in self._folder.names():
-            ours = names.is_snapshot(other) or storage.is_leftover(other)
-            if ours and other not in (*kept, _POINTER):
+            if other not in (*kept, _POINTER):
                 self._folder.remove(other)
         # What it takes from the cores: to wait for a disk or a bucket takes nothing from training.
         self._cost_s = capture_s + time.thread_time() - started

@@ -34,6 +34,7 @@ CUDA_LIBRARIES = (
     "libcusparse.so.12",
     "libcudnn.so.9",
 )
+_INSTALL = "make env EXTRA=gpu, or pip install '.[gpu]', in a checkout"
 _LEAST_CUDA = 12
 # By what cuInit returns (CUresult in CUDA's driver API).
 _DRIVER_ADVICE = {
@@ -219,7 +220,7 @@ def unusable(present: list[str], missing: list[str], problem: str | None = None)
     """
     found = f"--device: found {', '.join(present)}, but TensorFlow cannot open it"
     if not tf.test.is_built_with_cuda():
-        return f"{found}: this TensorFlow is built without CUDA. Install trainer[gpu]."
+        return f"{found}: this TensorFlow is built without CUDA. {_INSTALL}."
     if missing:
         advice = []
         if DRIVER_LIBRARY in missing:
@@ -228,7 +229,7 @@ def unusable(present: list[str], missing: list[str], problem: str | None = None)
                 "with --gpus all."
             )
         if set(missing) - {DRIVER_LIBRARY}:
-            advice.append("The CUDA libraries come with trainer[gpu]: install that.")
+            advice.append(f"The CUDA libraries come with the extra gpu: {_INSTALL}.")
         return f"{found}: missing {', '.join(missing)}. {' '.join(advice)}"
     if problem is not None:
         return f"{found}: {problem}."

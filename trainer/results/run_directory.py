@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,8 @@ class RunDirectory:
         """Takes the folder `config.out`; nothing is read or written yet."""
         self._config = config
         self._folder = storage.folder(config.out)
-        # The folder of snapshots, if it lies apart.
-        self._apart = storage.folder(config.checkpoint_dir) if config.checkpoint_dir else None
+        place, self._snapshots = _snapshots_place(config)
+        self._snapshots_parent = storage.folder(place)
 
     def is_finished(self) -> bool:
         """Tells whether the folder holds this very run, finished; and refuses what is in the way.
@@ -42,11 +44,6 @@ class RunDirectory:
                 raise RunExistsError(
                     f"--out {out}: holds files that are no run "
                     f"({present[0]}, {len(present)} in all), expected a new or empty folder"
-                )
-            if self._apart is not None and self._snapshots() and not overwrite:
-                raise RunExistsError(
-                    f"--checkpoint-dir {self._apart.path}: holds snapshots of another run than "
-                    f"that of --out {out}. Give another folder, or --overwrite to replace them."
                 )
         elif not overwrite:
             different = configs.differences(self._config, self._settings(earlier))
@@ -84,9 +81,6 @@ class RunDirectory:
     def _begin(self) -> None:
         """Leaves an unfinished run of these settings as it is, and removes any other."""
         self._remove(filter(storage.is_leftover, self._folder.names()))
-        if self._apart is not None:
-            for name in filter(storage.is_leftover, self._apart.names()):
-                self._apart.remove(name)
         earlier = self._folder.read(names.CONFIG)
         if earlier is not None and self._config.resume == "auto":
             same = not configs.differences(self._config, self._settings(earlier))
@@ -126,15 +120,9 @@ class RunDirectory:
 
     def remove_snapshots(self) -> None:
         """Removes what a finished run needs no more, also where it was killed before it could."""
-        folder = self._apart or self._folder
-        for name in sorted(self._snapshots(), key=lambda name: name.endswith(".h5")):
-            folder.remove(name)  # The pointer first.
-
-    def _snapshots(self) -> list[str]:
-        """Returns the names of the snapshots, in the folder where they are."""
-        if self._apart is not None:
-            return list(filter(names.is_snapshot, self._apart.names()))
-        return [name for name in self._folder.names() if name.startswith(_SNAPSHOTS)]
+        names_there = storage.folder(snapshots_path(self._config)).names()
+        for name in sorted(names_there, key=lambda name: name.endswith(".h5")):  # Pointer first.
+            self._snapshots_parent.remove(f"{self._snapshots}/{name}")
 
     def _remove(self, files: Iterable[str]) -> None:
         for name in files:
@@ -154,8 +142,16 @@ class RunDirectory:
 
 
 def snapshots_path(config: ResolvedConfig) -> str:
-    """Returns the folder of a run's snapshots, local or gs://."""
-    return config.checkpoint_dir or f"{config.out}/{names.CHECKPOINTS}"
+    """Returns the folder of a run's snapshots, local or gs://; no other run has it."""
+    return "/".join(_snapshots_place(config))
+
+
+def _snapshots_place(config: ResolvedConfig) -> tuple[str, str]:
+    """Returns the folder that snapshots lie in, and the name of this run's folder in it."""
+    if config.checkpoint_dir is None:
+        return config.out, names.CHECKPOINTS
+    out = config.out if storage.is_remote(config.out) else os.path.abspath(config.out)
+    return config.checkpoint_dir, hashlib.sha256(out.encode()).hexdigest()[:16]
 
 
 _SNAPSHOTS = f"{names.CHECKPOINTS}/"

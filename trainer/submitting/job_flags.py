@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trainer import command_line, models
+from trainer import command_line, models, task
 from trainer import config as configs
 from trainer.config import Config
 from trainer.datasets import SHIPPED
@@ -50,12 +50,17 @@ def read(arguments: Sequence[str], *, program: str, mounted: str | None) -> JobF
         configs.settings(Config),
         program=f"{program} ... --",
         summary="The flags of the job, which is python -m trainer.task there.",
-        names={"models": ", ".join(MODELS), "datasets": ", ".join(SHIPPED)},
+        names=task.NAMES,
     )
     config = configs.resolve(typed)
     check_model(config.model)
     if config.out:
         raise UsageError(f"--out: found {config.out!r} behind '--', expected it before '--'")
+    if config.overwrite:
+        raise UsageError(
+            "--overwrite: a job that the service starts once more would replace what it has "
+            "finished, expected another --out"
+        )
     for name in (*_READ, *_WRITTEN):
         _check_place(name, getattr(config, name), mounted)
     return JobFlags(typed, config)

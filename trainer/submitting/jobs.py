@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -34,8 +35,9 @@ class Jobs:
     def create(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """Makes a job, exactly one, and returns it.
 
-        A request of this kind is not safe to repeat: a second job would cost as much again. So a
-        job whose answer was lost is looked for, by its label, before the request is sent again.
+        A request of this kind is not safe to repeat: a second job would cost as much again. So when
+        its answer was lost the job is looked for, by its label, for a quarter of the time that all
+        tries have, since the service may still be making it; only then is it asked for again.
 
         Raises:
             UsageError: the service refuses the request.
@@ -44,15 +46,20 @@ class Jobs:
         url = f"{self._endpoint}/v1/{self._parent}/{self._collection}"
         token = document["labels"][vertex.LABEL]
         patience = Patience()
-        in_doubt = False
+        lost_s: float | None = None  # When the answer was.
         while True:
             try:
-                if in_doubt and (found := self._find(url, token)):
-                    return found
+                if lost_s is not None:
+                    if found := self._find(url, token):
+                        return found
+                    if time.monotonic() - lost_s < patience.total_s / 4:
+                        time.sleep(patience.total_s / 60)
+                        continue
                 return self._client.send("POST", url, json=document)
             except RequestError as error:
-                in_doubt = in_doubt or error.ambiguous
-                with self._explained(document, in_doubt=in_doubt):
+                if error.ambiguous:
+                    lost_s = time.monotonic()
+                with self._explained(document, in_doubt=lost_s is not None):
                     if error.passing:
                         print(f"Vertex AI: {error}; trying again", file=sys.stderr)
                     patience.wait(error)
@@ -103,6 +110,9 @@ class Jobs:
     def _refusal(self, error: RequestError, document: Mapping[str, Any]) -> str:
         spec = document.get("jobSpec") or document.get("trialJobSpec") or {}
         project = f"--project {self._project}"
+        if "quota project" in error.message:
+            login = f"gcloud auth application-default set-quota-project {self._project}"
+            return f"{project}: your credentials name no project to count requests for; `{login}`"
         if error.reason == "SERVICE_DISABLED":
             enable = f"gcloud services enable {_API} --project={self._project}"
             return f"{project}: Vertex AI is not enabled there; `{enable}` does it"

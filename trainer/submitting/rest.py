@@ -53,14 +53,18 @@ class RequestError(Exception):
 
 
 class Patience:
-    """How long something is tried again, with waits that grow: 1 s, 2 s, 4 s and so on."""
+    """How long something is tried again, with waits that grow: 1 s, 2 s, 4 s and so on.
+
+    Attributes:
+        total_s: seconds from the first try to the last.
+    """
 
     def __init__(self) -> None:
         """Begins to count the time."""
-        seconds = _seconds()
-        self._until = time.monotonic() + seconds
-        self._wait_s = seconds / 120
-        self._longest_s = seconds / 4
+        self.total_s = _seconds()
+        self._until = time.monotonic() + self.total_s
+        self._wait_s = self.total_s / 120
+        self._longest_s = self.total_s / 4
 
     def wait(self, error: RequestError) -> None:
         """Waits before the next try; raises the error if there is no use in one, or no time."""

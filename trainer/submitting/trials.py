@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
@@ -20,6 +20,13 @@ def best_first(job: Mapping[str, Any]) -> list[dict[str, Any]]:
     return sorted(job.get("trials", []), key=rank)
 
 
+def best(job: Mapping[str, Any]) -> str | None:
+    """Returns the number of the best trial; None if none reported its metric."""
+    metric = job["studySpec"]["metrics"][0]["metricId"]
+    ranked = [trial for trial in best_first(job) if measured(trial, metric) is not None]
+    return str(ranked[0]["id"]) if ranked else None
+
+
 def measured(trial: Mapping[str, Any], metric: str) -> float | None:
     """Returns the final value of a trial's metric; None if it reported none."""
     for entry in trial.get("finalMeasurement", {}).get("metrics", []):
@@ -28,12 +35,12 @@ def measured(trial: Mapping[str, Any], metric: str) -> float | None:
     return None
 
 
-def table(job: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> Table:
-    """Lays out trials: number, metric, parameters, state."""
+def table(job: Mapping[str, Any]) -> Table:
+    """Lays out a tuning job's trials, the best first: number, metric, parameters, state."""
     metric = job["studySpec"]["metrics"][0]["metricId"]
     names = [parameter["parameterId"] for parameter in job["studySpec"]["parameters"]]
     laid_out = Table("trial", metric, *names, "state", box=None)
-    for trial in trials:
+    for trial in best_first(job):
         value = measured(trial, metric)
         values = {entry["parameterId"]: entry["value"] for entry in trial.get("parameters", [])}
         laid_out.add_row(

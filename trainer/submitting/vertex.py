@@ -71,6 +71,8 @@ def tuning_spec(
         "studySpec": study,
         "maxTrialCount": trials,
         "parallelTrialCount": parallel,
+        # When all that began together fail, so would the rest.
+        "maxFailedTrialCount": parallel,
         "trialJobSpec": spec,
     }
 
