@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -100,6 +101,68 @@ def test_a_trial_is_known_by_its_variables() -> None:
     assert cloud.trial(VERTEX | {"CLOUD_ML_TRIAL_ID": ""}) is None
     assert cloud.trial({"CLOUD_ML_TRIAL_ID": "3"}) == "3"
     assert cloud.trial({"CLOUD_ML_HP_METRIC_FILE": "/some/file"}) == "0"
+
+
+def described(cluster: dict[str, Any], task: dict[str, Any]) -> dict[str, str]:
+    return {"TF_CONFIG": json.dumps({"cluster": cluster, "task": task, "environment": "cloud"})}
+
+
+@pytest.mark.parametrize(
+    ("cluster", "task", "index"),
+    [
+        ({"chief": ["a:1"], "worker": ["b:1", "c:1"]}, {"type": "chief", "index": 0}, 0),
+        ({"chief": ["a:1"], "worker": ["b:1", "c:1"]}, {"type": "worker", "index": 1}, 2),
+        ({"worker": ["b:1", "c:1"], "master": ["a:1"]}, {"type": "master", "index": 0}, 0),
+        ({"worker": ["a:1", "b:1", "c:1"]}, {"type": "worker", "index": "1"}, 1),
+        ({"chief": ["a:1"], "worker": ["b:1", "c:1"], "ps": []}, {"type": "chief", "index": 0}, 0),
+    ],
+)
+def test_hosts_are_those_of_tf_config_the_chief_first(
+    cluster: dict[str, Any], task: dict[str, Any], index: int
+) -> None:
+    found = cloud.cluster(VERTEX | described(cluster, task))
+    assert found == cloud.Cluster(("a:1", "b:1", "c:1"), index)
+    assert found.is_chief == (index == 0)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        VERTEX,
+        {"TF_CONFIG": "no JSON", "CLUSTER_SPEC": "[]"},
+        described({"chief": ["a:1"]}, {"type": "chief", "index": 0}),
+        described({}, {"type": "worker", "index": 0}),
+    ],
+)
+def test_one_replica_is_no_cluster(environment: dict[str, str]) -> None:
+    assert cloud.cluster(environment) is None
+
+
+@pytest.mark.parametrize(
+    ("cluster", "task", "message"),
+    [
+        ({"chief": ["a:1"], "ps": ["b:1"]}, {"type": "chief", "index": 0}, "found the role ps"),
+        ({"chief": ["a:1"]}, {"type": "evaluator", "index": 0}, "found the role evaluator"),
+        ({"chief": ["a:1", "b:1"]}, {"type": "chief", "index": 0}, "found 2 chiefs, expected one"),
+        ({"worker": ["a:1", "b"]}, {"type": "worker", "index": 0}, "found the address 'b'"),
+        ({"worker": ["a:1", "b:1"]}, {"type": "worker", "index": 2}, '"index": 2'),
+        ({"worker": ["a:1", "b:1"]}, {"type": "chief", "index": 0}, "in its cluster of 2"),
+        ({"worker": ["a:1", "b:1"]}, {}, "found the task {}"),
+    ],
+)
+def test_hosts_without_a_part_in_the_training_are_refused(
+    cluster: dict[str, Any], task: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=f"^TF_CONFIG: .*{message}"):
+        cloud.cluster(described(cluster, task))
+
+
+def test_replicas_that_do_not_know_each_other_are_refused() -> None:
+    """Each would train alone, into the same folder."""
+    pools = {"cluster": {"workerpool0": ["a:1"], "workerpool1": ["b:1", "c:1"]}}
+    with pytest.raises(UsageError, match="^CLUSTER_SPEC: found 3 replicas, expected TF_CONFIG"):
+        cloud.cluster({"CLUSTER_SPEC": json.dumps(pools)})
 
 
 def test_a_run_directory_that_goes_with_its_container_is_told(

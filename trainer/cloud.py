@@ -1,4 +1,4 @@
-"""What the service that runs the job says in its environment: defaults of flags, roles, trials.
+"""What the service that runs the job says in its environment: defaults of flags, hosts, trials.
 
 Sources: Vertex AI's custom training (AIP_*, CLOUD_ML_*, CLUSTER_SPEC), TensorFlow's TF_CONFIG, and
 Cloud Run's jobs (CLOUD_RUN_JOB).
@@ -7,7 +7,9 @@ Cloud Run's jobs (CLOUD_RUN_JOB).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from trainer.errors import UsageError
@@ -26,8 +28,27 @@ _DATA_FORMAT = "AIP_DATA_FORMAT"
 _COLLECTS_LOGS = ("CLOUD_ML_PROJECT_ID", "CLOUD_RUN_JOB")  # And reads JSON lines.
 _IMAGE = "TRAINER_IMAGE"  # Set by the Dockerfile.
 # The roles of replicas in TF_CONFIG; Vertex AI's own name for them is worker pools.
-_ROLES = ("chief", "master", "worker", "ps", "evaluator")
+_CHIEFS = ("chief", "master")
+_OTHER_ROLES = ("ps", "evaluator")
 _POOLS = tuple(f"workerpool{number}" for number in range(4))
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The hosts that train together, two or more.
+
+    Attributes:
+        addresses: host:port of each; the first one is the chief, who alone writes anything.
+        index: of this host.
+    """
+
+    addresses: tuple[str, ...]
+    index: int
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this host writes what the job leaves behind."""
+        return self.index == 0
 
 
 def flags(
@@ -74,19 +95,46 @@ def collects_logs(environment: Mapping[str, str]) -> str | None:
     return next(filter(environment.get, _COLLECTS_LOGS), None)
 
 
-def check_alone(environment: Mapping[str, str]) -> None:
-    """Raises UsageError if the service started several replicas, each of which would train alone.
+def cluster(environment: Mapping[str, str]) -> Cluster | None:
+    """Returns the hosts of the job by TF_CONFIG; None if there is one only.
 
-    CLUSTER_SPEC is read leniently: it is always there, and only its worker pools say anything.
+    Without a chief the first worker is it, as for TensorFlow itself. CLUSTER_SPEC is read
+    leniently: it is always there, and only its worker pools say anything.
+
+    Raises:
+        UsageError: a role that has no part in this kind of training, or a host without a place.
     """
-    for variable, roles in (("TF_CONFIG", _ROLES), ("CLUSTER_SPEC", _POOLS)):
-        cluster = _object(_object(environment.get(variable)).get("cluster"))
-        replicas = sum(len(cluster[role]) for role in roles if isinstance(cluster.get(role), list))
+    config = _object(environment.get("TF_CONFIG"))
+    roles = _lists(config.get("cluster"))
+    task = _object(config.get("task"))
+    for role in _OTHER_ROLES:
+        if role in roles or task.get("type") == role:
+            raise UsageError(f"TF_CONFIG: found the role {role}, expected chief and worker only")
+    chiefs = [(role, address) for role in _CHIEFS for address in roles.get(role, [])]
+    hosts = [*chiefs, *(("worker", address) for address in roles.get("worker", []))]
+    if len(hosts) < 2:
+        pools = _lists(_object(environment.get("CLUSTER_SPEC")).get("cluster"))
+        replicas = sum(len(pools.get(pool, [])) for pool in _POOLS)
         if replicas > 1:
             raise UsageError(
-                f"{variable}: found {replicas} replicas, expected one: this version trains on one "
-                "machine, with all GPUs that are in it"
+                f"CLUSTER_SPEC: found {replicas} replicas, expected TF_CONFIG beside it, which "
+                "says where they are"
             )
+        return None
+    if len(chiefs) > 1:
+        raise UsageError(f"TF_CONFIG: found {len(chiefs)} chiefs, expected one")
+    addresses = tuple(str(address) for _, address in hosts)
+    for address in addresses:
+        if not re.fullmatch(r".+:\d{1,5}", address):
+            raise UsageError(f"TF_CONFIG: found the address {address!r}, expected host:port")
+    mine = [at for at, (role, _) in enumerate(hosts) if role == task.get("type")]
+    index = str(task.get("index"))
+    if not index.isdecimal() or int(index) >= len(mine):
+        raise UsageError(
+            f"TF_CONFIG: found the task {json.dumps(task)}, expected a type and an index that are "
+            f"in its cluster of {len(addresses)}"
+        )
+    return Cluster(addresses, mine[int(index)])
 
 
 def trial(environment: Mapping[str, str]) -> str | None:
@@ -112,3 +160,8 @@ def _object(value: Any) -> dict[str, Any]:
         except ValueError:
             value = None
     return value if isinstance(value, dict) else {}
+
+
+def _lists(value: Any) -> dict[str, list[Any]]:
+    """Returns what a JSON object has for lists, without empty ones."""
+    return {name: each for name, each in _object(value).items() if each and type(each) is list}

@@ -59,6 +59,15 @@ class OutageError(StorageError):
     exit_code = 1
 
 
+class HostLostError(TrainerError):
+    """Another host of the job that is gone, or never came; none can go on without it.
+
+    The exit code is not the user's 2, so that a cloud service starts them all again.
+    """
+
+    exit_code = 1
+
+
 class RemoteJobError(TrainerError):
     """A job on other machines that has ended without success; the exit code is that job's."""
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 LOGGER = logging.getLogger("trainer")
 
 _LEVEL_VARIABLE = "TF_CPP_MIN_LOG_LEVEL"
-_ERRORS_ONLY = "2"
+_ERRORS_ONLY, _FATAL_ONLY = "2", "3"
 # Information and warnings, and the CUDA driver that a machine without a GPU does not have.
 _GREETING = re.compile(
     r"[IW]\d{4} |WARNING: All log messages before absl|E\d{4} .*cuInit: .*\(303\)"
@@ -44,13 +44,23 @@ class _JsonFormatter(logging.Formatter):
         return json_line(record.levelname, message)
 
 
+def hide_native_errors() -> None:
+    """Keeps off stderr what TensorFlow's C++ says of a lost host, in a dozen lines.
+
+    Python gets it as an exception, which is told in one. It is to be called before TensorFlow is
+    imported.
+    """
+    os.environ.setdefault(_LEVEL_VARIABLE, _FATAL_ONLY)
+
+
 @contextlib.contextmanager
 def native_greetings_hidden() -> Iterator[None]:
     """Keeps off stderr what TensorFlow's C++ says of itself while it starts; the rest passes.
 
-    It writes some lines before it reads TF_CPP_MIN_LOG_LEVEL. Who sets that gets everything.
+    It writes some lines before it reads TF_CPP_MIN_LOG_LEVEL. Who sets that lower gets everything.
     """
-    if os.environ.setdefault(_LEVEL_VARIABLE, _ERRORS_ONLY) != _ERRORS_ONLY:
+    level = os.environ.setdefault(_LEVEL_VARIABLE, _ERRORS_ONLY)
+    if level not in (_ERRORS_ONLY, _FATAL_ONLY):
         yield
         return
     sys.stderr.flush()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer import cloud, datasets, memory, models, storage
+from trainer.cloud import Cluster
 from trainer.config import Config, ResolvedConfig, complete
 from trainer.errors import UsageError
 from trainer.log import LOGGER, native_greetings_hidden
@@ -50,20 +51,27 @@ class Prepared:
     trial: TuningReport | None
 
 
-def prepare(config: ResolvedConfig, definition: Definition, watch: Stopwatch) -> Prepared:
+def prepare(
+    config: ResolvedConfig,
+    definition: Definition,
+    watch: Stopwatch,
+    cluster: Cluster | None = None,
+) -> Prepared:
     """Reads the data, opens the devices and builds the model.
 
     Args:
         config: the settings.
         definition: the model, as looked up.
         watch: of the run.
+        cluster: the hosts that train together; None for one.
 
     Raises:
         TrainerError: what a user can put right: data, device, settings.
     """
-    if not storage.is_remote(config.out):
+    writes = cluster is None or cluster.is_chief
+    if writes and not storage.is_remote(config.out):
         _check_stays(config.out)
-    trial = tuning.report(os.environ)
+    trial = tuning.report(os.environ) if writes else None
     data = load(config)
     models.check_data(definition, data.spec)
     if trial is not None and data.validation is None:
@@ -84,9 +92,14 @@ def prepare(config: ResolvedConfig, definition: Definition, watch: Stopwatch) ->
             precision=config.precision,
             xla=config.xla,
             deterministic=config.deterministic,
+            cluster=cluster,
         )
     LOGGER.info("training %s on %s, %s", config.model, config.data, device.description)
-    with devices.failures_explained(), device.strategy.scope():
+    with (
+        devices.failures_explained(),
+        device.hosts.losses_explained(),
+        device.strategy.scope(),
+    ):
         model = models.build(
             definition,
             data.spec,

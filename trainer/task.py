@@ -9,8 +9,11 @@ from collections.abc import Sequence
 
 from trainer import cloud, command_line, log, termination
 from trainer import config as configs
+from trainer.cloud import Cluster
 from trainer.config import Config
 from trainer.datasets import SHIPPED
+from trainer.errors import UsageError
+from trainer.log import LOGGER
 from trainer.models import MODELS
 
 PROGRAM = "python -m trainer.task"
@@ -24,21 +27,48 @@ def main(argv: Sequence[str] | None = None, *, program: str = PROGRAM) -> None:
     arguments = sys.argv[1:] if argv is None else list(argv)
     with command_line.exits(program, arguments):
         config = parse(arguments, program=program)
-        cloud.check_alone(os.environ)
+        cluster = cloud.cluster(os.environ)
         log.configure(config.log)
+        if cluster is not None:
+            _check_together(config, cluster)
+            log.hide_native_errors()
         # Not before the flags are checked: a typo must be answered at once, without NumPy's and
         # TensorFlow's imports.
         from trainer import cross_validation, preflight, train
 
+        if cluster is not None and not cluster.is_chief:
+            _follow(config, cluster)
+            return
         if config.dry_run:
             preflight.run(config, started=started)
             return
         if config.folds and not config.fold:
             out = cross_validation.run(config, config.folds, started=started)
         else:
-            out = train.run(config, started=started)
+            out = train.run(config, cluster=cluster, started=started)
         # The last line on stdout is the run directory, for scripts to read.
         print(log.json_line("INFO", out) if config.log == "json" else out, flush=True)
+
+
+def _check_together(config: Config, cluster: Cluster) -> None:
+    """Raises UsageError for what is one host's work."""
+    for flag, given in (
+        ("--dry-run", config.dry_run),
+        ("--folds", config.folds and not config.fold),
+    ):
+        if given:
+            raise UsageError(f"{flag}: found {len(cluster.addresses)} hosts, expected one")
+
+
+def _follow(config: Config, cluster: Cluster) -> None:
+    """Trains along with the chief, whose log is the job's."""
+    from trainer import train
+
+    LOGGER.info(
+        "host %d of %d: trains its share; the chief (%s) writes and tells",
+        cluster.index, len(cluster.addresses), cluster.addresses[0],
+    )  # fmt: skip
+    train.follow(config, cluster)
 
 
 def parse(arguments: Sequence[str], *, program: str = PROGRAM) -> Config:

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from trainer import preparation
+from trainer import gathering, preparation
+from trainer.cloud import Cluster
 from trainer.config import Config
+from trainer.errors import HostLostError
 from trainer.log import LOGGER
 from trainer.preparation import Prepared
 from trainer.results.run_directory import RunDirectory
 from trainer.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
+    import keras
+
     from trainer.datasets.dataset import Array
+    from trainer.engine.loop import Keeper, Report
     from trainer.engine.state import Row
     from trainer.lease import Lease
     from trainer.results import report
     from trainer.results.tensorboard import EventFile
 
 
-def run(config: Config, *, started: float | None = None) -> str:
+def run(config: Config, *, cluster: Cluster | None = None, started: float | None = None) -> str:
     """Trains a model and leaves a complete run directory behind.
 
     Args:
         config: the settings; those left at None come from the model's recipe.
+        cluster: the hosts that train together, of which this is the chief; None for one.
         started: when the program started, by time.perf_counter(); now, if left out.
 
     Returns:
@@ -38,9 +46,11 @@ def run(config: Config, *, started: float | None = None) -> str:
     if directory.is_finished():
         LOGGER.info("%s: this run is finished already, nothing to do", resolved.out)
         directory.remove_snapshots()
+        if cluster is not None:
+            gathering.dismiss(cluster)
         return resolved.out
 
-    job = preparation.prepare(resolved, definition, watch)
+    job = preparation.prepare(resolved, definition, watch, cluster)
     from trainer.engine import devices, keeper, loop, progress  # noqa: F401 - Not timed as training.
     from trainer.results import exports, metrics, report, tensorboard
 
@@ -68,28 +78,64 @@ def run(config: Config, *, started: float | None = None) -> str:
             metrics.write(result, history, folder)
         if events is not None:
             events.close(result["test"])
+    with contextlib.suppress(HostLostError):  # Nothing of the run is with the others any more.
+        job.devices.hosts.wait()
     LOGGER.info("%s", metrics.in_words(result))
     return resolved.out
 
 
+def follow(config: Config, cluster: Cluster) -> None:
+    """Trains this host's share of each step, and ends when the chief has written the run.
+
+    Args:
+        config: the settings, the same as the chief's.
+        cluster: the hosts that train together.
+
+    Raises:
+        TrainerError: as `run`; and if another host is gone.
+    """
+    resolved, definition = preparation.resolve(config)
+    job = preparation.prepare(resolved, definition, Stopwatch(), cluster)
+    from trainer.engine import keeper
+
+    hosts = job.devices.hosts
+    with keeper.following(
+        job.model, job.callbacks, resolved, data_fingerprint=job.data.fingerprint, hosts=hosts
+    ) as keeping:
+        _fit(job, keeping)
+    hosts.wait()
+
+
 def _train(job: Prepared, lease: Lease, events: EventFile | None, watch: Stopwatch) -> list[Row]:
     """Trains the model, from the latest snapshot if there is one; returns a row an epoch."""
-    from trainer.engine import devices, keeper, loop, progress
+    from trainer.engine import keeper, progress
 
-    config, data = job.config, job.data
     with (
         keeper.keeping(
             job.model,
             job.callbacks,
-            config,
-            data_fingerprint=data.fingerprint,
-            device=job.devices.description,
+            job.config,
+            data_fingerprint=job.data.fingerprint,
+            devices=job.devices,
             lease=lease,
             watch=watch,
         ) as keeping,
-        progress.shown(config, examples=len(data.train)) as shown,
-        devices.failures_explained(),
+        progress.shown(job.config, examples=len(job.data.train)) as shown,
     ):
+        reports = [report for report in (events, job.trial) if report is not None]
+        return _fit(job, keeping, shown, reports)
+
+
+def _fit(
+    job: Prepared,
+    keeping: Keeper,
+    shown: keras.callbacks.Callback | None = None,
+    reports: Sequence[Report] = (),
+) -> list[Row]:
+    from trainer.engine import devices, loop
+
+    config, data = job.config, job.data
+    with devices.failures_explained(), job.devices.hosts.losses_explained():
         return loop.fit(
             job.model,
             data.train,
@@ -102,7 +148,7 @@ def _train(job: Prepared, lease: Lease, events: EventFile | None, watch: Stopwat
             augmentation=job.definition.recipe.augmentation,
             callbacks=job.callbacks,
             shown=shown,
-            reports=[report for report in (events, job.trial) if report is not None],
+            reports=reports,
             keeper=keeping,
         )
 

@@ -482,6 +482,27 @@ def test_a_kubernetes_job_is_printed(capsys: pytest.CaptureFixture[str]) -> None
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [([*VERTEX, "--dry-run"], "workerPoolSpecs"), (KUBERNETES, "kind: JobSet")],
+)
+def test_several_hosts_are_asked_for(
+    arguments: list[str], kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = submit(capsys, *arguments, "--hosts=2", "--", "--model=cnn")
+    assert code == 0, err
+    assert kind in "\n".join(out)
+    assert "&id" not in "\n".join(out)
+
+
+def test_a_name_has_room_for_what_kubernetes_adds(capsys: pytest.CaptureFixture[str]) -> None:
+    fitting = "a" * 48
+    assert submit(capsys, *KUBERNETES, "--hosts=2", f"--name={fitting}")[0] == 0
+    code, _, err = submit(capsys, *KUBERNETES, "--hosts=2", f"--name={fitting}a")
+    assert code == 2
+    assert "expected at most 48 characters with --hosts 2" in err[-1]
+
+
 def test_the_jobs_own_help_stands_behind_the_dashes(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = submit(capsys, "--", "--help")
     assert code == 0

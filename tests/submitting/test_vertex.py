@@ -31,6 +31,13 @@ def documents() -> list[tuple[str, dict[str, Any]]]:
             service_account="trainer@p.iam.gserviceaccount.com",
             timeout_hours=1.5,
         ),
+        vertex.job_spec(
+            image="i",
+            arguments=job.arguments,
+            machine=machines.choose("nvidia-l4", 2, None),
+            out="gs://b",
+            hosts=3,
+        ),
     ]
     study = tuning.study("learning_rate=1e-4..1e-2:log epochs=3..9", "val_accuracy", job)
     made = [("customJobs", vertex.custom_job(spec, name="a", token="t1")) for spec in specs]
@@ -81,3 +88,11 @@ def covers(there: Any, ours: Any) -> bool:
 def test_a_timeout_is_in_seconds() -> None:
     (_, document) = documents()[1]
     assert document["jobSpec"]["scheduling"] == {"strategy": "SPOT", "timeout": "5400s"}
+
+
+def test_several_hosts_are_a_chief_and_workers_of_the_same_machine() -> None:
+    spec = documents()[2][1]["jobSpec"]
+    chief, workers = spec["workerPoolSpecs"]
+    assert (chief["replicaCount"], workers["replicaCount"]) == (1, 2)
+    assert chief | {"replicaCount": 2} == workers
+    assert spec["scheduling"] == {"restartJobOnWorkerRestart": True}

@@ -57,6 +57,7 @@ class Settings:
     )
     gpu: Text | None = flag(None, "One of {gpus}. Left out, the job computes on the CPU.")
     gpus: Count | None = flag(None, "How many GPUs, on one machine. Left out, 1.")
+    hosts: Count = flag(1, "How many such machines train together, each its share of a batch.")
     machine: Text | None = flag(
         None, "Machine type. Left out, the usual one with these GPUs, or {without_gpu}."
     )
@@ -85,7 +86,9 @@ class Settings:
     dry_run: bool = flag(False, "Print the YAML that gcloud takes as --config, and send nothing.")
     yes: bool = flag(False, "Do not ask before the job is submitted.")
     kubernetes: bool = flag(
-        False, "Print the YAML of a Kubernetes Job for GKE instead, and send nothing."
+        False,
+        "Print the YAML of a Kubernetes Job for GKE instead, or of a JobSet with --hosts, and send "
+        "nothing.",
     )
     namespace: Text | None = flag(None, "With --kubernetes: namespace of the Job.")
 
@@ -151,7 +154,7 @@ def _name(settings: Settings, job: JobFlags) -> str:
     if settings.name:
         return settings.name
     model = re.sub(r"[^a-z0-9]+", "-", job.config.model.lower()).strip("-")
-    return f"{model[:40]}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    return f"{model[:30]}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _arguments(job: JobFlags, machine: Machine) -> list[str]:
@@ -168,6 +171,12 @@ def _kubernetes_job(settings: Settings, job: JobFlags, machine: Machine) -> dict
                 f"{where}: found {label!r}, expected at most 63 small letters, digits and '-', a "
                 "letter first"
             )
+    hosts = settings.hosts
+    if hosts > 1 and (surplus := len(kubernetes.longest_pod_name(name, hosts)) - 63) > 0:
+        raise UsageError(
+            f"--name: found {name!r}, expected at most {len(name) - surplus} characters with "
+            f"--hosts {hosts}, for Kubernetes adds to it for the names of pods"
+        )
     # A cluster's collector reads severities from JSON; on Vertex AI the job knows by itself.
     log = [] if "log" in job.typed else ["--log=json"]
     return kubernetes.job(
@@ -177,6 +186,7 @@ def _kubernetes_job(settings: Settings, job: JobFlags, machine: Machine) -> dict
         out=str(settings.out),
         gpu=machine.gpu,
         gpus=machine.gpus,
+        hosts=hosts,
         spot=settings.spot,
         namespace=settings.namespace,
         service_account=settings.service_account,
@@ -190,6 +200,7 @@ def _on_vertex(settings: Settings, job: JobFlags, machine: Machine) -> None:
         arguments=_arguments(job, machine),
         machine=machine,
         out=str(settings.out),
+        hosts=settings.hosts,
         spot=settings.spot,
         service_account=settings.service_account,
         timeout_hours=settings.timeout_hours,

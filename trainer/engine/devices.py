@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
+import faulthandler
 import os
 import re
 import site
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
+from trainer import gathering
+from trainer.cloud import Cluster
 from trainer.engine import precision as mixed
-from trainer.errors import DeviceError
+from trainer.engine.hosts import Hosts
+from trainer.errors import DeviceError, UsageError
 
 DRIVER_LIBRARY = "libcuda.so.1"
 # What TensorFlow 2.21 opens at run time (its dso_loader).
@@ -40,6 +45,8 @@ _DRIVER_ADVICE = {
     803: "the driver's library and its kernel module differ; restart the machine after an update",
     804: "a libcuda of CUDA's compatibility package is found first; take it out of LD_LIBRARY_PATH",
 }
+# For hosts that have just met to connect.
+_CONNECT_S = 60
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,7 @@ class Devices:
         memory_bytes: of the smallest GPU; None without one, or if it cannot be told.
         description: what the run is on, for the log and `metrics.json`; the number of cores too,
             since sums depend on how they are cut into threads, and the precision.
+        hosts: those that train together.
     """
 
     strategy: tf.distribute.Strategy
@@ -60,15 +68,29 @@ class Devices:
     xla: bool = False
     memory_bytes: int | None = None
     description: str = ""
+    hosts: Hosts = field(default_factory=Hosts)
 
     @property
     def replicas(self) -> int:
         """How many devices share a batch."""
         return int(self.strategy.num_replicas_in_sync)
 
+    def on(self, cluster: Cluster | None) -> Devices:
+        """Returns these devices, on each of the hosts."""
+        if cluster is None:
+            return self
+        hosts = Hosts(cluster, self.strategy)
+        description = f"{hosts.count} hosts, each {self.description}"
+        return dataclasses.replace(self, description=description, hosts=hosts)
+
 
 def select(
-    device: str, *, precision: str = "auto", xla: str = "auto", deterministic: bool = False
+    device: str,
+    *,
+    precision: str = "auto",
+    xla: str = "auto",
+    deterministic: bool = False,
+    cluster: Cluster | None = None,
 ) -> Devices:
     """Opens the devices for a run.
 
@@ -78,15 +100,24 @@ def select(
         xla: "on", "off", or "auto" for one GPU; on a CPU it makes steps slower, and with several
             GPUs there is no compiling across them.
         deterministic: keeps TensorFlow from kernels whose result can differ from call to call.
+        cluster: the hosts that train together, each with its devices; None for one.
 
     Raises:
-        DeviceError: a GPU is asked for and not there, or is there and TensorFlow cannot open it.
+        DeviceError: a GPU is asked for and not there, or is there and TensorFlow cannot open it; or
+            hosts differ.
+        UsageError: TensorFlow was used before, which several hosts do not allow.
+        HostLostError: another host does not come.
     """
+    if cluster is not None and xla == "on":
+        raise DeviceError(
+            f"--xla on: found {len(cluster.addresses)} hosts, expected one; XLA does not compile "
+            "across several"
+        )
     if deterministic:
         tf.config.experimental.enable_op_determinism()
     if device == "cpu":
         tf.config.set_visible_devices([], "GPU")
-        return _cpu(precision, xla)
+        return _cpu(precision, xla, cluster)
     gpus = tf.config.list_physical_devices("GPU")
     present = nvidia_devices()
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
@@ -102,25 +133,24 @@ def select(
             "it by docker run --gpus all, a pod by a limit of nvidia.com/gpu"
         )
     if not gpus:
-        return _cpu(precision, xla)
+        return _cpu(precision, xla, cluster)
     if xla == "on" and len(gpus) > 1:
         raise DeviceError(
             f"--xla on: found {len(gpus)} GPUs, expected one; XLA does not compile across several"
         )
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
-    strategy = tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     if precision == "auto":
         precision = mixed.of_gpus([each.get("compute_capability", (0, 0)) for each in details])
-    compiled = xla == "on" or (xla == "auto" and len(gpus) == 1)
+    compiled = xla == "on" or (xla == "auto" and len(gpus) == 1 and cluster is None)
     return Devices(
-        strategy,
+        _strategy(len(gpus), precision, cluster),
         precision,
         compiled,
         _least_memory(len(gpus)),
         f"{_gpus(details)}, {precision}{', XLA' * compiled}",
-    )
+    ).on(cluster)
 
 
 @contextlib.contextmanager
@@ -221,7 +251,41 @@ def _opens(name: str) -> bool:
     return True
 
 
-def _cpu(precision: str, xla: str) -> Devices:
+def _strategy(gpus: int, precision: str, cluster: Cluster | None) -> tf.distribute.Strategy:
+    """Returns what spreads steps over the GPUs of this host, or over all hosts."""
+    if cluster is None:
+        return tf.distribute.MirroredStrategy() if gpus > 1 else tf.distribute.get_strategy()
+    gathering.meet(cluster, {"GPUs": gpus, "precision": precision})
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": list(cluster.addresses)}),
+        task_type="worker",
+        task_id=cluster.index,
+        num_accelerators={"GPU": gpus} if gpus else {},
+        rpc_layer="grpc",
+    )
+    # TensorFlow would wait for a host that has gone this very moment, and hold Python's lock.
+    faulthandler.dump_traceback_later(_CONNECT_S, exit=True)
+    try:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
+    except RuntimeError as error:
+        if "program startup" not in str(error):
+            raise
+        raise UsageError(
+            "--model: its module computes with TensorFlow when it is imported, which is too early "
+            "on several hosts; expected that in functions only"
+        ) from None
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    # First values are computed on each host. TensorFlow would send the chief's, and cannot for
+    # uint8, which pixels are, and uint32, which the states of Keras's random generators are. So
+    # the keeper sends the chief's variables, before the first step.
+    extended = strategy.extended
+    alone: Any = super(type(extended), extended)
+    extended._get_variable_creator_initial_value = alone._get_variable_creator_initial_value
+    return strategy
+
+
+def _cpu(precision: str, xla: str, cluster: Cluster | None) -> Devices:
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
     named = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
@@ -231,7 +295,9 @@ def _cpu(precision: str, xla: str) -> Devices:
         f"CPU: {named[1] if named else 'CPU'}, {len(os.sched_getaffinity(0))} cores, {precision}"
         f"{', XLA' * (xla == 'on')}"
     )
-    return Devices(tf.distribute.get_strategy(), precision, xla == "on", None, description)
+    return Devices(_strategy(0, precision, cluster), precision, xla == "on", None, description).on(
+        cluster
+    )
 
 
 def _least_memory(count: int) -> int | None:

@@ -1,9 +1,15 @@
-"""Keeps a run safe between its steps: snapshots, SIGTERM, and the lease."""
+"""Keeps a run safe between its steps: snapshots, SIGTERM, the lease, and what hosts agree on.
+
+Of several hosts the chief keeps the run, and the others follow it: they have its snapshot, which it
+sends them, and end when it does.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,15 +21,27 @@ from trainer import termination
 from trainer.config import ResolvedConfig
 from trainer.engine import state
 from trainer.engine.checkpoints import Checkpoints
+from trainer.engine.devices import Devices
+from trainer.engine.hosts import Hosts
 from trainer.engine.loop import Keeper
 from trainer.engine.state import Progress, Snapshot, SnapshotError
-from trainer.errors import ConflictError, DeviceError, DivergedError, StoppedError, StorageError
+from trainer.errors import (
+    ConflictError,
+    DeviceError,
+    DivergedError,
+    HostLostError,
+    StoppedError,
+    StorageError,
+    UsageError,
+)
 from trainer.lease import Lease
 from trainer.log import LOGGER
 from trainer.results import manifest
 from trainer.results.run_directory import snapshots_path
 from trainer.stopwatch import Stopwatch
 from trainer.termination import Request
+
+_UNLIKE = "a host has other settings, other data or another model than the chief; its log says more"
 
 
 @contextlib.contextmanager
@@ -33,7 +51,7 @@ def keeping(
     config: ResolvedConfig,
     *,
     data_fingerprint: str,
-    device: str,
+    devices: Devices,
     lease: Lease,
     watch: Stopwatch,
 ) -> Iterator[Keeper]:
@@ -44,7 +62,7 @@ def keeping(
         callbacks: those whose memory is part of the run.
         config: its settings.
         data_fingerprint: SHA-256 of the data that it is trained on.
-        device: what it is trained on.
+        devices: what it is trained on.
         lease: of its run directory.
         watch: its time, over all attempts.
     """
@@ -54,23 +72,50 @@ def keeping(
         every_s=config.checkpoint_seconds,
         every_steps=config.checkpoint_steps,
     )
-    settings = json.dumps([configs.experiment(config), data_fingerprint])
     run = RunFacts(
-        identity=hashlib.sha256(settings.encode()).hexdigest(),
-        environment={"device": device, **manifest.versions()},
+        identity=_identity(config, data_fingerprint),
+        environment={"device": devices.description, **manifest.versions()},
         watch=watch,
     )
     with termination.put_off() as request:
         try:
-            yield SnapshotKeeper(model, callbacks, checkpoints, run, lease, request)
+            yield SnapshotKeeper(model, callbacks, checkpoints, run, lease, request, devices.hosts)
         except ConflictError:
             raise  # The snapshots are not this job's any more.
-        except (DivergedError, DeviceError, StorageError) as error:
+        except (DivergedError, DeviceError, HostLostError, StorageError) as error:
             checkpoints.close()  # One may still be on its way.
             error.args = (f"{error}. The last good snapshot: {checkpoints.last_good()}",)
             raise
         finally:
             checkpoints.close()
+
+
+@contextlib.contextmanager
+def following(
+    model: keras.Model,
+    callbacks: Sequence[keras.callbacks.Callback],
+    config: ResolvedConfig,
+    *,
+    data_fingerprint: str,
+    hosts: Hosts,
+) -> Iterator[Keeper]:
+    """Gives the keeper of a host that is not the chief; nothing is read or written.
+
+    Args:
+        model: compiled.
+        callbacks: those whose memory is part of the run.
+        config: its settings.
+        data_fingerprint: SHA-256 of the data that it is trained on.
+        hosts: those that train together.
+    """
+    with termination.put_off() as request:
+        identity = _identity(config, data_fingerprint)
+        yield FollowingKeeper(model, callbacks, identity, request, hosts)
+
+
+def _identity(config: ResolvedConfig, data_fingerprint: str) -> str:
+    settings = json.dumps([configs.experiment(config), data_fingerprint])
+    return hashlib.sha256(settings.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -99,6 +144,7 @@ class SnapshotKeeper(Keeper):
         run: RunFacts,
         lease: Lease,
         termination: Request,
+        hosts: Hosts,
     ) -> None:
         """Looks after the training of `model`.
 
@@ -109,10 +155,11 @@ class SnapshotKeeper(Keeper):
             run: what a snapshot says of the run.
             lease: of the run directory.
             termination: whether the end was asked for.
+            hosts: those that train together; this is their chief.
         """
         self._model, self._callbacks = model, callbacks
         self._checkpoints, self._run = checkpoints, run
-        self._lease, self._termination = lease, termination
+        self._lease, self._termination, self._hosts = lease, termination, hosts
 
     def most_steps(self) -> int | None:
         """Returns the steps until the next snapshot is due, if they are counted."""
@@ -123,10 +170,19 @@ class SnapshotKeeper(Keeper):
 
         Raises:
             SnapshotError: no snapshot is whole, or they are of another run.
+            UsageError: another host trains something else.
         """
         snapshot = self._checkpoints.latest()
-        if snapshot is None:
-            return Progress()
+        progress = Progress() if snapshot is None else self._restored(snapshot)
+        if self._hosts.count > 1:
+            content = io.BytesIO()
+            state.write(snapshot or self._captured(progress), content)
+            self._hosts.chiefs_content(content.getvalue())
+            if self._hosts.any(False):
+                raise UsageError(_UNLIKE)
+        return progress
+
+    def _restored(self, snapshot: Snapshot) -> Progress:
         try:
             progress = state.restore(snapshot, self._model, self._callbacks, self._run.identity)
         except SnapshotError as error:
@@ -148,21 +204,21 @@ class SnapshotKeeper(Keeper):
             StorageError: snapshots cannot be written any more.
         """
         self._lease.check()
-
-        def capture() -> Snapshot:
-            return state.capture(
-                self._model,
-                self._callbacks,
-                progress,
-                identity=self._run.identity,
-                environment=self._run.environment,
-                seconds=self._run.watch.total(),
-            )
-
-        if self._termination.made:
-            path = self._checkpoints.save(capture())
+        if self._hosts.any(self._termination.made):
+            path = self._checkpoints.save(self._captured(progress))
             raise StoppedError(f"stopped by SIGTERM; the same command goes on from {path}")
+        capture = functools.partial(self._captured, progress)
         self._checkpoints.offer(capture, steps=steps, epoch_end=epoch_end)
+
+    def _captured(self, progress: Progress) -> Snapshot:
+        return state.capture(
+            self._model,
+            self._callbacks,
+            progress,
+            identity=self._run.identity,
+            environment=self._run.environment,
+            seconds=self._run.watch.total(),
+        )
 
     def _warn_of_other_environment(self, earlier: dict[str, str]) -> None:
         different = [
@@ -172,3 +228,54 @@ class SnapshotKeeper(Keeper):
         ]
         if different:
             LOGGER.warning("the result may differ in its last bits: %s", "; ".join(different))
+
+
+class FollowingKeeper(Keeper):
+    """Begins where the chief does, and stops when any host is asked to."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        callbacks: Sequence[keras.callbacks.Callback],
+        identity: str,
+        termination: Request,
+        hosts: Hosts,
+    ) -> None:
+        """Follows the chief in the training of `model`.
+
+        Args:
+            model: compiled.
+            callbacks: those whose memory is part of the run.
+            identity: of settings and data; that of the chief must be the same.
+            termination: whether the end was asked for.
+            hosts: those that train together.
+        """
+        self._model, self._callbacks, self._identity = model, callbacks, identity
+        self._termination, self._hosts = termination, hosts
+
+    def restore(self) -> Progress:
+        """Returns where the chief stands, with its variables, callbacks and generators.
+
+        Raises:
+            UsageError: a host trains something else.
+        """
+        content = io.BytesIO(self._hosts.chiefs_content(b""))
+        problem = ""
+        try:
+            progress = state.restore(
+                state.read(content), self._model, self._callbacks, self._identity
+            )
+        except SnapshotError as error:
+            problem = f"the chief's state: {error}"
+        if self._hosts.any(bool(problem)):
+            raise UsageError(problem or _UNLIKE)
+        return progress
+
+    def after_steps(self, progress: Progress, steps: int, *, epoch_end: bool = False) -> None:
+        """Looks at SIGTERM.
+
+        Raises:
+            StoppedError: it came, here or on another host.
+        """
+        if self._hosts.any(self._termination.made):
+            raise StoppedError("stopped by SIGTERM; the chief saves a snapshot")

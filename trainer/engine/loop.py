@@ -19,6 +19,7 @@ from trainer.datasets.dataset import Array, Split
 from trainer.engine import steps
 from trainer.engine.devices import Devices
 from trainer.engine.features import Features
+from trainer.engine.hosts import Hosts
 from trainer.engine.state import Progress, Row
 from trainer.engine.steps import Objective
 from trainer.errors import DivergedError
@@ -95,9 +96,9 @@ def fit(
     objective = Objective(label_smoothing, augmentation)
     run_steps = steps.compiled(features, train, model.optimizer, objective, devices)
     held_out = None if validation is None else (features.of(validation), validation.labels)
-    keeper = keeper or Keeper()
+    keeper, hosts = keeper or Keeper(), devices.hosts
     one_by_one = any(map(_listens_to_batches, callbacks))
-    pace = Pace(clock, (lambda: 1) if one_by_one else keeper.most_steps)
+    pace = Pace(clock, (lambda: 1) if one_by_one else keeper.most_steps, hosts)
     told = {"model": model, "epochs": epochs, "steps": math.ceil(len(train) / batch_size)}
     driven = keras.callbacks.CallbackList(list(callbacks), **told)
     display = keras.callbacks.CallbackList([shown] if shown else [], **told)
@@ -121,7 +122,9 @@ def fit(
             figures = _figures(progress, counts)
             driven.on_train_batch_end(progress.step - 1, figures)
             display.on_train_batch_end(progress.step - 1, figures)
-            if model.stop_training:
+            # Nobody else listens within an epoch, and hosts that ask each other take a moment.
+            if one_by_one and hosts.chief_says(model.stop_training):
+                model.stop_training = True
                 break
             keeper.after_steps(progress, done)
             if progress.step < len(counts):
@@ -133,11 +136,13 @@ def fit(
         row["learning_rate"] = _learning_rate(model)
         row["seconds"] = progress.seconds
         row["examples_per_second"] = len(train) / progress.seconds
+        row = dict(zip(row, hosts.chiefs(row.values()), strict=True))
         driven.on_epoch_end(epoch, row)
         display.on_epoch_end(epoch, row)
         # A callback may have added figures of NumPy, which JSON does not know.
         row = {name: getattr(value, "item", lambda v=value: v)() for name, value in row.items()}
-        progress.end_epoch({"epoch": epoch + 1, **row}, stopped=model.stop_training)
+        stopped = hosts.chief_says(model.stop_training)
+        progress.end_epoch({"epoch": epoch + 1, **row}, stopped=stopped)
         for report in reports:
             report(progress.history)
         keeper.after_steps(progress, 0, epoch_end=True)
@@ -179,16 +184,22 @@ def batches(order: Array, batch_size: int, replicas: int) -> Array:
 
 
 class Pace:
-    """How many steps a call has: one at first, then as many as take `_CALL_S`."""
+    """How many steps a call has: one at first, then as many as take `_CALL_S` on the chief."""
 
-    def __init__(self, clock: Callable[[], float], most_steps: Callable[[], int | None]) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        most_steps: Callable[[], int | None],
+        hosts: Hosts | None = None,
+    ) -> None:
         """Begins with one step.
 
         Args:
             clock: seconds, rising.
             most_steps: how many the next call may have; None for any number.
+            hosts: those that take the same steps; None for one.
         """
-        self._clock, self._most_steps = clock, most_steps
+        self._clock, self._most_steps, self._hosts = clock, most_steps, hosts or Hosts()
         self._size = 1
 
     def calls(
@@ -201,7 +212,8 @@ class Pace:
         """Runs the rest of an epoch; gives the number of steps after each call."""
         while progress.step < len(indices):
             first = progress.step
-            last = min(first + (self._most_steps() or self._size), first + self._size, len(indices))
+            wanted = min(self._most_steps() or self._size, self._size, len(indices) - first)
+            last = first + int(self._hosts.chiefs([wanted])[0])
             started = self._clock()
             # The only thing that the host waits for.
             results = run_steps(counters[first:last], indices[first:last]).numpy()

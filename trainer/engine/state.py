@@ -15,7 +15,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import keras
@@ -149,17 +149,17 @@ def restore(
     return Progress(**facts["progress"])
 
 
-def write(snapshot: Snapshot, path: Path) -> None:
+def write(snapshot: Snapshot, file: Path | BinaryIO) -> None:
     """Writes a snapshot as HDF5, with the SHA-256 of its content."""
     facts = json.dumps(snapshot.facts).encode()
-    with h5py.File(path, "w") as file:
-        file[_FACTS] = np.frombuffer(facts, np.uint8)
+    with h5py.File(file, "w") as opened:
+        opened[_FACTS] = np.frombuffer(facts, np.uint8)
         for name, value in snapshot.arrays.items():
-            file[f"arrays/{name}"] = value
-        file.attrs[_DIGEST] = _digest(facts, snapshot.arrays)
+            opened[f"arrays/{name}"] = value
+        opened.attrs[_DIGEST] = _digest(facts, snapshot.arrays)
 
 
-def read(path: Path) -> Snapshot:
+def read(file: Path | BinaryIO) -> Snapshot:
     """Reads a snapshot back.
 
     Raises:
@@ -172,10 +172,10 @@ def read(path: Path) -> Snapshot:
             arrays[name] = item[()]
 
     try:
-        with h5py.File(path, "r") as file:
-            facts = file[_FACTS][()].tobytes()
-            file["arrays"].visititems(take)
-            expected = file.attrs[_DIGEST]
+        with h5py.File(file, "r") as opened:
+            facts = opened[_FACTS][()].tobytes()
+            opened["arrays"].visititems(take)
+            expected = opened.attrs[_DIGEST]
     except Exception as error:  # HDF5 raises nearly anything at a damaged file.
         raise SnapshotError(f"it cannot be read: {error}") from None
     if _digest(facts, arrays) != expected:

@@ -1,7 +1,12 @@
-"""A Kubernetes Job, for GKE's names of GPUs and spot nodes; it needs Kubernetes 1.31 or newer."""
+"""A Kubernetes Job, for GKE's names of GPUs and spot nodes; it needs Kubernetes 1.31 or newer.
+
+On several hosts it is a JobSet around such a Job, which needs the JobSet controller 0.8 or newer
+(jobset.sigs.k8s.io). It starts all pods again if one ends, and gives each pod a name in the DNS.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +15,15 @@ _USER = 10001  # That of the image.
 _SPOT = "cloud.google.com/gke-spot"
 _GPU = "nvidia.com/gpu"
 _LABELS = {"app.kubernetes.io/name": "trainer"}
+_HOST = "host"  # The name of the Job in its JobSet, in the names of pods.
+_PORT = 2222
+_RESTARTS, _SPOT_RESTARTS = 10, 100
+_MISTAKE = {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [2]}}
+
+
+def longest_pod_name(name: str, hosts: int) -> str:
+    """Returns a name as long as Kubernetes will make one for a pod of several hosts."""
+    return f"{name}-{_HOST}-0-{hosts - 1}-abcde"
 
 
 def job(
@@ -20,6 +34,7 @@ def job(
     out: str,
     gpu: str | None,
     gpus: int,
+    hosts: int = 1,
     spot: bool = False,
     namespace: str | None = None,
     service_account: str | None = None,
@@ -27,44 +42,97 @@ def job(
 ) -> dict[str, Any]:
     """Returns the manifest of a Job whose one pod runs the image until it has succeeded.
 
+    With several hosts it is that of a JobSet, whose pods train together.
+
     Args:
         name: of the Job, a DNS label.
         image: of the container.
         arguments: of the container, without `--out`.
         out: the run directory, gs://.
         gpu: as GKE labels its nodes; None for the CPU.
-        gpus: how many of them.
+        gpus: how many of them, on each host.
+        hosts: how many pods train together.
         spot: whether to run on spot nodes.
         namespace: of the Job; that of the user's context, if None.
         service_account: of the pod, a Kubernetes service account.
-        timeout_hours: until the Job is given up, over all its pods.
+        timeout_hours: until the Job is given up, over all its pods; on several hosts, from their
+            last start on.
     """
     metadata: dict[str, Any] = {"name": name, "labels": dict(_LABELS)}
     if namespace:
         metadata["namespace"] = namespace
     spec: dict[str, Any] = {
-        # A node that is taken away does not count; what the user has to put right is not repeated.
-        "backoffLimit": 3,
-        "podFailurePolicy": {
-            "rules": [
-                {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [2]}},
-                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
-            ]
-        },
+        **(_ALONE if hosts == 1 else _together(hosts)),
         # Not before the old pod has ended: the run directory is one pod's at a time.
         "podReplacementPolicy": "Failed",
     }
     if timeout_hours:
         spec["activeDeadlineSeconds"] = math.ceil(timeout_hours * 3600)
-    spec["template"] = {
-        "metadata": {"labels": dict(_LABELS)},
+    pod = {
+        **_placement(gpu, spot),
+        **({"serviceAccountName": service_account} if service_account else {}),
+        **_pod(image, [*arguments, f"--out={out}"], gpus, spot),
+    }
+    spec["template"] = {"metadata": {"labels": dict(_LABELS)}, "spec": pod}
+    if hosts == 1:
+        return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
+    pod["containers"][0]["env"] = _environment(name, hosts)
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": metadata,
         "spec": {
-            **_placement(gpu, spot),
-            **({"serviceAccountName": service_account} if service_account else {}),
-            **_pod(image, [*arguments, f"--out={out}"], gpus, spot),
+            "network": {"enableDNSHostnames": True},
+            "failurePolicy": {
+                "maxRestarts": _SPOT_RESTARTS if spot else _RESTARTS,
+                "rules": [
+                    {
+                        "name": "no_use_in_another_try",
+                        "action": "FailJobSet",
+                        "onJobFailureReasons": ["PodFailurePolicy", "DeadlineExceeded"],
+                    }
+                ],
+            },
+            "replicatedJobs": [{"name": _HOST, "replicas": 1, "template": {"spec": spec}}],
         },
     }
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
+
+
+_ALONE: dict[str, Any] = {
+    # A node that is taken away does not count; what the user has to put right is not repeated.
+    "backoffLimit": 3,
+    "podFailurePolicy": {
+        "rules": [
+            _MISTAKE,
+            {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
+        ]
+    },
+}
+
+
+def _together(hosts: int) -> dict[str, Any]:
+    """Returns what makes a Job of several pods fail with the first one that does."""
+    return {
+        "completionMode": "Indexed",
+        "completions": hosts,
+        "parallelism": hosts,
+        "backoffLimit": 0,
+        "podFailurePolicy": {"rules": [_MISTAKE]},
+    }
+
+
+def _environment(name: str, hosts: int) -> list[dict[str, Any]]:
+    """Returns the variables of a pod: its index, and TF_CONFIG made of it by Kubernetes."""
+    index = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+    addresses = [f"{name}-{_HOST}-0-{host}.{name}:{_PORT}" for host in range(hosts)]
+    config = {
+        "cluster": {"worker": addresses},
+        "task": {"type": "worker", "index": "$(HOST_INDEX)"},
+    }
+    return [
+        {"name": "HOST_INDEX", "valueFrom": {"fieldRef": {"fieldPath": index}}},
+        {"name": "TF_CONFIG", "value": json.dumps(config)},
+    ]
 
 
 def _placement(gpu: str | None, spot: bool) -> dict[str, Any]:

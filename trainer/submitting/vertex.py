@@ -6,6 +6,7 @@ defaults, so its run directory is OUT/model, and that of a tuning trial OUT/TRIA
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -21,11 +22,15 @@ def job_spec(
     arguments: Sequence[str],
     machine: Machine,
     out: str,
+    hosts: int = 1,
     spot: bool = False,
     service_account: str | None = None,
     timeout_hours: float | None = None,
 ) -> dict[str, Any]:
-    """Returns a CustomJobSpec: one replica that runs the image on the machine."""
+    """Returns a CustomJobSpec: the image on the machine, or on several that train together.
+
+    The first pool is the one whose replica is the chief in TF_CONFIG.
+    """
     machine_spec: dict[str, Any] = {"machineType": machine.type}
     if machine.gpu:
         machine_spec["acceleratorType"] = accelerator_type(machine.gpu)
@@ -35,12 +40,16 @@ def job_spec(
         "replicaCount": 1,
         "containerSpec": {"imageUri": image, "args": list(arguments)},
     }
+    pools = [pool]
     scheduling: dict[str, Any] = {}
+    if hosts > 1:
+        pools.append({**copy.deepcopy(pool), "replicaCount": hosts - 1})
+        scheduling["restartJobOnWorkerRestart"] = True  # None goes on without another.
     if spot:
         scheduling["strategy"] = "SPOT"
     if timeout_hours:
         scheduling["timeout"] = f"{math.ceil(timeout_hours * 3600)}s"
-    spec: dict[str, Any] = {"workerPoolSpecs": [pool]}
+    spec: dict[str, Any] = {"workerPoolSpecs": pools}
     if scheduling:
         spec["scheduling"] = scheduling
     if service_account:

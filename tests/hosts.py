@@ -1,0 +1,152 @@
+"""A job on several hosts: processes with a folder each, on loopback or on other addresses."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tests.killing import MODEL, ROOT
+
+# Nothing random in it, so that what it computes is the same on any number of hosts; and each host
+# leaves its weights behind. The chief may be slow at the end.
+PLAIN = """
+import json, os, time
+import keras, numpy
+from trainer.models import Recipe
+
+class Weights(keras.callbacks.Callback):
+    def on_train_end(self, logs=None):
+        index = json.loads(os.environ.get("TF_CONFIG", '{"task": {"index": 0}}'))["task"]["index"]
+        numpy.savez(f"{os.environ['WEIGHTS']}/{index}.npz", *self.model.get_weights())
+        time.sleep(float(os.environ.get("CHIEF_LINGERS", "0")) if index == 0 else 0)
+
+RECIPE = Recipe(batch_size=96, epochs=3, callbacks=lambda: [Weights()])
+
+def build(spec):
+    layers = keras.layers
+    return keras.Sequential([
+        keras.Input(spec.shape, dtype=spec.dtype),
+        layers.Rescaling(1 / 255),
+        layers.Conv2D(4, 5, strides=3, activation="relu", kernel_regularizer="l2"),
+        layers.Flatten(),
+        layers.Dense(10, activation="softmax"),
+    ])
+"""
+
+
+class Team:
+    """Starts jobs of several hosts, the chief first."""
+
+    def __init__(self, folder: Path, data: Path, *, prefixes: Sequence[Sequence[str]] = ()) -> None:
+        """Gives each host a folder of its own, in which it starts; no file is shared but the data.
+
+        Args:
+            folder: of all that is written.
+            data: what is trained on.
+            prefixes: a command before each host's own, as `ip netns exec` is.
+        """
+        self.folder, self._prefixes = folder, prefixes
+        (folder / "plain.py").write_text(PLAIN)
+        (folder / "killed.py").write_text(MODEL)
+        (folder / "weights").mkdir()
+        self._arguments = [f"--data={data}", "--validation=0.2", "--seed=7"]
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def start(
+        self, model: str, *arguments: str, addresses: Sequence[str] = (), **environment: str
+    ) -> list[subprocess.Popen[bytes]]:
+        """Starts a process on each host; two on loopback, if no addresses are given."""
+        addresses = addresses or [f"127.0.0.1:{free_port()}" for _ in range(2)]
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
+        processes = []
+        for index in range(len(addresses)):
+            self.place(index).mkdir(exist_ok=True)
+            described = {}
+            if len(addresses) > 1:
+                task = {"type": "worker", "index": index}
+                cluster = {"worker": list(addresses)}
+                described = {"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})}
+            command = [sys.executable, "-m", "trainer.task", f"--model={model}", *self._arguments]
+            prefix = self._prefixes[index] if self._prefixes else ()
+            with self.log(index).open("wb") as log:
+                processes.append(
+                    subprocess.Popen(
+                        [*prefix, *command, *arguments],
+                        cwd=self.place(index),
+                        env={
+                            **inherited,
+                            "PYTHONPATH": f"{ROOT}:{self.folder}",
+                            "WEIGHTS": str(self.folder / "weights"),
+                            **described,
+                            **environment,
+                        },
+                        stdout=log,
+                        stderr=log,
+                    )
+                )
+        self._started += processes
+        return processes
+
+    def finish(self, model: str, *arguments: str, hosts: int = 2) -> None:
+        """Runs a job to its end on so many hosts."""
+        addresses = [f"127.0.0.1:{free_port()}" for _ in range(hosts)]
+        ended = [
+            process.wait(120) for process in self.start(model, *arguments, addresses=addresses)
+        ]
+        assert ended == [0] * hosts, [self.said(index) for index in range(hosts)]
+
+    def place(self, index: int) -> Path:
+        """Returns the folder of a host."""
+        return self.folder / f"host{index}"
+
+    def log(self, index: int) -> Path:
+        return self.folder / f"host{index}.log"
+
+    def said(self, index: int) -> str:
+        """Returns what the last job wrote on this host's terminal."""
+        return self.log(index).read_text()
+
+    def wait_for(self, text: str, *, index: int = 0, within_s: float = 60) -> None:
+        """Waits until a host says so."""
+        deadline = time.monotonic() + within_s
+        while text not in self.said(index):
+            assert time.monotonic() < deadline, self.said(index)
+            time.sleep(0.02)
+
+    def weights(self, index: int) -> list[np.ndarray]:
+        """Returns what a host of the plain model ended with."""
+        with np.load(self.folder / "weights" / f"{index}.npz") as arrays:
+            return [arrays[name] for name in arrays.files]
+
+    def end(self) -> None:
+        """Kills what a test has left running."""
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+@contextlib.contextmanager
+def team(folder: Path, data: Path, *, prefixes: Sequence[Sequence[str]] = ()) -> Iterator[Team]:
+    """Gives a team, and leaves none of its processes behind."""
+    hosts = Team(folder, data, prefixes=prefixes)
+    try:
+        yield hosts
+    finally:
+        hosts.end()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
