@@ -27,8 +27,8 @@ def train_once(name: str, kind: str) -> float:
     from trainer import datasets, lease, models
     from trainer.config import Config
     from trainer.engine import devices, keeper, loop
+    from trainer.preparation import fill_in
     from trainer.stopwatch import Stopwatch
-    from trainer.train import fill_in
 
     definition = models.find(name)
     with tempfile.TemporaryDirectory() as out:
@@ -48,7 +48,7 @@ def train_once(name: str, kind: str) -> float:
                         [],
                         config,
                         data_fingerprint=data.fingerprint,
-                        device=device.description,
+                        devices=device,
                         lease=stack.enter_context(lease.held(out)),
                         watch=Stopwatch(),
                     )
