@@ -43,8 +43,9 @@ bench: .venv/installed-dev
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
+# The lock has all there is to install. Older pips would resolve again what an extra asks for, unpinned.
 .venv/installed-%: requirements/%.txt | .venv/bin/python
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $<
 	@touch $@
 
 .venv/bin/python:
