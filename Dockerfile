@@ -37,7 +37,7 @@ FROM ${CPU_BASE_IMAGE} AS cpu
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* \
-    && install -d -o 10001 -g 10001 /work
+    && install -d -o 10001 -g 10001 /job
 COPY --from=packages /opt/trainer /opt/trainer
 COPY --from=program /program /
 # Only /tmp need be writable, by whatever user: caches go there.
@@ -52,7 +52,7 @@ LABEL org.opencontainers.image.title="trainer" \
       org.opencontainers.image.version=$VERSION \
       org.opencontainers.image.revision=$GIT_COMMIT \
       org.opencontainers.image.base.name=$CPU_BASE_IMAGE
-WORKDIR /work
+WORKDIR /job
 USER 10001:10001
 ENTRYPOINT ["python", "-m", "trainer.task"]
 
@@ -70,7 +70,7 @@ FROM ${BASE_IMAGE} AS gpu-packages
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* \
-    && install -d -o 10001 -g 10001 /work
+    && install -d -o 10001 -g 10001 /job
 COPY --from=cuda /opt/trainer /opt/trainer
 COPY --from=packages /opt/trainer /opt/trainer
 COPY --from=program /program /
@@ -90,7 +90,7 @@ LABEL org.opencontainers.image.title="trainer" \
       org.opencontainers.image.version=$VERSION \
       org.opencontainers.image.revision=$GIT_COMMIT \
       org.opencontainers.image.base.name=$BASE_IMAGE
-WORKDIR /work
+WORKDIR /job
 ENTRYPOINT ["python", "-m", "trainer.task"]
 
 FROM gpu-packages AS root

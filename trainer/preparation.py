@@ -135,7 +135,7 @@ def _check_stays(out: str) -> None:
     if cloud.in_image(os.environ):
         LOGGER.warning(
             "--out %s: lies in the container and goes with it; mount a folder there, as "
-            "-v FOLDER:/work/runs, or give gs://bucket/path", out,
+            "-v FOLDER:/job/runs, or give gs://bucket/path", out,
         )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None, *, program: str = PROGRAM) -> None:
         cluster = cloud.cluster(os.environ)
         log.configure(config.log)
         if cluster is not None:
-            _check_together(config, cluster)
+            check_hosts(config, len(cluster.addresses))
             log.hide_native_errors()
         # Not before the flags are checked: a typo must be answered at once, without NumPy's and
         # TensorFlow's imports.
@@ -50,14 +50,14 @@ def main(argv: Sequence[str] | None = None, *, program: str = PROGRAM) -> None:
         print(log.json_line("INFO", out) if config.log == "json" else out, flush=True)
 
 
-def _check_together(config: Config, cluster: Cluster) -> None:
-    """Raises UsageError for what is one host's work."""
+def check_hosts(config: Config, hosts: int) -> None:
+    """Raises UsageError for what is one host's work, if there are several."""
     for flag, given in (
         ("--dry-run", config.dry_run),
         ("--folds", config.folds and not config.fold),
     ):
-        if given:
-            raise UsageError(f"{flag}: found {len(cluster.addresses)} hosts, expected one")
+        if given and hosts > 1:
+            raise UsageError(f"{flag}: found {hosts} hosts, expected one")
 
 
 def _follow(config: Config, cluster: Cluster) -> None:

@@ -534,6 +534,8 @@ def test_the_jobs_own_help_stands_behind_the_dashes(capsys: pytest.CaptureFixtur
         ([*VERTEX, "--", "--", "--epochs=3"], "Unexpected '--'."),
         ([*VERTEX, "--", "--model=cn"], "--model: unknown model 'cn'. Expected one of: mlp, cnn"),
         ([*VERTEX, "--", "--overwrite"], "--overwrite: a job that the service starts once more"),
+        ([*VERTEX, "--hosts=2", "--", "--dry-run"], "--dry-run: found 2 hosts, expected one"),
+        ([*KUBERNETES, "--hosts=2", "--", "--folds=5"], "--folds: found 2 hosts, expected one"),
         ([*VERTEX, "--", "--out=x"], "--out: found 'x' behind '--', expected it before '--'"),
         (
             [*VERTEX, "--", "--data=./digits"],

@@ -95,6 +95,11 @@ def test_a_setting_is_searched_or_fixed() -> None:
         study("epochs=3..9", "--epochs=3")
 
 
+def test_a_trial_is_one_run() -> None:
+    with pytest.raises(UsageError, match="--tune: found --folds behind '--', expected one run"):
+        study("epochs=3..9", "--folds=5")
+
+
 def test_trials_are_not_chosen_by_the_test_part() -> None:
     job = job_flags.read(["--model=mlp"], program="trainer submit", mounted="/gcs/")
     with pytest.raises(UsageError, match=r"expected --validation 0\.1 or --validation-data"):

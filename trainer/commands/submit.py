@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import AfterValidator
 
-from trainer import command_line
+from trainer import command_line, task
 from trainer import config as configs
 from trainer.config import Count, Place, Rate, Text, flag, flag_name
 from trainer.errors import TrainerError, UsageError
@@ -114,6 +114,7 @@ def main(arguments: Sequence[str], *, program: str) -> None:
             of_job, program=program, mounted=None if settings.kubernetes else _MOUNTED_BUCKETS
         )
         _check_together(settings, flags)
+        task.check_hosts(job.config, settings.hosts)
         machine = machines.choose(settings.gpu, settings.gpus, settings.machine)
         if settings.kubernetes:
             print(_yaml(_kubernetes_job(settings, job, machine)), end="")

@@ -34,6 +34,8 @@ def study(text: str, metric: str, job: JobFlags) -> dict[str, Any]:
             "--tune: expected --validation 0.1 or --validation-data behind '--': choosing by the "
             "test part would make its figures too good"
         )
+    if job.config.folds:
+        raise UsageError("--tune: found --folds behind '--', expected one run a trial")
     parameters: dict[str, dict[str, Any]] = {}
     for word in text.split():
         parameter = _parameter(word, job)
