@@ -26,6 +26,7 @@ FILES = {
     names.METRICS,
     names.MODEL_H5,
     names.MODEL_KERAS,
+    names.PREDICTIONS,
     names.REPORT,
     "saved_model/saved_model.pb",
     "saved_model/variables/variables.data-00000-of-00001",
@@ -55,7 +56,7 @@ def test_a_job_leaves_a_complete_run_behind(job: Job, digits: Path, tmp_path: Pa
     metrics = json.loads((run / names.METRICS).read_text())
     assert set(metrics) == {
         "test", "accuracy_interval", "calibration", "per_class", "confusion", "seconds",
-        "examples_per_second", "epochs", "parameters", "device", "seed", "model", "data",
+        "examples_per_second", "epochs", "parameters", "device", "seed", "model", "data", "input",
     }  # fmt: skip
     stages = {"import", "data", "build", "train", "evaluate", "write", "report"}
     assert set(metrics["seconds"]) == stages | {"total"}

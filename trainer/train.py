@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ def run(config: Config, *, cluster: Cluster | None = None, started: float | None
 
     job = preparation.prepare(resolved, definition, watch, cluster)
     from trainer.engine import devices, keeper, loop, progress  # noqa: F401 - Not timed as training.
-    from trainer.results import exports, metrics, report, tensorboard
+    from trainer.results import exports, metrics, predictions, report, tensorboard
 
     watch.lap("import")
     with (
@@ -76,6 +77,7 @@ def run(config: Config, *, cluster: Cluster | None = None, started: float | None
             watch.lap("report")
             result["seconds"] = watch.seconds()
             metrics.write(result, history, folder)
+            predictions.write(probabilities, job.data.test, job.data.spec.classes, folder)
         if events is not None:
             events.close(result["test"])
     with contextlib.suppress(HostLostError):  # Nothing of the run is with the others any more.
@@ -177,12 +179,14 @@ def _reported(
 
 def _facts(job: Prepared, history: list[Row]) -> dict[str, Any]:
     """Returns what `metrics.json` says of a run besides figures of quality and times."""
+    from trainer.datasets.inputs import Input
     from trainer.results import metrics
 
     return {
         "examples_per_second": metrics.examples_per_second(history, len(job.data.train)),
         "epochs": len(history),
         "parameters": job.model.count_params(),
+        "input": dataclasses.asdict(Input.of(job.data.spec)),
         "device": job.devices.description,
         "seed": job.config.seed,
         "model": job.config.model,

@@ -64,7 +64,7 @@ def test_a_photograph_is_turned_upright() -> None:
 
 def test_a_size_is_reached_by_averaging() -> None:
     quarters = np.kron(np.array([[0, 100], [200, 40]], np.uint8), np.ones((8, 8), np.uint8))
-    decoded = images.decode(encoded(quarters), "a.png", size=2)
+    decoded = images.decode(encoded(quarters), "a.png", size=(2, 2))
     assert decoded[..., 0].tolist() == [[0, 100], [200, 40]]
 
 

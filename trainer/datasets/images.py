@@ -14,13 +14,16 @@ from trainer.errors import DataError
 _GREY = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
 
-def decode(content: bytes, name: str, *, size: int | None = None) -> Array:
+def decode(
+    content: bytes, name: str, *, size: tuple[int, int] | None = None, grey: bool = False
+) -> Array:
     """Reads one image, turned upright as its EXIF data says.
 
     Args:
         content: of the file.
         name: of the file, for messages.
-        size: pixels a side to bring it to, by averaging; None leaves it as it is.
+        size: height and width to bring it to, by averaging; None leaves it as it is.
+        grey: whether colours are dropped.
 
     Returns:
         Its pixels, uint8 (H, W, 1) if it is grey, else (H, W, 3); what is transparent is black.
@@ -36,7 +39,7 @@ def decode(content: bytes, name: str, *, size: int | None = None) -> Array:
             warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
             Image.open(io.BytesIO(content)) as opened,
         ):
-            grey = opened.mode in _GREY
+            grey = grey or opened.mode in _GREY
             image = ImageOps.exif_transpose(opened)
             if image.mode.startswith("I"):  # 16 bits; to 8 of them Pillow would cut, not scale.
                 image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
@@ -46,7 +49,7 @@ def decode(content: bytes, name: str, *, size: int | None = None) -> Array:
                 image = Image.alpha_composite(black, image)
             image = image.convert("L" if grey else "RGB")
             if size is not None:
-                image = image.resize((size, size), Image.Resampling.BOX)
+                image = image.resize(size[::-1], Image.Resampling.BOX)
             pixels = np.asarray(image)
     except Exception as error:  # A damaged image raises nearly anything.
         raise DataError(f"{name}: no image, or a damaged one: {error}") from None

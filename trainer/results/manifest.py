@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,47 @@ def verify(folder: Folder, described: Mapping[str, Any]) -> list[str]:
     with concurrent.futures.ThreadPoolExecutor(storage.THREADS) as pool:
         differing = [finding for finding in pool.map(compare, sorted(expected)) if finding]
     return differing + [f"extra: {name}" for name in sorted(present - set(expected))]
+
+
+def fetch(
+    folder: Folder, described: Mapping[str, Any], wanted: Sequence[str], target: Path
+) -> list[str]:
+    """Copies files of a run into a local folder, each compared with the manifest.
+
+    Args:
+        folder: the run directory.
+        described: its manifest.
+        wanted: names of files; one that ends in "/" stands for all below it.
+        target: a local folder.
+
+    Returns:
+        The names of what was copied.
+
+    Raises:
+        DamagedRunError: one of them is missing, or not the one of the manifest.
+    """
+    expected = {
+        entry["name"]: entry["sha256"]
+        for entry in described["files"]
+        if any(
+            entry["name"] == name or (name.endswith("/") and entry["name"].startswith(name))
+            for name in wanted
+        )
+    }
+
+    def copy(name: str) -> None:
+        if ".." in name.split("/"):  # A manifest that was tampered with.
+            raise DamagedRunError(f"{folder.path}/{name}: a name that leaves the run directory")
+        content = folder.read(name)
+        if content is None or hashlib.sha256(content).hexdigest() != expected[name]:
+            found = "is missing" if content is None else "is not the file of the manifest"
+            raise DamagedRunError(f"{folder.path}/{name}: {found}; trainer verify says more")
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (target / name).write_bytes(content)
+
+    with concurrent.futures.ThreadPoolExecutor(storage.THREADS) as pool:
+        list(pool.map(copy, expected))  # Raises what a copy raised.
+    return sorted(expected)
 
 
 def versions() -> dict[str, str]:

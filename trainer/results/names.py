@@ -3,6 +3,7 @@
 CONFIG = "config.json"
 HISTORY = "history.csv"
 METRICS = "metrics.json"
+PREDICTIONS = "predictions.csv"
 REPORT = "report.html"
 MODEL_KERAS = "model.keras"
 MODEL_H5 = "model.h5"

@@ -159,6 +159,7 @@ _OURS = (
     names.CONFIG,
     names.HISTORY,
     names.METRICS,
+    names.PREDICTIONS,
     names.REPORT,
     names.MODEL_KERAS,
     names.MODEL_H5,

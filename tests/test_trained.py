@@ -1,0 +1,62 @@
+"""A finished run's model can be asked, if it is the one of the manifest."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trainer import datasets, storage, trained
+from trainer.errors import DamagedRunError, StorageError
+
+
+@pytest.fixture
+def copied(tmp_path: Path, finished_run: Path) -> Path:
+    return Path(shutil.copytree(finished_run, tmp_path / "run"))
+
+
+def test_it_answers_as_in_the_test_of_the_run(
+    finished_run: Path, digits: Path, bucket: str
+) -> None:
+    files = {
+        path.relative_to(finished_run).as_posix(): path
+        for path in finished_run.rglob("*")
+        if path.is_file()
+    }
+    storage.put_all(storage.folder(f"{bucket}/run"), files)
+    found = trained.read(f"{bucket}/run")
+    test = datasets.load(str(digits), seed=0).test
+    with trained.loaded(found) as model:
+        said = model.predict(test.examples).argmax(axis=1)
+    assert found.classes == tuple("0123456789")
+    assert np.mean(said == test.labels) == found.metrics["test"]["accuracy"]
+
+
+def test_another_file_than_the_manifests_is_not_loaded(copied: Path) -> None:
+    graph = copied / "saved_model/saved_model.pb"
+    graph.write_bytes(graph.read_bytes() + b"\0")
+    found = trained.read(str(copied))
+    with (
+        pytest.raises(DamagedRunError, match=r"saved_model.pb: is not the file of the manifest"),
+        trained.loaded(found),
+    ):
+        pass
+    (copied / "config.json").unlink()
+    with pytest.raises(DamagedRunError, match=r"config.json: is missing"):
+        trained.read(str(copied))
+
+
+def test_what_is_no_run_of_a_model_is_refused(copied: Path, tmp_path: Path) -> None:
+    described = json.loads((copied / "manifest.json").read_text())
+    with pytest.raises(StorageError, match="expected a finished run"):
+        trained.read(str(tmp_path / "none"))
+    entries = described["files"]
+    for entry in entries:
+        if entry["name"] == "metrics.json":
+            entry["name"] = "../run/metrics.json"
+    (copied / "manifest.json").write_text(json.dumps(described))
+    with pytest.raises(DamagedRunError, match="do not describe the model"):
+        trained.read(str(copied))
