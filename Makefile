@@ -33,7 +33,8 @@ format: .venv/installed-dev
 lock: .venv/installed-dev
 	.venv/bin/uv pip compile $(LOCK) pyproject.toml -o requirements/cpu.txt
 	.venv/bin/uv pip compile $(LOCK) --upgrade --resolution lowest -c requirements/cpu.txt --extra gpu pyproject.toml -o requirements/gpu.txt
-	.venv/bin/uv pip compile $(LOCK) -c requirements/cpu.txt --extra dev pyproject.toml -o requirements/dev.txt
+	.venv/bin/uv pip compile $(LOCK) -c requirements/cpu.txt --extra serve pyproject.toml -o requirements/serve.txt
+	.venv/bin/uv pip compile $(LOCK) -c requirements/cpu.txt -c requirements/serve.txt --extra dev --extra export --extra serve pyproject.toml -o requirements/dev.txt
 
 LOCK = --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11
 
