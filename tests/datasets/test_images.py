@@ -81,13 +81,20 @@ def test_a_huge_image_is_refused_by_its_header() -> None:
 
 
 def test_grey_and_coloured_images_go_together() -> None:
-    grey, colours = np.full((2, 2, 1), 7, np.uint8), np.zeros((2, 2, 3), np.uint8)
-    together = images.stacked([grey, colours], ["a", "b"])
+    files = [encoded(np.full((2, 2), 7, np.uint8)), encoded(np.zeros((2, 2, 3), np.uint8))]
+    together = images.read(["a", "b"], iter(files))
     assert together.shape == (2, 2, 2, 3)
     assert (together[0] == 7).all()
 
 
 def test_images_of_different_sizes_name_the_flag() -> None:
-    parts = [np.zeros((2, 3, 1), np.uint8), np.zeros((2, 2, 1), np.uint8)]
+    files = [encoded(np.zeros(shape, np.uint8)) for shape in ((2, 3), (2, 2))]
     with pytest.raises(DataError, match="b: an image of 2x2, expected 3x2 as in a; --image-size"):
-        images.stacked(parts, ["a", "b"])
+        images.read(["a", "b"], files)
+
+
+def test_all_that_are_damaged_are_named() -> None:
+    files = [encoded(GREY)] * 100
+    files[3], files[70] = b"", encoded(GREY)[:-30]
+    with pytest.raises(DataError, match=r"^3: no image.*; 70: no image.* \(2 of 100 images\)$"):
+        images.read(list(map(str, range(100))), files)

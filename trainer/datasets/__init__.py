@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,10 @@ SHIPPED = ("mnist", "movie_reviews")
 # One module a format, tried in this order. Each has `NAME`, what it reads in words;
 # `recognises(files)`; and `read(files, options)`, which returns a Source.
 FORMATS = ("idx", "npz", "sparse", "text", "pickled", "managed")
+# The same for data that lies in folders below the one that is given.
+NESTED_FORMATS = ("class_folders",)
 
+_HIDDEN = (".", "__MACOSX")  # The latter is what a Mac puts into archives.
 _BUILTIN = Path(__file__).parent / "builtin"
 
 
@@ -66,10 +70,10 @@ def load(
 def _read(data: str, options: Reading) -> Source:
     path = str(_BUILTIN / data) if data in SHIPPED else data
     with storage.local_copy(path) as local:
-        files = _files(local)
-        module = _recognise(data, files)
+        module, files = _recognise(data, local)
         try:
-            source: Source = module.read(files, options)
+            root = local if local.is_dir() else local.parent
+            source: Source = module.read(files, dataclasses.replace(options, root=root))
         except DataError as error:
             if str(error).startswith(("gs://", "/")):  # What a line of the data refers to.
                 raise
@@ -118,21 +122,37 @@ def _files(path: Path) -> list[Path]:
         if not path.is_file():  # A pipe would be waited for, and /dev/zero has no end.
             raise DataError(f"{path}: neither a file nor a folder")
         return [path]
-    files = sorted(f for f in path.iterdir() if f.is_file() and not f.name.startswith("."))
-    root = path.resolve()
-    for file in files:
-        if not file.resolve().is_relative_to(root):
-            raise DataError(f"{file}: a link that leads out of the data folder")
-    return files
+    return _within(path, path.iterdir())
 
 
-def _recognise(data: str, files: list[Path]) -> Any:
+def _within(folder: Path, paths: Iterable[Path]) -> list[Path]:
+    """Returns the files among paths in a folder, sorted, without those that are hidden."""
+    root = folder.resolve()
+    files = []
+    for path in paths:
+        hidden = any(part.startswith(_HIDDEN) for part in path.relative_to(folder).parts)
+        if hidden or not path.is_file():
+            continue
+        if not path.resolve().is_relative_to(root):
+            raise DataError(f"{path}: a link that leads out of the data folder")
+        files.append(path)
+    return sorted(files)
+
+
+def _recognise(data: str, local: Path) -> tuple[Any, list[Path]]:
+    """Returns the module of the first format that knows the files, and those files."""
+    files = _files(local)
     modules = [importlib.import_module(f"{__name__}.{name}") for name in FORMATS]
     for module in modules:
         if module.recognises(files):
-            return module
+            return module, files
+    nested = [importlib.import_module(f"{__name__}.{name}") for name in NESTED_FORMATS]
+    below = _within(local, local.rglob("*")) if local.is_dir() else []
+    for module in nested:
+        if module.recognises(below):
+            return module, below
     found = ", ".join(file.name for file in files[:5]) or "no files"
     raise DataError(
         f"{data}: no known format, found {found}. Expected one of: "
-        f"{'; '.join(module.NAME for module in modules)}."
+        f"{'; '.join(module.NAME for module in modules + nested)}."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,11 +86,13 @@ class Reading:
     """How files are to be read.
 
     Attributes:
+        root: the folder that they lie in.
         allow_pickle: whether a pickle may be read, by an unpickler that admits arrays only.
         image_size: pixels a side that images in files of their own are brought to; None leaves them
             as they are.
     """
 
+    root: Path = Path()
     allow_pickle: bool = False
     image_size: int | None = None
 

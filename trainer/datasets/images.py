@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import io
+import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from trainer import memory
 from trainer.datasets.dataset import Array
 from trainer.errors import DataError
 
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
 _GREY = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+
+_AT_ONCE = 64  # Images in memory that are not decoded yet.
+_MOST_NAMED = 5
 
 
 def decode(
@@ -56,7 +64,48 @@ def decode(
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def stacked(images: Sequence[Array], names: Sequence[str]) -> Array:
+def read(names: Sequence[str], contents: Iterable[bytes], *, size: int | None = None) -> Array:
+    """Reads images of one size, several at a time.
+
+    Args:
+        names: of the files, for messages.
+        contents: of the files; no more of them are asked for than are worked on.
+        size: pixels a side to bring all to; None leaves them as they are.
+
+    Returns:
+        Their pixels, uint8 (N, H, W, C).
+
+    Raises:
+        DataError: some are damaged, all of which are named; or they are of different sizes.
+    """
+    side = None if size is None else (size, size)
+
+    def attempt(name: str, content: bytes) -> Array | DataError:
+        try:
+            return decode(content, name, size=side)
+        except DataError as error:
+            return error
+
+    decoded: list[Array] = []
+    damaged: list[DataError] = []
+    pairs = zip(names, contents, strict=True)
+    # Pillow lets go of the interpreter while it works.
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        while some := list(itertools.islice(pairs, _AT_ONCE)):
+            for outcome in pool.map(attempt, *zip(*some, strict=True)):
+                if isinstance(outcome, DataError):
+                    damaged.append(outcome)
+                    continue
+                decoded.append(outcome)
+                if len(decoded) == 1:  # All have its size in the end. Twice: one by one, stacked.
+                    memory.check_data(2 * len(names) * outcome.nbytes, f"{len(names)} images")
+    if damaged:
+        more = f" ({len(damaged)} of {len(names)} images)" if len(damaged) > 1 else ""
+        raise DataError("; ".join(map(str, damaged[:_MOST_NAMED])) + more)
+    return _stacked(decoded, names)
+
+
+def _stacked(images: Sequence[Array], names: Sequence[str]) -> Array:
     """Returns images as one array, uint8 (N, H, W, C); grey ones get the colours of the others.
 
     Raises:

@@ -121,13 +121,7 @@ def _known(fields: dict[str, Any]) -> str:
 
 def _images(items: Sequence[_Item], options: Reading) -> Array:
     names = [item.value for item in items]
-    decoded: list[Array] = []
-    size = None if options.image_size is None else (options.image_size, options.image_size)
-    for name, content in zip(names, storage.read_all(names), strict=True):
-        decoded.append(images.decode(content, name, size=size))
-        if len(decoded) == 1:  # All have its size in the end. Twice: one by one, and stacked.
-            memory.check_data(2 * len(names) * decoded[0].nbytes, f"{len(names)} images")
-    return images.stacked(decoded, names)
+    return images.read(names, storage.read_all(names), size=options.image_size)
 
 
 def _texts(items: Sequence[_Item]) -> Array:

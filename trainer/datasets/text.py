@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from trainer import memory
-from trainer.datasets.dataset import Reading, Source
+from trainer.datasets.dataset import Array, Reading, Source
 from trainer.errors import DataError
 
 NAME = "a folder with one UTF-8 text file a class (pos.txt, neg.txt), one example a line"
@@ -44,19 +44,44 @@ def read(files: Sequence[Path], options: Reading) -> Source:
     )
 
 
-def _lines(file: Path) -> list[str]:
-    memory.check_data(4 * file.stat().st_size, file.name)  # Bytes, text, lines, strings.
-    content = file.read_bytes()
+def whole(names: Sequence[str], contents: Iterable[bytes]) -> Array:
+    """Reads texts in files of their own: object array of str (N,).
+
+    Args:
+        names: of the files, for messages.
+        contents: of the files.
+
+    Raises:
+        DataError: one of them is empty, too long, or not UTF-8.
+    """
+    texts = np.empty(len(names), dtype=object)
+    for number, (name, content) in enumerate(zip(names, contents, strict=True)):
+        text = _decoded(content, name).strip()
+        if not 0 < len(text) <= _MOST_CHARACTERS:
+            raise DataError(
+                f"{name}: {len(text)} characters, expected a text of 1 to {_MOST_CHARACTERS}"
+            )
+        texts[number] = text
+    return texts
+
+
+def _decoded(content: bytes, name: str) -> str:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"{file.name}: line {line} is not UTF-8: found byte 0x{content[error.start]:02x}"
+            f"{name}: line {line} is not UTF-8: found byte 0x{content[error.start]:02x}"
         ) from None
     if "\0" in text:
         number = text.count("\n", 0, text.index("\0")) + 1
-        raise DataError(f"{file.name}: line {number} holds a NUL character; is the file UTF-16?")
+        raise DataError(f"{name}: line {number} holds a NUL character; is the file UTF-16?")
+    return text
+
+
+def _lines(file: Path) -> list[str]:
+    memory.check_data(4 * file.stat().st_size, file.name)  # Bytes, text, lines, strings.
+    text = _decoded(file.read_bytes(), file.name)
     # Not splitlines(): it also splits at form feeds and other separators within a sentence.
     lines = [line.strip() for line in text.split("\n")]
     for number, example in enumerate(lines, 1):
