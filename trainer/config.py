@@ -87,6 +87,15 @@ class Config:
     image_size: Count | None = flag(
         None, "Pixels a side that images in files of their own are brought to, as PNG or JPEG."
     )
+    label_column: Text | None = flag(
+        None, "Of a table, the column that holds classes. Left out, one named label, class, ..."
+    )
+    text_column: Text | None = flag(
+        None, "Of a table, the column that holds texts. Left out, it is guessed."
+    )
+    image_column: Text | None = flag(
+        None, "Of a table, the column that holds images or their paths. Left out, it is guessed."
+    )
     out: Place | None = flag(
         None,
         "Run directory, local or gs://. Left out, runs/MODEL-DATE-TIME.",

@@ -176,4 +176,7 @@ def load(config: ResolvedConfig) -> Dataset:
         test_data=config.test_data,
         allow_pickle=config.allow_pickle,
         image_size=config.image_size,
+        text_column=config.text_column,
+        image_column=config.image_column,
+        label_column=config.label_column,
     )

@@ -139,7 +139,10 @@ def test_images_of_different_sizes_are_brought_to_one(bucket: str, tmp_path: Pat
         ([text(0, use="tuning")], "ml_use is 'tuning', expected training, validation or test"),
         ([text(0), line(imageGcsUri="gs://a/b.png")], "images and texts in one data set"),
         ([""], "no examples"),
-        ([text(0, use="test"), text(1, use="validation")], "no items for training"),
+        (
+            [text(0, use="test"), text(1, use="validation")],
+            ": no part to train on, found test and v",
+        ),
     ],
 )
 def test_what_is_no_item_is_named(tmp_path: Path, lines: list[str], message: str) -> None:

@@ -18,7 +18,7 @@ SHIPPED = ("mnist", "movie_reviews")
 
 # One module a format, tried in this order. Each has `NAME`, what it reads in words;
 # `recognises(files)`; and `read(files, options)`, which returns a Source.
-FORMATS = ("idx", "npz", "sparse", "text", "pickled", "managed")
+FORMATS = ("idx", "npz", "sparse", "text", "pickled", "table", "managed")
 # The same for data that lies in folders below the one that is given.
 NESTED_FORMATS = ("class_folders",)
 
@@ -36,6 +36,9 @@ def load(
     test_data: str | None = None,
     allow_pickle: bool = False,
     image_size: int | None = None,
+    text_column: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
 ) -> Dataset:
     """Reads, checks and splits a data set.
 
@@ -48,6 +51,9 @@ def load(
         test_data: where the test part is, if it lies apart; as `data`.
         allow_pickle: whether a pickle may be read, by an unpickler that admits arrays only.
         image_size: pixels a side that images in files of their own are brought to.
+        text_column: of a table, the column that holds texts; guessed, if left out.
+        image_column: of a table, the column that holds images or paths of such.
+        label_column: of a table, the column that holds classes; guessed, if left out.
 
     Raises:
         DataError: the data is damaged, inconsistent or in no known format.
@@ -56,7 +62,13 @@ def load(
     # NumPy is not imported before the flags are checked.
     from trainer.datasets.dataset import Dataset, Reading
 
-    options = Reading(allow_pickle=allow_pickle, image_size=image_size)
+    options = Reading(
+        allow_pickle=allow_pickle,
+        image_size=image_size,
+        text_column=text_column,
+        image_column=image_column,
+        label_column=label_column,
+    )
     source = _read(data, options)
     for part, place in (("validation", validation_data), ("test", test_data)):
         if place is not None:
@@ -68,18 +80,26 @@ def load(
 
 
 def _read(data: str, options: Reading) -> Source:
+    from trainer.datasets.parts import PartsError
+
     path = str(_BUILTIN / data) if data in SHIPPED else data
     with storage.local_copy(path) as local:
+        whole = local.is_dir() and not storage.is_pattern(path)
+        folder = path if whole else path.rpartition("/")[0]
+        options = dataclasses.replace(
+            options,
+            root=str(local) if whole else folder or ".",
+            remote=storage.is_remote(path),
+        )
         module, files = _recognise(data, local)
         try:
-            root = local if local.is_dir() else local.parent
-            source: Source = module.read(files, dataclasses.replace(options, root=root))
+            source: Source = module.read(files, options)
+        except PartsError as error:
+            raise DataError(f"{data}: {error}") from None
         except DataError as error:
-            if str(error).startswith(("gs://", "/")):  # What a line of the data refers to.
+            if str(error).startswith(("gs://", "/", "--")):  # What a line of the data refers to.
                 raise
             # Formats name the file inside the data; the user knows it by the path that was given.
-            whole = local.is_dir() and not storage.is_pattern(path)
-            folder = path if whole else path.rpartition("/")[0]
             raise DataError(f"{folder}/{error}" if folder else str(error)) from None
     return source
 

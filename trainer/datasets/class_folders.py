@@ -9,11 +9,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from trainer import memory
-from trainer.datasets import images, text
-from trainer.datasets.dataset import Array, Reading, Source
+from trainer.datasets import images, parts, text
+from trainer.datasets.dataset import Reading, Source
 from trainer.errors import DataError
 from trainer.log import LOGGER
 
@@ -22,11 +20,6 @@ NAME = (
     "and test/ if the data has such parts"
 )
 
-_PARTS = {
-    "train": "train", "training": "train",
-    "validation": "validation", "valid": "validation", "val": "validation",
-    "test": "test", "testing": "test",
-}  # fmt: skip
 _MOST_NAMED = 5
 
 
@@ -42,16 +35,12 @@ def read(files: Sequence[Path], options: Reading) -> Source:
         DataError: a file is damaged, lies in no folder of a class, or is an image of another size.
     """
     kinds = Counter(kind for kind in map(_kind, files) if kind)
+    root = Path(options.root)
     kind = kinds.most_common(1)[0][0]
     chosen = [file for file in files if _kind(file) == kind]
-    names = [file.relative_to(options.root).as_posix() for file in chosen]
+    names = [file.relative_to(root).as_posix() for file in chosen]
     _tell(set(files) - set(chosen), kind)
     places = [_place(name) for name in names]
-    parts = np.array([part for part, _ in places])
-    if "train" not in parts:
-        raise DataError(f"nothing below train/, found {', '.join(sorted(set(parts.tolist())))}")
-    classes = tuple(sorted({label for part, label in places if part == "train"}))
-    labels = np.array([_number(label, classes, part) for part, label in places], dtype=np.int32)
     contents = (file.read_bytes() for file in chosen)
     if kind == "image":
         examples = images.read(names, contents, size=options.image_size)
@@ -59,18 +48,8 @@ def read(files: Sequence[Path], options: Reading) -> Source:
         size_bytes = sum(file.stat().st_size for file in chosen)
         memory.check_data(4 * size_bytes, f"{len(names)} texts")  # Bytes, text, strings.
         examples = text.whole(names, contents)
-
-    def of(part: str) -> tuple[Array, Array] | None:
-        within = parts == part
-        return (examples[within], labels[within]) if within.any() else None
-
-    train = parts == "train"
-    return Source(
-        train=(examples[train], labels[train]),
-        test=of("test"),
-        validation=of("validation"),
-        classes=classes,
-    )
+    labels = [label for _, label in places]
+    return parts.source(examples, labels, [part for part, _ in places])
 
 
 def _kind(file: Path) -> str | None:
@@ -87,17 +66,9 @@ def _tell(others: set[Path], kind: str) -> None:
 def _place(name: str) -> tuple[str, str]:
     """Returns the part of the data that a file belongs to, and its class."""
     folders = name.split("/")[:-1]
-    part = _PARTS.get(folders[0].lower()) if folders else None
+    part = parts.of_name(folders[0]) if folders else None
     if part is not None:
         folders = folders[1:]
     if not folders:
         raise DataError(f"{name}: lies in no folder of a class, expected {NAME}")
     return part or "train", folders[0]
-
-
-def _number(label: str, classes: tuple[str, ...], part: str) -> int:
-    if label not in classes:
-        raise DataError(
-            f"{part}/{label}: a class without training examples, expected {', '.join(classes)}"
-        )
-    return classes.index(label)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,15 +85,23 @@ class Reading:
     """How files are to be read.
 
     Attributes:
-        root: the folder that they lie in.
+        root: the folder, local or gs://, that relative paths in them refer to.
+        remote: whether they came from a bucket, and so must not name files of this machine.
         allow_pickle: whether a pickle may be read, by an unpickler that admits arrays only.
         image_size: pixels a side that images in files of their own are brought to; None leaves them
             as they are.
+        text_column: of a table, the column that holds texts.
+        image_column: of a table, the column that holds images or paths of such.
+        label_column: of a table, the column that holds classes.
     """
 
-    root: Path = Path()
+    root: str = "."
+    remote: bool = False
     allow_pickle: bool = False
     image_size: int | None = None
+    text_column: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
 
 
 @dataclass(frozen=True)

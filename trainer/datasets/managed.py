@@ -14,13 +14,16 @@ from typing import Any
 import numpy as np
 
 from trainer import memory, storage
-from trainer.datasets import images
+from trainer.datasets import images, parts
 from trainer.datasets.dataset import Array, Reading, Source
 from trainer.errors import DataError
 
 NAME = "JSON lines of a Vertex AI data set (imageGcsUri or textContent, classificationAnnotation)"
 
 _USE = "aiplatform.googleapis.com/ml_use"
+_ANNOTATION = "classificationAnnotation"
+_PARTS = {None: "train", "training": "train", "validation": "validation", "test": "test"}
+_LONGEST_HEAD = 1 << 20
 _CONTENT = ("imageGcsUri", "textContent", "textGcsUri")
 # Buckets, mounted ones too: a line of somebody's data is not to read any file of this machine.
 _PLACES = ("gs://", "/gcs/")
@@ -50,49 +53,55 @@ def read(files: Sequence[Path], options: Reading) -> Source:
             texts are mixed.
         StorageError: an object that a line refers to is not there, or may not be read.
     """
-    items = [item for file in files for item in _items(file)]
+    items = [_item(fields, place) for file in files for place, fields in objects(file)]
     if not items:
         raise DataError(f"{files[0].name}: no examples, expected one a line")
     kinds = {item.kind == "imageGcsUri" for item in items}
     if len(kinds) > 1:
         raise DataError(f"{items[0].place}: images and texts in one data set")
     examples = _images(items, options) if kinds == {True} else _texts(items)
-    classes = tuple(sorted({item.label for item in items}))
-    labels = np.array([classes.index(item.label) for item in items], dtype=np.int32)
-    uses = np.array([item.use or "training" for item in items])
-    if len(set(uses)) == 1:
-        return Source(train=(examples, labels), classes=classes)
-
-    def part(use: str) -> tuple[Array, Array] | None:
-        chosen = uses == use
-        return (examples[chosen], labels[chosen]) if chosen.any() else None
-
-    train = part("training")
-    if train is None:
-        raise DataError(f"{files[0].name}: no items for training, found {', '.join(set(uses))}")
-    return Source(train=train, test=part("test"), classes=classes, validation=part("validation"))
+    return parts.source(
+        examples, [item.label for item in items], [_PARTS[item.use] for item in items]
+    )
 
 
-def _items(file: Path) -> Iterator[_Item]:
+def is_one(file: Path) -> bool:
+    """Tells whether the first line is an item of such a data set, or no JSON object at all."""
+    try:
+        with file.open("rb") as lines:
+            fields = json.loads(lines.readline(_LONGEST_HEAD))
+    except (ValueError, RecursionError):
+        return True
+    return not isinstance(fields, dict) or bool({*_CONTENT, _ANNOTATION} & set(fields))
+
+
+def objects(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Gives the objects of a file of JSON lines, each with its place, for messages.
+
+    Raises:
+        DataError: a line is no JSON object.
+    """
     memory.check_data(4 * file.stat().st_size, file.name)  # Bytes, text, lines, strings.
     try:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{file.name}: not UTF-8: {error}") from None
     for number, line in enumerate(lines, 1):
-        if line.strip():
-            yield _item(line, f"{file.name}: line {number}")
+        if not line.strip():
+            continue
+        place = f"{file.name}: line {number}"
+        try:
+            fields = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{place} is not JSON: {error}") from None
+        if not isinstance(fields, dict):
+            raise DataError(f"{place} is {type(fields).__name__}, expected a JSON object")
+        yield place, fields
 
 
-def _item(line: str, place: str) -> _Item:
-    try:
-        fields = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{place} is not JSON: {error}") from None
-    if not isinstance(fields, dict):
-        raise DataError(f"{place} is {type(fields).__name__}, expected a JSON object")
+def _item(fields: dict[str, Any], place: str) -> _Item:
     kinds = [kind for kind in _CONTENT if fields.get(kind)]
-    label = _field(fields, "classificationAnnotation", "displayName")
+    label = _field(fields, _ANNOTATION, "displayName")
     if len(kinds) != 1 or not isinstance(fields[kinds[0]], str):
         raise DataError(f"{place}: expected one of {', '.join(_CONTENT)}, found {_known(fields)}")
     if not isinstance(label, str) or not label:
@@ -105,7 +114,7 @@ def _item(line: str, place: str) -> _Item:
             f"{place}: {kinds[0]} is {fields[kinds[0]]!r}, expected {' or '.join(_PLACES)}..."
         )
     use = _field(fields, "dataItemResourceLabels", _USE)
-    if use not in (None, "training", "validation", "test"):
+    if use not in _PARTS:
         raise DataError(f"{place}: {_USE} is {use!r}, expected training, validation or test")
     return _Item(place, kinds[0], fields[kinds[0]], label, use)
 

@@ -1,0 +1,194 @@
+"""Tables of texts or images with a column of labels."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from tests.datasets.test_images import encoded
+from trainer import datasets, storage
+from trainer.datasets.dataset import Dataset
+from trainer.errors import DataError
+
+LINES = [
+    (
+        f'A "good" film, no {n}\nin two lines' if n % 2 else f"bad; {n}",
+        "pos neg".split()[n % 2 == 0],
+    )
+    for n in range(40)
+]
+
+
+def quoted(cell: object) -> str:
+    return '"' + str(cell).replace('"', '""') + '"'
+
+
+def rows(
+    delimiter: str = ",", lines: list[tuple[str, str]] | None = None, header: str = "text,label"
+) -> bytes:
+    table = [header.replace(",", delimiter)]
+    table += [delimiter.join(map(quoted, line)) for line in lines or LINES]
+    return ("\ufeff" + "\r\n".join(table) + "\r\n").encode()
+
+
+def json_lines(lines: list[dict[str, Any]]) -> bytes:
+    return "\n".join(map(json.dumps, lines)).encode()
+
+
+def write(root: Path, files: Mapping[str, bytes]) -> str:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return str(root)
+
+
+def texts(data: Dataset) -> dict[str, str]:
+    """The class of each text."""
+    return {
+        text: data.spec.classes[label]
+        for part in (data.train, data.test)
+        for text, label in zip(part.examples, part.labels, strict=True)
+    }
+
+
+def make_parquet(
+    path: Path, columns: dict[str, Any], metadata: dict[str, str] | None = None
+) -> None:
+    table = pyarrow.table(columns)
+    parquet.write_table(table.replace_schema_metadata(metadata), path)
+
+
+@pytest.mark.parametrize(
+    "name", ["a.csv", "a.CSV", "b.tsv", "semicolons.csv", "c.jsonl", "d.parquet"]
+)
+def test_all_kinds_hold_the_same(tmp_path: Path, name: str) -> None:
+    if name.endswith("parquet"):
+        make_parquet(
+            tmp_path / name,
+            {key: [line[at] for line in LINES] for at, key in enumerate(("text", "label"))},
+        )
+    else:
+        content = rows({"b": "\t", "s": ";"}.get(name[0], ","))
+        if name.endswith("jsonl"):
+            content = json_lines([{"label": label, "text": text} for text, label in LINES])
+        write(tmp_path, {name: content})
+    for path in (tmp_path, tmp_path / name):
+        assert texts(datasets.load(str(path), seed=0)) == dict(LINES)
+
+
+def test_files_are_parts_by_their_names(tmp_path: Path) -> None:
+    files = {"train-0.csv": rows(lines=LINES[:20]), "train-1.csv": rows(lines=LINES[20:30]),
+             "val.csv": rows(lines=LINES[30:34]), "test.csv": rows(lines=LINES[34:])}  # fmt: skip
+    data = datasets.load(write(tmp_path, files), seed=0)
+    assert data.spec.sizes == {"train": 30, "validation": 4, "test": 6}
+    whole = datasets.load(f"{tmp_path}/train-*.csv", seed=0)
+    assert whole.spec.sizes == {"train": 26, "test": 4}
+
+
+def test_columns_are_named_where_they_are_not_plain(tmp_path: Path) -> None:
+    lines = [(text, "7", label) for text, label in LINES]
+    path = write(tmp_path, {"a.csv": rows(lines=lines, header="said,stars,verdict")})
+    with pytest.raises(DataError, match=r"found the columns 'said', 'stars', 'verdict'; --label-c"):
+        datasets.load(path, seed=0)
+    with pytest.raises(DataError, match=r"'verdict'; --text-column or --image-column says"):
+        datasets.load(path, seed=0, label_column="verdict")
+    found = datasets.load(path, seed=0, label_column="verdict", text_column="said")
+    assert texts(found) == dict(LINES)
+    with pytest.raises(DataError, match=r"^--text-column say: no such column, found 'said', 'sta"):
+        datasets.load(path, seed=0, label_column="verdict", text_column="say")
+
+
+def test_classes_that_are_numbers_are_in_their_order(tmp_path: Path) -> None:
+    make_parquet(tmp_path / "a.parquet", {"label": [n % 11 for n in range(44)], "text": ["x"] * 44})
+    assert datasets.load(str(tmp_path), seed=0).spec.classes == tuple(map(str, range(11)))
+
+
+def test_names_of_class_numbers_are_kept(tmp_path: Path) -> None:
+    feature = {"names": ["cat", "dog"], "_type": "ClassLabel"}
+    metadata = {"huggingface": json.dumps({"info": {"features": {"label": feature}}})}
+    picture = {"bytes": encoded(np.zeros((5, 4), np.uint8)), "path": "x.png"}
+    columns = {"image": [picture] * 20, "label": [n % 2 for n in range(20)]}
+    make_parquet(tmp_path / "train-00000-of-00001.parquet", columns, metadata)
+    spec = datasets.load(str(tmp_path), seed=0).spec
+    assert (spec.classes, spec.shape) == (("cat", "dog"), (5, 4, 1))
+
+
+def test_images_lie_beside_the_table_also_in_a_bucket(tmp_path: Path, bucket: str) -> None:
+    pictures = {f"images/{n}.png": encoded(np.full((5, 4), n, np.uint8)) for n in range(20)}
+    table = rows(lines=[(name, str(n % 2)) for n, name in enumerate(pictures)], header="path,class")
+    files = {**pictures, "data.csv": table}
+    write(tmp_path, files)
+    storage.put_all(storage.folder(f"{bucket}/d"), {name: tmp_path / name for name in files})
+    local = datasets.load(f"{tmp_path}/data.csv", seed=0)
+    assert local.spec.shape == (5, 4, 1)
+    assert sorted(local.train.examples[:, 0, 0, 0] % 2) == sorted(local.train.labels)
+    for place in (str(tmp_path), f"{bucket}/d", f"{bucket}/d/data.csv", f"{bucket}/d/da*.csv"):
+        assert datasets.load(place, seed=0).fingerprint == local.fingerprint
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../secret.png", "a/../../secret.png"])
+def test_a_table_from_a_bucket_reads_no_file_of_this_machine(
+    tmp_path: Path, bucket: str, path: str
+) -> None:
+    write(tmp_path, {"data.csv": rows(lines=[(path, "1"), (path, "2")], header="image,label")})
+    storage.folder(f"{bucket}/d").put("data.csv", tmp_path / "data.csv")
+    for place in (f"{bucket}/d", f"{bucket}/d/data.csv"):
+        with pytest.raises(
+            DataError, match=re.escape(f"line 2: {path}: expected gs://bucket/path")
+        ):
+            datasets.load(place, seed=0, image_column="image")
+
+
+def test_rows_without_a_label_or_example_are_left_out_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    columns = {
+        "text": [None, *[text for text, _ in LINES]],
+        "label": [1.0, None, *[float(n % 2) for n in range(39)]],
+    }
+    make_parquet(tmp_path / "a.parquet", columns)
+    with caplog.at_level(logging.WARNING, "trainer"):
+        data = datasets.load(str(tmp_path), seed=0)
+    assert (data.spec.classes, sum(data.spec.sizes.values())) == (("0", "1"), 39)
+    assert [record.getMessage() for record in caplog.records] == [
+        "left out: 2 of 41 rows lack a label or an example: a.parquet: row 1, a.parquet: row 2"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a.csv": b""}, "a.csv: no rows"),
+        ({"a.csv": b"text,label\n"}, "a.csv: no rows"),
+        ({"a.csv": b"text,label\na,b,c\n"}, "a.csv: line 2 has 3 cells, expected 2"),
+        ({"a.csv": b'text,label\n"a,b\n'}, "a.csv: line 2: unexpected end of data"),
+        ({"a.csv": b"text,label\n\xff,b\n"}, "a.csv: not UTF-8"),
+        ({"a.csv": b"label,label\na,b\n"}, "columns of the same name: 'label', 'label'"),
+        ({"a.csv": b"a good film,pos\na bad one,neg\n"}, "the first line is a header"),
+        ({"a.csv": rows(lines=[*LINES, ("x", "")] * 2 + [("y", "")] * 9)}, "expected at most a t"),
+        ({"a.csv": rows(lines=[("x.png", "1"), ("y.png", "2")])}, "x.png: no such file"),
+        ({"a.parquet": b"PAR1 and no more PAR1"}, "a.parquet: no Parquet file, or a damaged one"),
+        ({"a.jsonl": b'{"text": "a", "label": "b"}\n[]\n'}, "a.jsonl: line 2 is list, expected a"),
+        ({"a.jsonl": b'{"text": 7, "label": "b"}\n'}, "a.jsonl: line 1: int, expected a text"),
+        (
+            {"train.csv": rows(), "test.csv": rows(lines=[("x", "meh")])},
+            "the test part has a class 'meh' that training has not: neg, pos",
+        ),
+        ({"test.csv": rows(), "val.csv": rows()}, "no part to train on, found test and validation"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_on_is_named(
+    tmp_path: Path, files: dict[str, bytes], message: str
+) -> None:
+    with pytest.raises((DataError, datasets.storage.StorageError), match=message) as caught:
+        datasets.load(write(tmp_path, files), seed=0)
+    assert str(tmp_path) in str(caught.value)

@@ -1,0 +1,70 @@
+"""The parts of a data set, where names of files or folders, or the data itself, tell them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from trainer.datasets.dataset import Array, Source
+from trainer.errors import DataError
+
+_PARTS = {
+    "train": "train", "training": "train",
+    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+
+class PartsError(DataError):
+    """Parts that do not fit together, whichever file that is in."""
+
+
+def of_name(name: str) -> str | None:
+    """Returns "train", "validation" or "test" for Train, val, test-00000-of-00002; else None."""
+    word = re.match(r"[a-z]*", name.lower())
+    return _PARTS.get(word[0] if word else "")
+
+
+def source(examples: Array, labels: Sequence[str], parts: Sequence[str]) -> Source:
+    """Returns examples by the part that each belongs to; all of one part are data in one piece.
+
+    Args:
+        examples: (N, ...).
+        labels: the class of each; classes that are numbers are sorted as such.
+        parts: of each, "train", "validation" or "test".
+
+    Raises:
+        PartsError: there are parts but none to train on, or classes that it does not have.
+    """
+    part_of = np.array(parts)
+    found = sorted(set(parts))
+    train = found[0] if len(found) == 1 else "train"
+    if train not in found:
+        raise PartsError(f"no part to train on, found {' and '.join(found)}")
+    classes = _sorted({label for label, part in zip(labels, parts, strict=True) if part == train})
+    number_of = {label: number for number, label in enumerate(classes)}
+    for label, part in zip(labels, parts, strict=True):
+        if label not in number_of:
+            some = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+            raise PartsError(f"the {part} part has a class {label!r} that training has not: {some}")
+    numbers = np.array([number_of[label] for label in labels], dtype=np.int32)
+
+    def of(part: str) -> tuple[Array, Array] | None:
+        within = part_of == part
+        return (examples[within], numbers[within]) if within.any() and part != train else None
+
+    within = part_of == train
+    return Source(
+        train=(examples[within], numbers[within]),
+        test=of("test"),
+        validation=of("validation"),
+        classes=classes,
+    )
+
+
+def _sorted(labels: set[str]) -> tuple[str, ...]:
+    if all(re.fullmatch(r"-?\d{1,18}", label) for label in labels):
+        return tuple(sorted(labels, key=int))
+    return tuple(sorted(labels))
