@@ -45,6 +45,33 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_last_snapshot(
     assert re.search(r"The last good snapshot: run/checkpoints/\w+\.h5$", last)
 
 
+def test_rare_classes_and_leaked_examples_are_told_and_weights_help(
+    job: Job, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+
+    def part(often: int, rarely: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.repeat([0, 1], [often, rarely])
+        return random.normal(labels[:, np.newaxis] * 0.7, 1.0, [len(labels), 8]), labels
+
+    x, y = part(1000, 40)
+    x_test, y_test = part(200, 200)
+    x_test[:3] = x[:3]
+    np.savez(tmp_path / "rare.npz", x_train=x, y_train=y, x_test=x_test, y_test=y_test)
+    recalls = []
+    for kind in ("none", "balanced"):
+        done = job("--model=mlp", "--data=rare.npz", f"--out={kind}", f"--class-weights={kind}")
+        assert "rare.npz: 3 of 400 examples of the test part are in the training part too" in (
+            done.stderr
+        )
+        told = "rare.npz: 1000 training examples of class '0' and 40 of '1'; --class-weights bal"
+        assert (told in done.stderr) == (kind == "none")
+        metrics = json.loads((tmp_path / kind / names.METRICS).read_text())
+        assert metrics["shared_with_training"] == {"test": 3}
+        recalls.append(metrics["per_class"][1]["recall"])
+    assert recalls[1] > recalls[0] + 0.1
+
+
 def test_a_job_leaves_a_complete_run_behind(job: Job, digits: Path, tmp_path: Path) -> None:
     done = job("--model=mlp", "--data", digits, "--out=run", "--epochs=2", "--validation=0.2")
     assert done.returncode == 0, done.stderr
@@ -57,6 +84,7 @@ def test_a_job_leaves_a_complete_run_behind(job: Job, digits: Path, tmp_path: Pa
     assert set(metrics) == {
         "test", "accuracy_interval", "calibration", "per_class", "confusion", "seconds",
         "examples_per_second", "epochs", "parameters", "device", "seed", "model", "data", "input",
+        "shared_with_training",
     }  # fmt: skip
     stages = {"import", "data", "build", "train", "evaluate", "write", "report"}
     assert set(metrics["seconds"]) == stages | {"total"}

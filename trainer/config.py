@@ -118,6 +118,11 @@ class Config:
         "Cross-validation: train this many times, 2 to 100, each time with another part of the "
         "data as the test part; OUT/fold-1 and so on are the runs, OUT/folds.json sums them up.",
     )
+    class_weights: Literal["none", "balanced"] = flag(
+        "none",
+        "none, or balanced: in training an example of a rare class counts more, so that each class "
+        "counts as much.",
+    )
     fold: Count | None = flag(
         None, "Of --folds, run this one only, from 1, with --out as its run directory."
     )

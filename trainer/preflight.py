@@ -52,7 +52,9 @@ def run(config: Config, *, started: float | None = None) -> None:
             seed=job.config.seed,
             devices=job.devices,
             objective=steps.Objective(
-                definition.recipe.label_smoothing, definition.recipe.augmentation
+                definition.recipe.label_smoothing,
+                definition.recipe.augmentation,
+                job.class_weights,
             ),
         )
         size_bytes, snapshot_s = rehearsal.snapshot(job.model, job.callbacks)

@@ -24,8 +24,10 @@ from trainer.stopwatch import Stopwatch
 if TYPE_CHECKING:
     import keras
 
-    from trainer.datasets.dataset import Dataset
+    from trainer.datasets.dataset import Array, Dataset
     from trainer.engine.devices import Devices
+
+_IMBALANCED = 10  # Times as many examples of one class as of another.
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ class Prepared:
     model: keras.Model
     callbacks: Sequence[keras.callbacks.Callback]
     trial: TuningReport | None
+
+    @property
+    def class_weights(self) -> Array | None:
+        """What an example counts in training, by its class: float32 (classes,); None for 1."""
+        return self.data.balanced_weights() if self.config.class_weights == "balanced" else None
 
 
 def prepare(
@@ -74,6 +81,8 @@ def prepare(
     trial = tuning.report(os.environ) if writes else None
     data = load(config)
     models.check_data(definition, data.spec)
+    if writes:
+        _tell(config, data)
     if trial is not None and data.validation is None:
         raise UsageError(
             "--validation: a tuning trial needs it, 0.1 say, or --validation-data: what is chosen "
@@ -113,6 +122,24 @@ def prepare(
     watch.lap("build")
     callbacks = models.callbacks(definition, validation=data.validation is not None)
     return Prepared(config, definition, data, device, model, callbacks, trial)
+
+
+def _tell(config: ResolvedConfig, data: Dataset) -> None:
+    """Warns of what makes figures of quality mean less than they seem to."""
+    for part, count in data.shared.items():
+        if count:
+            LOGGER.warning(
+                "%s: %d of %d examples of the %s part are in the training part too",
+                config.data, count, data.spec.sizes[part], part,
+            )  # fmt: skip
+    counts = data.class_counts()
+    most, least = int(counts.argmax()), int(counts.argmin())
+    if counts[most] >= _IMBALANCED * counts[least] and config.class_weights == "none":
+        LOGGER.warning(
+            "%s: %d training examples of class %r and %d of %r; --class-weights balanced makes "
+            "each class count as much", config.data, counts[most], data.spec.classes[most],
+            counts[least], data.spec.classes[least],
+        )  # fmt: skip
 
 
 def _check_stays(out: str) -> None:

@@ -94,6 +94,27 @@ def test_a_class_too_small_to_split_is_named() -> None:
         Dataset.split(source((10, 1)), seed=0, validation=0)
 
 
+def test_balanced_weights_make_each_class_count_as_much() -> None:
+    data = Dataset.split(source((500, 300, 20)), seed=0, validation=0.0)
+    weights = data.balanced_weights()
+    np.testing.assert_allclose(weights * data.class_counts(), len(data.train) / 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("texts", [False, True])
+def test_examples_that_are_in_the_training_part_too_are_counted(texts: bool) -> None:
+    examples = np.arange(60).reshape(20, 3)
+    if texts:
+        examples = np.array([f"text {row}" for row in examples], object)
+    labels = np.arange(20) % 2
+    test = np.concatenate([examples[[3, 3, 7]], examples[:2]]), labels[:5]
+    twice = np.concatenate([examples, examples[:4]]), np.concatenate([labels, labels[:4]])
+    alone = examples[8:], labels[8:]
+    data = Dataset.split(Source(twice, test=test, validation=alone), seed=0, validation=0.0)
+    assert data.shared == {"validation": 12, "test": 5}
+    data = Dataset.split(Source(alone, test=test), seed=0, validation=0.0)
+    assert data.shared == {"test": 0}
+
+
 def test_the_fingerprint_sees_every_value() -> None:
     changed = source()
     changed.train[0][7] += 1

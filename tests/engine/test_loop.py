@@ -67,6 +67,22 @@ def test_it_does_what_keras_does(data: Dataset, penalty: float) -> None:
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
+def test_weighted_classes_do_what_keras_does(data: Dataset) -> None:
+    weights = np.linspace(0.1, 2, 10, dtype=np.float32)
+    ours, theirs = small_model(), small_model()
+    fit(ours, data, epochs=1, class_weights=weights)
+    order = data.train.order(5, 0)
+    for at in range(0, len(order), 96):
+        batch = order[at : at + 96]
+        theirs.train_on_batch(
+            data.train.examples[batch],
+            data.train.labels[batch],
+            class_weight=dict(enumerate(weights)),
+        )
+    for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
 def test_smoothed_labels_do_what_keras_does(data: Dataset) -> None:
     ours, theirs = small_model(), small_model()
     fit(ours, data, epochs=1, label_smoothing=0.1)

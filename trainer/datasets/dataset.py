@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import math
 from dataclasses import dataclass, field
@@ -131,6 +132,7 @@ class Dataset:
         validation: held out of the training data, to choose by; None unless asked for.
         test: used once, after training.
         fingerprint: SHA-256 over every example, label and class name, split by split.
+        shared: how many examples of each other part are in the training part too.
     """
 
     spec: Spec
@@ -138,6 +140,7 @@ class Dataset:
     validation: Split | None
     test: Split
     fingerprint: str
+    shared: dict[str, int]
 
     @property
     def size_bytes(self) -> int:
@@ -177,7 +180,21 @@ class Dataset:
         for name, part in present.items():
             _check_labels(name, part.labels, classes)
         spec = _spec(train, classes, {name: len(part) for name, part in present.items()})
-        return cls(spec, train, held_out, test, _fingerprint(present, classes))
+        shared = {name: _shared(train, part) for name, part in present.items() if name != "train"}
+        return cls(spec, train, held_out, test, _fingerprint(present, classes), shared)
+
+    def class_counts(self) -> Array:
+        """Returns how many training examples each class has: int64 (classes,)."""
+        return np.bincount(self.train.labels, minlength=len(self.spec.classes))
+
+    def balanced_weights(self) -> Array:
+        """Returns weights with which each class counts as much: float32 (classes,), 1 on average.
+
+        Source: scikit-learn's class_weight="balanced", after King and Zeng 2001, "Logistic
+        regression in rare events data".
+        """
+        counts = self.class_counts()
+        return (len(self.train) / (len(counts) * counts)).astype(np.float32)
 
 
 def _alike(parts: dict[str, Split]) -> dict[str, Split]:
@@ -367,6 +384,16 @@ def _spec(train: Split, classes: tuple[str, ...], sizes: dict[str, int]) -> Spec
         sizes=sizes,
         train=train,
     )
+
+
+def _shared(train: Split, other: Split) -> int:
+    """Counts the examples of a part that are in the training part too, to the bit."""
+    known = collections.Counter(map(_content, other.examples))
+    return sum(known.pop(key, 0) for key in map(_content, train.examples))
+
+
+def _content(example: Array | str) -> str | bytes:
+    return example if isinstance(example, str) else example.tobytes()
 
 
 def _fingerprint(splits: dict[str, Split], classes: tuple[str, ...]) -> str:

@@ -60,6 +60,7 @@ def fit(
     devices: Devices,
     label_smoothing: float = 0.0,
     augmentation: Augmentation | None = None,
+    class_weights: Array | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     shown: keras.callbacks.Callback | None = None,
     reports: Sequence[Report] = (),
@@ -78,6 +79,8 @@ def fit(
         devices: where, and in which precision; float16 wants an optimizer that scales the loss.
         label_smoothing: part of each target that is spread over all classes.
         augmentation: changes training examples.
+        class_weights: what the loss of an example counts in training, by its class: float32
+            (classes,); as `fit` does, the mean is over the examples, not over the weights.
         callbacks: part of the run. If one of them listens to batches, a call has one step; else
             many steps run in a call.
         shown: shows what happens, and changes nothing; it is told of calls, not of batches.
@@ -93,7 +96,7 @@ def fit(
         DivergedError: the loss became NaN or infinite.
     """
     features = Features(model)
-    objective = Objective(label_smoothing, augmentation)
+    objective = Objective(label_smoothing, augmentation, class_weights)
     run_steps = steps.compiled(features, train, model.optimizer, objective, devices)
     held_out = None if validation is None else (features.of(validation), validation.labels)
     keeper, hosts = keeper or Keeper(), devices.hosts

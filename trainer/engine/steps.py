@@ -39,13 +39,16 @@ class Objective:
     Attributes:
         label_smoothing: part of each target that is spread over all classes.
         augmentation: changes training examples, if anything does.
+        class_weights: what the loss of an example counts, by its class: float32 (classes,); None
+            for 1.
     """
 
     label_smoothing: float
     augmentation: Augmentation | None
+    class_weights: Array | None = None
 
     def losses(self, labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
-        """Returns the cross-entropy of each example: float32 (B,)."""
+        """Returns the cross-entropy of each example, times its weight: float32 (B,)."""
         # Keras takes this from the logits behind the softmax, so that it is exact near 0.
         if self.label_smoothing:
             targets = tf.one_hot(labels, probabilities.shape[-1])
@@ -54,7 +57,10 @@ class Objective:
             )
         else:
             losses = keras.losses.sparse_categorical_crossentropy(labels, probabilities)
-        return tf.cast(losses, tf.float32)
+        losses = tf.cast(losses, tf.float32)
+        if self.class_weights is None:
+            return losses
+        return losses * tf.gather(tf.constant(self.class_weights, tf.float32), labels)
 
 
 def compiled(
