@@ -64,7 +64,7 @@ def read(
     program: str,
     summary: str,
     names: Mapping[str, str] | None = None,
-) -> dict[str, str]:
+) -> dict[str, Any]:
     """Lets fire take the arguments apart; answers `--help` by itself.
 
     Args:
@@ -75,13 +75,14 @@ def read(
         names: what stands for `{name}` in the help of a setting.
 
     Returns:
-        What the user gave, by the name of the setting; the strings that were typed.
+        What the user gave, by the name of the setting; the strings that were typed, in a tuple for
+        a setting that takes all further words.
 
     Raises:
         UsageError: an unknown flag, or a stray or missing word.
         SystemExit: with code 0, after the help was printed.
     """
-    given: dict[str, str] = {}
+    given: dict[str, Any] = {}
 
     # Fire goes on with the result: a trailing bare word is looked up in it. So it is an object with
     # nothing to find, and anything else that comes back was found by a stray word.
@@ -89,8 +90,9 @@ def read(
 
     def command(*words: str, **flags: str) -> object:
         given.update(flags)
-        positional = (setting.name for setting in settings if setting.positional)
-        given.update(zip(positional, words, strict=True))
+        one = [setting.name for setting in settings if setting.positional and not setting.further]
+        given.update(zip(one, words[: len(one)], strict=True))
+        given.update({each.name: words[len(one) :] for each in settings if each.further})
         return nothing
 
     _describe(command, settings, summary, names or {})
@@ -118,15 +120,15 @@ def _describe(
 
     Keyword-only, since fire passes those on only where the user gave them.
     """
-    word, flag = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    parameter = inspect.Parameter
+    word, flag = parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY
+    rest = parameter.VAR_POSITIONAL
     function.__signature__ = inspect.Signature(
         [
-            inspect.Parameter(setting.name, word, annotation=setting.kind)
+            parameter(setting.name, rest if setting.further else word, annotation=setting.kind)
             if setting.positional
-            else inspect.Parameter(
-                setting.name, flag, default=setting.default, annotation=setting.kind
-            )
-            for setting in sorted(settings, key=lambda setting: not setting.positional)
+            else parameter(setting.name, flag, default=setting.default, annotation=setting.kind)
+            for setting in sorted(settings, key=lambda each: (not each.positional, each.further))
         ]
     )
     lines = [f"    {setting.name}: {setting.help.format(**names)}" for setting in settings]

@@ -57,6 +57,11 @@ def word(help_text: str) -> Any:
     return Field(description=help_text, json_schema_extra={"positional": True})
 
 
+def words(help_text: str) -> Any:
+    """Describes a field that takes all further words of a command line: tuple[Text, ...]."""
+    return Field(description=help_text, json_schema_extra={"positional": True, "further": True})
+
+
 @pydantic.dataclasses.dataclass(
     frozen=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid")
 )
@@ -217,7 +222,7 @@ class ResolvedConfig(Config):
 class Setting:
     """One setting; in its help, `{models}` and `{datasets}` stand for the names of such.
 
-    A positional one is a word on the command line, without a flag.
+    A positional one is a word on the command line, without a flag; or all further words.
     """
 
     name: str
@@ -225,6 +230,7 @@ class Setting:
     default: Any
     help: str
     positional: bool
+    further: bool
 
 
 # What says where to read and write, or how to talk, but does not change the result.
@@ -318,6 +324,7 @@ def settings(of: type = Config) -> list[Setting]:
                 default=info.default,
                 help=info.description,
                 positional=bool(info.json_schema_extra),
+                further="further" in (info.json_schema_extra or {}),
             )
         )
     return found

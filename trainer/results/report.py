@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
-import importlib.resources
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from trainer import config as configs
 from trainer.config import ResolvedConfig
 from trainer.datasets.dataset import Array, Dataset
 from trainer.log import LOGGER
-from trainer.results import manifest, names, words
+from trainer.results import manifest, names, pages, words
 from trainer.results.words import Predict
 
 _TEMPLATE = "report.html.jinja"
@@ -65,15 +64,8 @@ def write(facts: Facts, folder: Path) -> None:
 
 
 def _page(facts: Facts, folder: Path) -> str:
-    # Not before training is over: they take a quarter of a second.
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": _percent, "number": _number, "duration": _duration}
-    source = importlib.resources.files(__package__).joinpath(_TEMPLATE).read_text("utf-8")
-    return environment.from_string(source).render(
+    return pages.render(
+        _TEMPLATE,
         config=facts.config,
         spec=facts.data.spec,
         metrics=facts.metrics,
@@ -97,6 +89,7 @@ def _page(facts: Facts, folder: Path) -> str:
 
 
 def _charts(facts: Facts) -> dict[str, Any]:
+    # Not before training is over: it takes a quarter of a second.
     from trainer.results import charts
 
     def pair(figure: str, **how: bool) -> dict[str, Any]:
@@ -207,18 +200,3 @@ def _pictures(data: Dataset, examples: Array) -> list[str]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _percent(part: float, digits: int = 2) -> str:
-    return f"{100 * part:.{digits}f}\u202f%"
-
-
-def _number(value: float, digits: int = 0) -> str:
-    return f"{value:,.{digits}f}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.1f}\u202fs"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours}\u202fh {minutes}\u202fmin" if hours else f"{minutes}\u202fmin"
