@@ -51,6 +51,7 @@ def facts(
             **metrics.test(probabilities, truth, classes),
             "examples_per_second": 99.0, "epochs": epochs, "parameters": 7, "device": "CPU",
             "seed": 0, "model": "cnn", "data": "data", "seconds": {"total": 3.0, "train": 2.0},
+            "shared_with_training": {"test": 3},
         },
         predict=predict or (lambda texts: np.full((len(texts), len(classes)), 0.5)),
     )  # fmt: skip

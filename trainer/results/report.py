@@ -16,7 +16,7 @@ from trainer import config as configs
 from trainer.config import ResolvedConfig
 from trainer.datasets.dataset import Array, Dataset
 from trainer.log import LOGGER
-from trainer.results import manifest, names, pages, words
+from trainer.results import manifest, names, pages, samples, words
 from trainer.results.words import Predict
 
 _TEMPLATE = "report.html.jinja"
@@ -24,7 +24,6 @@ _MISTAKES = 40
 # Of more classes, a table would be neither readable nor small.
 _MOST_IN_MATRIX = 20
 _MOST_LISTED = 40
-_SHOWN_IMAGES, _SHOWN_TEXTS = 12, 2  # Of a class.
 _DEEPEST = 60  # Per cent of a colour behind text, which must stay readable.
 
 
@@ -74,7 +73,7 @@ def _page(facts: Facts, folder: Path) -> str:
         confusion=_confusion(facts),
         classes=_classes(facts),
         mistakes=_mistakes(facts),
-        data=_data(facts.data),
+        data=samples.by_class(facts.data),
         settings=[
             (configs.flag_name(name), value)
             for name, value in dataclasses.asdict(facts.config).items()
@@ -152,7 +151,7 @@ def _mistakes(facts: Facts) -> list[dict[str, Any]]:
     if facts.data.spec.kind == "text":
         shown = words.weigh(test.examples[worst], said[worst], sure, facts.predict)
     else:
-        shown = _pictures(facts.data, test.examples[worst]) or [None] * len(worst)
+        shown = samples.pictures(facts.data, test.examples[worst]) or [None] * len(worst)
     return [
         {
             "number": number,
@@ -163,38 +162,6 @@ def _mistakes(facts: Facts) -> list[dict[str, Any]]:
         }
         for number, probability, example in zip(worst.tolist(), sure.tolist(), shown, strict=True)
     ]
-
-
-def _data(data: Dataset) -> list[dict[str, Any]]:
-    """Returns each class with its size and examples; of many, the most frequent and the rarest."""
-    labels, classes = data.train.labels, data.spec.classes
-    counts = np.bincount(labels, minlength=len(classes))
-    listed = np.arange(len(classes))
-    if len(classes) > _MOST_IN_MATRIX:
-        ranked = np.argsort(-counts, kind="stable")
-        half = _MOST_IN_MATRIX // 2
-        listed = np.concatenate([ranked[:half], ranked[-half:]])
-    most = _SHOWN_TEXTS if data.spec.kind == "text" else _SHOWN_IMAGES
-    places = [np.flatnonzero(labels == label)[:most] for label in listed]
-    return [
-        {
-            "class": classes[label],
-            "count": int(counts[label]),
-            "share": counts[label] / counts.max(),
-            "pictures": _pictures(data, data.train.examples[place]),
-            "texts": data.train.examples[place].tolist() if data.spec.kind == "text" else [],
-        }
-        for label, place in zip(listed, places, strict=True)
-    ]
-
-
-def _pictures(data: Dataset, examples: Array) -> list[str]:
-    if data.spec.kind != "image":
-        return []
-    from trainer.results import pictures
-
-    usual = data.train.examples[:1000]
-    return pictures.of_images(examples, low=float(usual.min()), high=float(usual.max()))
 
 
 def _sha256(path: Path) -> str:
