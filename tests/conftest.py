@@ -9,12 +9,14 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests import gcs
 from tests.fault_proxy import FaultProxy
 from tests.killing import ROOT, write_digits
 from trainer import datasets, storage, task
+from trainer.datasets import sharded
 from trainer.datasets.dataset import Dataset
 
 Job = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -34,6 +36,24 @@ def reviews() -> Dataset:
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the first 1,000 training and 300 test images of MNIST."""
     return write_digits(tmp_path_factory.mktemp("data") / "digits")
+
+
+@pytest.fixture(scope="session")
+def sharded_digits(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
+    """The same digits in shards of some 20 images, shuffled among some 160."""
+    data = datasets.load(str(digits), seed=0)
+    folder = tmp_path_factory.mktemp("data") / "shards"
+    parts = {"train": data.train, "test": data.test}
+    sharded.write(
+        storage.folder(str(folder)),
+        {name: ([np.asarray(part.examples)], part.labels) for name, part in parts.items()},
+        data.spec.classes,
+        low=0,
+        high=255,
+        shard_bytes=16_000,
+        window_bytes=130_000,
+    )
+    return folder
 
 
 @pytest.fixture(scope="session")

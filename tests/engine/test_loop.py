@@ -314,33 +314,47 @@ def test_batches_hold_every_example_once(examples: int, replicas: int) -> None:
     assert indices.shape[1] < min(96, examples) + replicas
 
 
-TWO_DEVICES = """
+SEVERAL_DEVICES = """
 import sys
 import numpy as np, tensorflow as tf
 tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * int(sys.argv[1])
 )
 from tests.engine.test_loop import small_model
 from trainer import datasets
 from trainer.engine import loop
 from trainer.engine.devices import Devices
-data = datasets.load(sys.argv[1], seed=0)
+count = int(sys.argv[1])
+data = datasets.load(sys.argv[2], seed=0)
 results = []
-for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
+strategies = (
+    tf.distribute.get_strategy(), tf.distribute.MirroredStrategy([f"CPU:{n}" for n in range(count)])
+)
+for strategy in strategies:
     with strategy.scope():
         model = small_model(penalty=0.01)
     history = loop.fit(
         model, data.train, data.test, epochs=3, batch_size=95, seed=0, devices=Devices(strategy)
     )
-    assert strategy.num_replicas_in_sync == len(results) + 1
     results.append([[row[name] for name in ("loss", "val_loss")] for row in history])
 np.testing.assert_allclose(results[0], results[1], rtol=1e-5)
+for weight in model.weights:
+    copies = [copy.numpy() for copy in strategy.experimental_local_results(weight.value)]
+    assert len(copies) == count
+    assert all((copy == copies[0]).all() for copy in copies)
 """
 
 
-def test_two_devices_give_the_losses_of_one(digits: Path) -> None:
+@pytest.mark.parametrize(("devices", "place"), [(2, "digits"), (4, "sharded_digits")])
+def test_several_devices_give_the_losses_of_one(
+    devices: int, place: str, request: pytest.FixtureRequest
+) -> None:
     """Logical devices are set before TensorFlow starts, so in a process of their own."""
+    arguments = [str(devices), request.getfixturevalue(place)]
     done = subprocess.run(
-        [sys.executable, "-c", TWO_DEVICES, digits], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", SEVERAL_DEVICES, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr

@@ -45,7 +45,7 @@ def loop_body(name: str, model: keras.Model, data: Dataset, **settings: Any) -> 
         objective,
         devices,
     )
-    graph = run_steps.get_concrete_function().graph
+    graph = run_steps._run.get_concrete_function().graph
     (loop_op,) = [op for op in graph.get_operations() if op.type == "While"]
     return graph._get_function(loop_op.get_attr("body").name).graph
 

@@ -80,8 +80,13 @@ def load(
 
 
 def _read(data: str, options: Reading) -> Source:
+    from trainer.datasets import sharded
     from trainer.datasets.parts import PartsError
 
+    if data not in SHIPPED and not storage.is_pattern(data):
+        streamed = sharded.source(storage.folder(data))
+        if streamed is not None:
+            return streamed
     path = str(_BUILTIN / data) if data in SHIPPED else data
     with storage.local_copy(path) as local:
         whole = local.is_dir() and not storage.is_pattern(path)

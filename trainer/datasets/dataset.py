@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer import memory
+from trainer.datasets.shards import Shards
 from trainer.errors import DataError
 
 # Beyond these it is no data for a model here, but a header gone wrong.
@@ -30,11 +31,11 @@ class Split:
 
     Attributes:
         examples: images, uint8 or float32 (N, H, W, C); vectors, uint8 or float32 (N, D); or texts,
-            object array of str (N,).
+            object array of str (N,). Images and vectors may be Shards, which are read as needed.
         labels: class numbers, int32 (N,).
     """
 
-    examples: Array
+    examples: Array | Shards
     labels: Array
 
     def __len__(self) -> int:
@@ -46,8 +47,16 @@ class Split:
         A pure function of its arguments on every machine (Philox, Salmon et al. 2011), so that to
         resume at a position takes the position alone.
         """
+        if isinstance(self.examples, Shards):
+            return np.concatenate(list(self.examples.windows(seed, epoch))).astype(np.int32)
         generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
         return generator.permutation(len(self)).astype(np.int32)
+
+    def where(self, mask: Array) -> Split:
+        """Returns those examples for which a mask is true, bool (N,)."""
+        examples = self.examples
+        chosen = examples.chosen(mask) if isinstance(examples, Shards) else examples[mask]
+        return Split(chosen, self.labels[mask])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,10 +125,10 @@ class Source:
         validation: as test.
     """
 
-    train: tuple[Array, Array]
-    test: tuple[Array, Array] | None = None
+    train: tuple[Array | Shards, Array]
+    test: tuple[Array | Shards, Array] | None = None
     classes: tuple[str, ...] | None = None
-    validation: tuple[Array, Array] | None = None
+    validation: tuple[Array | Shards, Array] | None = None
 
 
 @dataclass(frozen=True)
@@ -215,9 +224,12 @@ def _alike(parts: dict[str, Split]) -> dict[str, Split]:
     if len({part.examples.dtype for part in parts.values()}) == 1:
         return parts
     # One part held only small numbers.
-    return {
-        name: Split(part.examples.astype(np.float32), part.labels) for name, part in parts.items()
-    }
+    alike = {}
+    for name, part in parts.items():
+        if isinstance(part.examples, Shards):
+            raise DataError(f"{name} examples: {part.examples.dtype}, unlike those of other parts")
+        alike[name] = Split(part.examples.astype(np.float32), part.labels)
+    return alike
 
 
 def check_shape(name: str, shape: tuple[int, ...], itemsize: int) -> None:
@@ -240,7 +252,7 @@ def check_shape(name: str, shape: tuple[int, ...], itemsize: int) -> None:
     memory.check_data(math.prod(shape) * itemsize, f"{name}: {' x '.join(map(str, shape))} values")
 
 
-def _check(name: str, examples: Array, labels: Array) -> Split:
+def _check(name: str, examples: Array | Shards, labels: Array) -> Split:
     """Brings what was read into the one form that Split describes."""
     if labels.ndim == 2:
         if not (np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all()):
@@ -263,7 +275,9 @@ def _check(name: str, examples: Array, labels: Array) -> Split:
     return Split(_normalise(name, examples), labels.astype(np.int32))
 
 
-def _normalise(name: str, examples: Array) -> Array:
+def _normalise(name: str, examples: Array | Shards) -> Array | Shards:
+    if isinstance(examples, Shards):  # They were, when they were made.
+        return examples
     if examples.dtype.kind in "OU":
         return _texts(name, examples)
     if examples.ndim == 3:
@@ -361,10 +375,7 @@ def _fold(
 
 def _parted(split: Split, held_out: Array) -> tuple[Split, Split]:
     """Returns the examples that stay, and those held out, bool (N,)."""
-    return (
-        Split(split.examples[~held_out], split.labels[~held_out]),
-        Split(split.examples[held_out], split.labels[held_out]),
-    )
+    return split.where(~held_out), split.where(held_out)
 
 
 def _spec(train: Split, classes: tuple[str, ...], sizes: dict[str, int]) -> Spec:
@@ -387,12 +398,17 @@ def _spec(train: Split, classes: tuple[str, ...], sizes: dict[str, int]) -> Spec
 
 
 def _shared(train: Split, other: Split) -> int:
-    """Counts the examples of a part that are in the training part too, to the bit."""
+    """Counts the examples of a part that are in the training part too, to the bit.
+
+    Those of shards are not read for that.
+    """
+    if isinstance(train.examples, Shards) or isinstance(other.examples, Shards):
+        return 0
     known = collections.Counter(map(_content, other.examples))
     return sum(known.pop(key, 0) for key in map(_content, train.examples))
 
 
-def _content(example: Array | str) -> str | bytes:
+def _content(example: Any) -> str | bytes:
     return example if isinstance(example, str) else example.tobytes()
 
 
@@ -401,7 +417,9 @@ def _fingerprint(splits: dict[str, Split], classes: tuple[str, ...]) -> str:
     for name, part in splits.items():
         examples = part.examples
         digest.update(f"{name} {examples.shape} {examples.dtype}".encode())
-        if examples.dtype == object:
+        if isinstance(examples, Shards):
+            digest.update(examples.fingerprint())
+        elif examples.dtype == object:
             for text in examples:
                 encoded = text.encode()
                 digest.update(len(encoded).to_bytes(8, "little") + encoded)

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from trainer import memory
 from trainer.datasets.dataset import Array, Split
+from trainer.datasets.shards import Shards
 from trainer.errors import DivergedError
 from trainer.models import PREPROCESS, as_input
 
@@ -40,7 +41,7 @@ class Features:
             functools.partial(self.network, training=False), reduce_retracing=True
         )
 
-    def of(self, split: Split) -> Array:
+    def of(self, split: Split) -> Array | Shards:
         """Returns what the network takes for each example of a split, computed once."""
         if self._preprocess is None:
             return split.examples
@@ -52,7 +53,7 @@ class Features:
             batches = _padded(batches)
         return np.concatenate(batches)
 
-    def predict(self, inputs: Array, batch_size: int) -> Array:
+    def predict(self, inputs: Array | Shards, batch_size: int) -> Array:
         """Returns class probabilities for what `of` gave: float32 (N, classes).
 
         Args:
@@ -63,8 +64,12 @@ class Features:
             DivergedError: they are no numbers.
         """
         size = min(_BATCH, max(batch_size, _VALUES // np.size(inputs[0])))
-        batches = range(0, len(inputs), size)
-        outputs = [self._predict(as_input(inputs[at : at + size])).numpy() for at in batches]
+        blocks = inputs.blocks() if isinstance(inputs, Shards) else (inputs,)
+        outputs = [
+            self._predict(as_input(block[at : at + size])).numpy()
+            for block in blocks
+            for at in range(0, len(block), size)
+        ]
         probabilities = np.concatenate(outputs).astype(np.float32)
         if not np.isfinite(probabilities).all():
             raise DivergedError(

@@ -101,7 +101,13 @@ def fit(
     held_out = None if validation is None else (features.of(validation), validation.labels)
     keeper, hosts = keeper or Keeper(), devices.hosts
     one_by_one = any(map(_listens_to_batches, callbacks))
-    pace = Pace(clock, (lambda: 1) if one_by_one else keeper.most_steps, hosts)
+    width = min(batch_size, len(train)) + devices.replicas
+
+    def most_steps() -> int | None:
+        limits = (keeper.most_steps(), run_steps.most(width))
+        return 1 if one_by_one else min((each for each in limits if each), default=None)
+
+    pace = Pace(clock, most_steps, hosts)
     told = {"model": model, "epochs": epochs, "steps": math.ceil(len(train) / batch_size)}
     driven = keras.callbacks.CallbackList(list(callbacks), **told)
     display = keras.callbacks.CallbackList([shown] if shown else [], **told)
@@ -110,6 +116,8 @@ def fit(
     progress = keeper.restore()
     for report in reports:
         report(progress.history)
+    seen = min(progress.step * batch_size, len(train))
+    run_steps.begin(seed=seed, epochs=epochs, epoch=progress.epoch, position=seen)
     while progress.epoch < epochs and not progress.stopped:
         epoch = progress.epoch
         if progress.step == 0:  # Else it was told before the snapshot that we come from.

@@ -68,13 +68,15 @@ def speed(
     run_steps = steps.compiled(features, train, model.optimizer, objective, devices)
     indices = batches(train.order(seed, 0), batch_size, devices.replicas)
     key, counters = steps.randomness(seed, 0, len(indices))
-    pace = Pace(clock, lambda: None)
+    pace = Pace(clock, lambda: run_steps.most(batch_size))
     call = functools.partial(run_steps, key)
+    run_steps.begin(seed=seed, epochs=1, epoch=0, position=0)
     next(pace.calls(call, counters[:1], indices[:1], Progress()))
     first_step_s = clock() - started
     seen, seconds = 0, 0.0
     while seconds < _LEAST_S:
         epoch = Progress()
+        run_steps.begin(seed=seed, epochs=1, epoch=0, position=0)
         for _ in pace.calls(call, counters, indices, epoch):
             if seconds + epoch.seconds >= _LEAST_S:
                 break

@@ -16,19 +16,17 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.datasets.dataset import Array, Split
+from trainer.datasets.shards import Shards
 from trainer.engine import precision as mixed
 from trainer.engine import updates
 from trainer.engine.devices import Devices
 from trainer.engine.features import Features
+from trainer.engine.feeding import Feeder
 from trainer.engine.forward import training_pass
 from trainer.log import LOGGER
 from trainer.models.augmentation import Augmentation
 
-# Takes the key and the counters of random numbers, as `randomness` gives them, and indices of
-# examples, int64 (steps, batch), those that do not count as ~index; trains on them, and gives for
-# each step the sum of losses and the count of right answers: float32 (steps, 2).
-Steps = Callable[[Array, Array, Array], tf.Tensor]
-
+_CALL_BYTES = 64 << 20  # Of examples that are handed over in a call.
 _PHILOX = 1  # In TensorFlow's tf.random.Algorithm.
 
 
@@ -63,6 +61,40 @@ class Objective:
         return losses * tf.gather(tf.constant(self.class_weights, tf.float32), labels)
 
 
+class Steps:
+    """Compiled steps, with what brings them their examples if those do not fit into memory."""
+
+    def __init__(self, run: Callable[..., tf.Tensor], feeder: Feeder | None) -> None:
+        """Takes the function, and the feeder if it is to be given examples."""
+        self._run, self._feeder = run, feeder
+
+    def begin(self, *, seed: int, epochs: int, epoch: int, position: int) -> None:
+        """Begins with the examples of an epoch, from 0, behind a position in its order."""
+        if self._feeder is not None:
+            self._feeder.begin(seed=seed, epochs=epochs, epoch=epoch, position=position)
+
+    def most(self, width: int) -> int | None:
+        """Returns how many steps of so many examples a call may have; None for any number."""
+        if self._feeder is None:
+            return None
+        return max(1, _CALL_BYTES // (width * self._feeder.example_bytes))
+
+    def __call__(self, key: Array, counters: Array, indices: Array) -> tf.Tensor:
+        """Trains on examples.
+
+        Args:
+            key: of random numbers, as `randomness` gives it.
+            counters: the same.
+            indices: of examples, int64 (steps, batch), those that do not count as ~index.
+
+        Returns:
+            The sum of losses and the count of right answers of each step: float32 (steps, 2).
+        """
+        if self._feeder is None:
+            return self._run(key, counters, indices)
+        return self._run(key, counters, indices, self._feeder.take(indices))
+
+
 def compiled(
     features: Features,
     train: Split,
@@ -79,15 +111,18 @@ def compiled(
         objective: the loss, and what is done to examples.
         devices: where, and in which precision. XLA compiles what a step computes, if it is to and
             the network does not take texts; data that would take more than half of a device's
-            memory stays on the host.
+            memory stays on the host. Shards are read as they are needed, and handed over.
     """
     network, strategy, replicas = features.network, devices.strategy, devices.replicas
     inputs = features.of(train)
     xla = devices.xla and inputs.dtype != object
     if devices.xla and not xla:
         LOGGER.warning("XLA is off: the network takes texts, which XLA does not know")
+    feeder = Feeder(inputs) if isinstance(inputs, Shards) else None
     with strategy.scope():
-        examples = _placed(inputs, devices.memory_bytes)
+        examples = None
+        if not isinstance(inputs, Shards):
+            examples = _placed(inputs, devices.memory_bytes)
         labels = tf.Variable(train.labels, trainable=False, dtype=tf.int64)
         optimizer.build(network.trainable_variables)
         update = updates.of(optimizer, network.trainable_variables)
@@ -114,7 +149,9 @@ def compiled(
     if xla:
         learn = tf.function(learn, jit_compile=True, autograph=False)
 
-    def step(key: tf.Tensor, counter: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
+    def step(
+        key: tf.Tensor, counter: tf.Tensor, indices: tf.Tensor, *given: tf.Tensor
+    ) -> tf.Tensor:
         weights = tf.cast(indices >= 0, tf.float32)
         indices = tf.maximum(indices, tf.bitwise.invert(indices))
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
@@ -124,7 +161,7 @@ def compiled(
         # Else a GPU's kernel would fetch all that is on the host, in each step.
         on_host = isinstance(examples, tf.Tensor)
         with tf.device("CPU:0") if on_host else contextlib.nullcontext():
-            x = tf.gather(examples, chosen)
+            x = given[0][mine] if given else tf.gather(examples, chosen)
         y = tf.gather(labels, chosen)
         if augmentation is not None:
             # For the whole batch, so that it does not depend on how many replicas share it.
@@ -137,19 +174,23 @@ def compiled(
             x = augmentation(x, uniform[mine])  # Not by XLA, which has no such transforms.
         return learn(x, y, weights[mine], tf.reduce_sum(weights))
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([1], tf.uint64),
-            tf.TensorSpec([None, 2], tf.uint64),
-            tf.TensorSpec([None, None], tf.int64),
-        ],
-        autograph=False,
-    )
-    def run_steps(key: tf.Tensor, counters: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
+    signature = [
+        tf.TensorSpec([1], tf.uint64),
+        tf.TensorSpec([None, 2], tf.uint64),
+        tf.TensorSpec([None, None], tf.int64),
+    ]
+    if feeder is not None:
+        signature.append(tf.TensorSpec([None, None, *inputs.shape[1:]], inputs.dtype))
+
+    @tf.function(input_signature=signature, autograph=False)
+    def run_steps(
+        key: tf.Tensor, counters: tf.Tensor, indices: tf.Tensor, *given: tf.Tensor
+    ) -> tf.Tensor:
         steps = tf.shape(indices)[0]
 
         def one(number: tf.Tensor, results: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-            result = strategy.run(step, args=(key, counters[number], indices[number]))
+            mine = (each[number] for each in given)
+            result = strategy.run(step, args=(key, counters[number], indices[number], *mine))
             return number + 1, results.write(number, strategy.reduce("SUM", result, axis=None))
 
         empty = tf.TensorArray(tf.float32, steps, element_shape=(2,))
@@ -158,8 +199,7 @@ def compiled(
         )
         return results.stack()
 
-    steps: Steps = run_steps
-    return steps
+    return Steps(run_steps, feeder)
 
 
 def randomness(seed: int, epoch: int, steps: int) -> tuple[Array, Array]:

@@ -51,10 +51,11 @@ def build_small(spec: Spec) -> keras.Model:
 
 def _build(spec: Spec, *, least: int, most: int | None) -> keras.Model:
     import keras
+    import numpy as np
     from keras import layers
 
     if spec.kind == "text":
-        words = _vocabulary(spec.train.examples, least=least, most=most)
+        words = _vocabulary(np.asarray(spec.train.examples), least=least, most=most)
         first = layers.TextVectorization(vocabulary=words, output_mode="multi_hot", name=PREPROCESS)
     else:
         first = to_unit_range(spec)

@@ -1,0 +1,163 @@
+"""A data set that need not fit into memory: `index.json`, and .npy files of examples and labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pydantic
+
+from trainer import storage
+from trainer.datasets.dataset import MOST_CLASSES, Array, Source
+from trainer.datasets.shards import Shard, Shards, array, crc32c
+from trainer.errors import DataError
+from trainer.storage import Folder
+
+INDEX = "index.json"
+NAME = "shards, as `trainer data convert` makes them (index.json, train-00000.npy, ...)"
+
+_STRICT = pydantic.ConfigDict(extra="forbid", strict=False)
+# Large enough that a file is not much slower to open than to read, also in a bucket.
+_SHARD_BYTES = 16 << 20
+_WINDOW_BYTES = 256 << 20
+
+
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_STRICT)
+class _File:
+    file: str = pydantic.Field(pattern=r"^[A-Za-z0-9][-.\w]*$")
+    examples: int = pydantic.Field(gt=0)
+    crc32c: str
+
+
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_STRICT)
+class _Part:
+    labels: _File
+    examples: list[_File] = pydantic.Field(min_length=1)
+
+
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_STRICT)
+class _Index:
+    """What `index.json` holds."""
+
+    format: Literal["trainer-shards-1"]
+    classes: list[str] = pydantic.Field(max_length=MOST_CLASSES)
+    shape: list[int] = pydantic.Field(min_length=1, max_length=3)
+    dtype: Literal["uint8", "float32"]
+    low: float
+    high: float
+    window_bytes: int = pydantic.Field(gt=0)
+    parts: dict[Literal["train", "validation", "test"], _Part]
+
+
+def source(folder: Folder) -> Source | None:
+    """Returns the data in a folder, local or in a bucket; None if it holds no shards.
+
+    Labels are read, examples are not.
+
+    Raises:
+        DataError: the index or the labels are damaged.
+    """
+    content = folder.read(INDEX)
+    if content is None:
+        return None
+    place = f"{folder.path}/{INDEX}"
+    try:
+        index = pydantic.TypeAdapter(_Index).validate_json(content)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(f"{place}: not {NAME}: {where}: {first['msg']}") from None
+    parts: dict[str, tuple[Shards, Array]] = {}
+    for name, described in index.parts.items():
+        files = [Shard(each.file, each.examples, each.crc32c) for each in described.examples]
+        shards = Shards(
+            folder=folder,
+            files=files,
+            example=tuple(index.shape),
+            dtype=np.dtype(index.dtype),
+            low=index.low,
+            high=index.high,
+            window_bytes=index.window_bytes,
+        )
+        parts[name] = shards, _labels(folder, described.labels)
+    if "train" not in parts:
+        raise DataError(f"{place}: no part to train on")
+    return Source(**parts, classes=tuple(index.classes))
+
+
+def _labels(folder: Folder, described: _File) -> Array:
+    place = f"{folder.path}/{described.file}"
+    content = folder.read(described.file)
+    if content is None or crc32c(content) != described.crc32c:
+        raise DataError(f"{place}: missing, or damaged: another CRC32C than in {INDEX}")
+    return array(content, place)
+
+
+def write(
+    folder: Folder,
+    parts: Mapping[str, tuple[Iterable[Array], Array]],
+    classes: tuple[str, ...],
+    *,
+    low: float,
+    high: float,
+    shard_bytes: int = _SHARD_BYTES,
+    window_bytes: int = _WINDOW_BYTES,
+) -> None:
+    """Writes a data set; the index comes last, so that what is cut short is none.
+
+    Args:
+        folder: where it goes, local or in a bucket.
+        parts: "train" and perhaps "validation" and "test": blocks of examples, (n, ...) uint8 or
+            float32, of which one is in memory at a time; and the labels of all, int32 (N,).
+        classes: class names.
+        low: least value of the examples.
+        high: greatest value.
+        shard_bytes: about what a file holds.
+        window_bytes: examples are shuffled within so many bytes of files.
+    """
+    described: dict[str, Any] = {}
+    with storage.scratch() as scratch:
+        shape, dtype = None, None
+        for name, (blocks, labels) in parts.items():
+            files = []
+            for number, block in enumerate(_cut(blocks, shard_bytes)):
+                shape, dtype = list(block.shape[1:]), str(block.dtype)
+                files.append(_put(folder, scratch, f"{name}-{number:05}.npy", block))
+            described[name] = {
+                "labels": _put(folder, scratch, f"{name}-labels.npy", labels.astype(np.int32)),
+                "examples": files,
+            }
+        index = {
+            "format": "trainer-shards-1", "classes": list(classes), "shape": shape, "dtype": dtype,
+            "low": low, "high": high, "window_bytes": window_bytes, "parts": described,
+        }  # fmt: skip
+        path = scratch / INDEX
+        path.write_text(json.dumps(index, ensure_ascii=False) + "\n", encoding="utf-8")
+        folder.put(INDEX, path)
+
+
+def _cut(blocks: Iterable[Array], shard_bytes: int) -> Iterator[Array]:
+    """Gives arrays of about so many bytes each."""
+    held: list[Array] = []
+    for block in blocks:
+        size = max(1, shard_bytes // max(1, block[:1].nbytes))
+        for at in range(0, len(block), size):
+            held.append(block[at : at + size])
+            if sum(map(len, held)) >= size:
+                together = np.concatenate(held)
+                held = [together[size:]] if len(together) > size else []
+                yield together[:size]
+    if held:
+        yield np.concatenate(held)
+
+
+def _put(folder: Folder, scratch: Path, name: str, values: Array) -> dict[str, Any]:
+    path = scratch / name
+    np.save(path, values, allow_pickle=False)
+    folder.put(name, path)
+    described = {"file": name, "examples": len(values), "crc32c": storage.crc32c(path)}
+    path.unlink()
+    return described

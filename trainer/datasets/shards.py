@@ -1,0 +1,230 @@
+"""Examples that need not fit into memory: in many files, read as they are needed."""
+
+from __future__ import annotations
+
+import base64
+import concurrent.futures
+import dataclasses
+import hashlib
+import io
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from trainer.errors import DataError
+from trainer.storage import Folder
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of examples.
+
+    Attributes:
+        file: its name in the folder.
+        examples: how many it holds.
+        crc32c: of the whole file, as Cloud Storage writes it.
+    """
+
+    file: str
+    examples: int
+    crc32c: str
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The examples of a part; like an array, (N, ...), of which rows can be had.
+
+    Attributes:
+        folder: where the files are.
+        files: the shards, in order.
+        example: shape of one example.
+        dtype: uint8 or float32.
+        low: least value of them.
+        high: greatest value.
+        window_bytes: examples are shuffled within so many bytes of shards, which are put into a
+            random order for that.
+        rows: which of all their examples these are, rising, int64 (N,); None for all.
+    """
+
+    folder: Folder
+    files: Sequence[Shard] = field(repr=False)
+    example: tuple[int, ...]
+    dtype: np.dtype[Any]
+    low: float
+    high: float
+    window_bytes: int
+    rows: Array | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return int(self.starts[-1]) if self.rows is None else len(self.rows)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, ...)."""
+        return (len(self), *self.example)
+
+    @property
+    def ndim(self) -> int:
+        """Axes, with that of examples."""
+        return 1 + len(self.example)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that reading them in order takes: a window in use, and the next one."""
+        return 2 * min(self.window_bytes, len(self) * self.example_bytes)
+
+    @property
+    def example_bytes(self) -> int:
+        """Of one example."""
+        return math.prod(self.example) * self.dtype.itemsize
+
+    @property
+    def starts(self) -> Array:
+        """The number of each shard's first example, and that behind the last one: int64."""
+        return np.cumsum([0, *(shard.examples for shard in self.files)])
+
+    def __getitem__(self, rows: Any) -> Array:
+        """Returns rows by a slice, a number, several, or a mask: an array, read now."""
+        wanted = np.atleast_1d(np.arange(len(self))[rows])
+        found = np.empty((len(wanted), *self.example), self.dtype)
+        numbers = wanted if self.rows is None else self.rows[wanted]
+        starts = self.starts
+        shard_of = np.searchsorted(starts, numbers, side="right") - 1
+        for shard in np.unique(shard_of):
+            within = shard_of == shard
+            found[within] = self._read(int(shard))[numbers[within] - starts[shard]]
+        return found[0] if isinstance(rows, int | np.integer) else found
+
+    def __iter__(self) -> Iterator[Array]:
+        """Gives the examples one by one; a shard at a time is in memory."""
+        for block in self.blocks():
+            yield from block
+
+    def blocks(self) -> Iterator[Array]:
+        """Gives the examples a shard at a time: (n, ...)."""
+        for first, last in self._limits(range(len(self.files))):
+            if first < last:
+                yield self[first:last]
+
+    def chosen(self, mask: Array) -> Shards:
+        """Returns those examples for which a mask is true, bool (N,); nothing is read."""
+        numbers = np.arange(len(self)) if self.rows is None else self.rows
+        return dataclasses.replace(self, rows=numbers[mask])
+
+    def min(self) -> float:
+        """Returns the least value of all shards."""
+        return self.low
+
+    def max(self) -> float:
+        """Returns the greatest value of all shards."""
+        return self.high
+
+    def fingerprint(self) -> bytes:
+        """Returns a digest of all examples, by those of their files."""
+        digest = hashlib.sha256()
+        for shard in self.files:
+            digest.update(f"{shard.examples} {shard.crc32c}\n".encode())
+        if self.rows is not None:
+            digest.update(self.rows.tobytes())
+        return digest.digest()
+
+    def windows(self, seed: int, epoch: int) -> Iterator[Array]:
+        """Gives the order of an epoch: the rows of each window, shuffled, int64.
+
+        Shards are put into a random order and cut into windows; examples are shuffled within one.
+        A pure function of its arguments and of the shards' sizes, as `Split.order`.
+        """
+        generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+        shuffled = generator.permutation(len(self.files)).tolist()
+        size = self._most_in_window()
+        # The first one is small, since the first step waits for it.
+        cuts = [0, *range(math.ceil(size / 8), len(shuffled), size), len(shuffled)]
+        for first, last in itertools.pairwise(cuts):
+            ranges = [np.arange(*limits) for limits in self._limits(shuffled[first:last])]
+            rows = np.concatenate(ranges)
+            if len(rows):
+                yield generator.permutation(rows)
+
+    def read(self, rows: Array, pool: concurrent.futures.Executor) -> Array:
+        """Returns rows in the order that is given, several shards being read at a time.
+
+        Args:
+            rows: distinct numbers, int64 (N,).
+            pool: of threads.
+        """
+        found = np.empty((len(rows), *self.example), self.dtype)
+        numbers = rows if self.rows is None else self.rows[rows]
+        by_number = np.argsort(numbers)
+        starts = self.starts
+        limits = np.searchsorted(numbers[by_number], starts)
+
+        def place(shard: int) -> None:
+            at = by_number[limits[shard] : limits[shard + 1]]
+            found[at] = self._read(shard)[numbers[at] - starts[shard]]
+
+        needed = [shard for shard in range(len(self.files)) if limits[shard] < limits[shard + 1]]
+        list(pool.map(place, needed))  # Raises what a read raised.
+        return found
+
+    def _most_in_window(self) -> int:
+        largest = max(shard.examples for shard in self.files) * self.example_bytes
+        return max(1, self.window_bytes // largest)
+
+    def _limits(self, shards: Sequence[int]) -> list[tuple[int, int]]:
+        """Returns the rows that lie in each of some shards: the first, and that behind the last."""
+        limits = self.starts if self.rows is None else np.searchsorted(self.rows, self.starts)
+        return [(int(limits[shard]), int(limits[shard + 1])) for shard in shards]
+
+    def _read(self, number: int) -> Array:
+        shard = self.files[number]
+        place = f"{self.folder.path}/{shard.file}"
+        content = self.folder.read(shard.file)
+        if content is None:
+            raise DataError(f"{place}: missing, though the index names it")
+        if crc32c(content) != shard.crc32c:
+            raise DataError(f"{place}: damaged: another CRC32C than in the index")
+        examples = array(content, place)
+        if examples.shape != (shard.examples, *self.example) or examples.dtype != self.dtype:
+            raise DataError(
+                f"{place}: {examples.dtype} of shape {examples.shape}, expected {self.dtype} of "
+                f"shape {(shard.examples, *self.example)}"
+            )
+        return examples
+
+
+def crc32c(content: bytes) -> str:
+    """Returns the CRC32C of a file's content as Cloud Storage writes it."""
+    return base64.b64encode(google_crc32c.Checksum(content).digest()).decode()
+
+
+def array(content: bytes, place: str) -> Array:
+    """Returns the array of an .npy file, without a copy.
+
+    Args:
+        content: of the file.
+        place: its path, for the message.
+
+    Raises:
+        DataError: it holds no array of plain numbers, or less of it than it says.
+    """
+    try:
+        file = io.BytesIO(content)
+        version = np.lib.format.read_magic(file)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, fortran, dtype = read_header(file)
+        if fortran or dtype.hasobject:
+            raise ValueError("not rows of plain numbers")
+        return np.frombuffer(content, dtype, offset=file.tell()).reshape(shape)
+    except (ValueError, KeyError) as error:
+        raise DataError(f"{place}: no .npy file of numbers: {error}") from None
