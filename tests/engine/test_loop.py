@@ -317,14 +317,14 @@ def test_batches_hold_every_example_once(examples: int, replicas: int) -> None:
 SEVERAL_DEVICES = """
 import sys
 import numpy as np, tensorflow as tf
+count = int(sys.argv[1])
 tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * int(sys.argv[1])
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * count
 )
 from tests.engine.test_loop import small_model
 from trainer import datasets
 from trainer.engine import loop
 from trainer.engine.devices import Devices
-count = int(sys.argv[1])
 data = datasets.load(sys.argv[2], seed=0)
 results = []
 strategies = (
