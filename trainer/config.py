@@ -38,6 +38,12 @@ def _without_last_slash(value: str) -> str:
     return value if not short or short.endswith(":") else short
 
 
+def _local(value: str) -> str:
+    if value.startswith("gs:"):
+        raise ValueError("a local folder")
+    return value
+
+
 Text = Annotated[str, Field(min_length=1), AfterValidator(_encodable)]
 Place = Annotated[Text, AfterValidator(_without_last_slash)]
 Count = Annotated[int, BeforeValidator(_plain_number), Field(gt=0)]
@@ -101,6 +107,10 @@ class Config:
     image_column: Text | None = flag(
         None, "Of a table, the column that holds images or their paths. Left out, it is guessed."
     )
+    cache_dir: Annotated[Place, AfterValidator(_local)] | None = flag(
+        None, "Local folder that keeps shards of a bucket for the next epoch and the next run."
+    )
+    cache_gb: Rate = flag(50.0, "What --cache-dir may hold, in 10^9 bytes.")
     out: Place | None = flag(
         None,
         "Run directory, local or gs://. Left out, runs/MODEL-DATE-TIME.",
@@ -237,7 +247,8 @@ class Setting:
 _NOT_THE_EXPERIMENT = frozenset(
     {
         "out", "config", "overwrite", "resume", "checkpoint_dir", "checkpoint_seconds",
-        "checkpoint_steps", "tensorboard_dir", "log", "dry_run", "price_per_hour",
+        "checkpoint_steps", "tensorboard_dir", "log", "dry_run", "price_per_hour", "cache_dir",
+        "cache_gb",
     }
 )  # fmt: skip
 

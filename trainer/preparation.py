@@ -206,4 +206,6 @@ def load(config: ResolvedConfig) -> Dataset:
         text_column=config.text_column,
         image_column=config.image_column,
         label_column=config.label_column,
+        cache_dir=config.cache_dir,
+        cache_bytes=int(config.cache_gb * 1e9),
     )

@@ -28,7 +28,7 @@ import google_crc32c
 from trainer.errors import ConflictError, DataError, OutageError, StorageError
 
 _SCHEME = "gs://"
-_PARTIAL = ".partial"
+PARTIAL = ".partial"
 _PROBE = ".probe-"
 THREADS = 8  # Below the client's 10 pooled connections; 100 small objects a second at 30 ms each.
 _ATTEMPTS = 3  # At a body whose checksum is wrong; the client itself retries failed requests.
@@ -152,7 +152,7 @@ def read_text(path: str) -> str:
 def is_leftover(name: str) -> bool:
     """Tells whether a file is what a killed process left of a write that it had begun."""
     last = name.rpartition("/")[2]
-    return last.startswith(_PROBE) or (last.startswith(".") and last.endswith(_PARTIAL))
+    return last.startswith(_PROBE) or (last.startswith(".") and last.endswith(PARTIAL))
 
 
 def put_all(target: Folder, files: Mapping[str, Path]) -> None:
@@ -237,7 +237,7 @@ class _LocalFolder:
 
     def put(self, name: str, source: Path, *, replaces: int | None = None) -> int:
         target = self._root / name
-        partial = target.with_name(f".{target.name}{_PARTIAL}")
+        partial = target.with_name(f".{target.name}{PARTIAL}")
         with explained(str(target)):
             if self._made:  # A folder that was deleted meanwhile stays so.
                 self._root.stat()
@@ -403,7 +403,7 @@ def _download(path: str, parent: Path) -> Path:
 
 def _download_blob(blob: Any, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}{_PARTIAL}")
+    partial = target.with_name(f".{target.name}{PARTIAL}")
     name = f"{_SCHEME}{blob.bucket.name}/{blob.name}"
     with explained(name):
         for _ in range(_ATTEMPTS):

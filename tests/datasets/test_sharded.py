@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.fault_proxy import FaultProxy
 from trainer import datasets, storage
 from trainer.datasets import sharded
 from trainer.datasets.dataset import Dataset
@@ -110,6 +111,35 @@ def test_a_bucket_holds_them_too(tmp_path: Path, bucket: str) -> None:
     np.testing.assert_array_equal(remote.train.examples[::7], EXAMPLES[::7])
 
 
+def test_a_cache_keeps_what_it_has_room_for(
+    tmp_path: Path, bucket: str, proxy: FaultProxy, pool: concurrent.futures.Executor
+) -> None:
+    write(f"{bucket}/d", shard_bytes=4000)
+
+    def epoch(cache_bytes: int, damaged: bool = False) -> int:
+        """Reads all, and returns how many files the bucket was asked for."""
+        data = datasets.load(
+            f"{bucket}/d", seed=0, cache_dir=f"{tmp_path}/cache", cache_bytes=cache_bytes
+        )
+        if damaged:
+            next((tmp_path / "cache").glob("*train-00002*")).write_bytes(b"")
+        proxy.requests.clear()
+        assert isinstance(data.train.examples, Shards)
+        for rows in data.train.examples.windows(0, 0):
+            expected = np.stack(list(data.train.examples[np.sort(rows)]))
+            found = data.train.examples.read(rows, pool)
+            np.testing.assert_array_equal(found[np.argsort(rows)], expected)
+        return len({name for name in proxy.requests if "train-0" in name and "alt=media" in name})
+
+    assert epoch(13_000) == 7
+    # Three of six that are full, and the last one, which is small.
+    assert len(list((tmp_path / "cache").iterdir())) == 4
+    assert epoch(13_000) == 3
+    assert epoch(100_000) == 3
+    assert epoch(100_000) == 0
+    assert epoch(100_000, damaged=True) == 1
+
+
 def change(index: Path, **values: Any) -> None:
     index.write_text(json.dumps({**json.loads(index.read_text()), **values}))
 
@@ -123,6 +153,7 @@ def change(index: Path, **values: Any) -> None:
         ({"parts": {}}, "no part to train on"),
         ({"parts": {"train": {"labels": 3, "examples": []}}}, "parts.train"),
         ({"more": 1}, "more: Unexpected keyword argument"),
+        ({"window_bytes": 0}, "window_bytes: Input should be greater than 0"),
     ],
 )
 def test_a_damaged_index_is_named(tmp_path: Path, values: dict[str, Any], message: str) -> None:

@@ -39,6 +39,8 @@ def load(
     text_column: str | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    cache_dir: str | None = None,
+    cache_bytes: int = 0,
 ) -> Dataset:
     """Reads, checks and splits a data set.
 
@@ -54,12 +56,15 @@ def load(
         text_column: of a table, the column that holds texts; guessed, if left out.
         image_column: of a table, the column that holds images or paths of such.
         label_column: of a table, the column that holds classes; guessed, if left out.
+        cache_dir: a local folder that keeps files of shards in a bucket.
+        cache_bytes: what it may hold.
 
     Raises:
         DataError: the data is damaged, inconsistent or in no known format.
         StorageError: the path is missing or may not be read.
     """
     # NumPy is not imported before the flags are checked.
+    from trainer.datasets.cache import Cache
     from trainer.datasets.dataset import Dataset, Reading
 
     options = Reading(
@@ -68,6 +73,7 @@ def load(
         text_column=text_column,
         image_column=image_column,
         label_column=label_column,
+        cache=Cache(cache_dir, cache_bytes) if cache_dir else None,
     )
     source = _read(data, options)
     for part, place in (("validation", validation_data), ("test", test_data)):
@@ -84,7 +90,8 @@ def _read(data: str, options: Reading) -> Source:
     from trainer.datasets.parts import PartsError
 
     if data not in SHIPPED and not storage.is_pattern(data):
-        streamed = sharded.source(storage.folder(data))
+        cache = options.cache if storage.is_remote(data) else None
+        streamed = sharded.source(storage.folder(data), cache)
         if streamed is not None:
             return streamed
     path = str(_BUILTIN / data) if data in SHIPPED else data

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer import memory
+from trainer.datasets.cache import Cache
 from trainer.datasets.shards import Shards
 from trainer.errors import DataError
 
@@ -103,6 +104,7 @@ class Reading:
         text_column: of a table, the column that holds texts.
         image_column: of a table, the column that holds images or paths of such.
         label_column: of a table, the column that holds classes.
+        cache: keeps files of shards in a bucket, if anything does.
     """
 
     root: str = "."
@@ -112,6 +114,7 @@ class Reading:
     text_column: str | None = None
     image_column: str | None = None
     label_column: str | None = None
+    cache: Cache | None = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 import pydantic
 
 from trainer import storage
+from trainer.datasets.cache import Cache
 from trainer.datasets.dataset import MOST_CLASSES, Array, Source
 from trainer.datasets.shards import Shard, Shards, array, crc32c
 from trainer.errors import DataError
@@ -29,7 +30,7 @@ _WINDOW_BYTES = 256 << 20
 class _File:
     file: str = pydantic.Field(pattern=r"^[A-Za-z0-9][-.\w]*$")
     examples: int = pydantic.Field(gt=0)
-    crc32c: str
+    crc32c: str = pydantic.Field(pattern=r"^[A-Za-z0-9+/]{6}==$")
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -52,10 +53,14 @@ class _Index:
     parts: dict[Literal["train", "validation", "test"], _Part]
 
 
-def source(folder: Folder) -> Source | None:
+def source(folder: Folder, cache: Cache | None = None) -> Source | None:
     """Returns the data in a folder, local or in a bucket; None if it holds no shards.
 
     Labels are read, examples are not.
+
+    Args:
+        folder: where it is.
+        cache: where files of a bucket are kept, if anywhere.
 
     Raises:
         DataError: the index or the labels are damaged.
@@ -81,6 +86,7 @@ def source(folder: Folder) -> Source | None:
             low=index.low,
             high=index.high,
             window_bytes=index.window_bytes,
+            cache=cache,
         )
         parts[name] = shards, _labels(folder, described.labels)
     if "train" not in parts:

@@ -17,6 +17,7 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
+from trainer.datasets.cache import Cache
 from trainer.errors import DataError
 from trainer.storage import Folder
 
@@ -51,6 +52,7 @@ class Shards:
         high: greatest value.
         window_bytes: examples are shuffled within so many bytes of shards, which are put into a
             random order for that.
+        cache: where files are kept that came from a bucket, if anywhere.
         rows: which of all their examples these are, rising, int64 (N,); None for all.
     """
 
@@ -61,6 +63,7 @@ class Shards:
     low: float
     high: float
     window_bytes: int
+    cache: Cache | None = field(default=None, repr=False)
     rows: Array | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -174,6 +177,11 @@ class Shards:
         list(pool.map(place, needed))  # Raises what a read raised.
         return found
 
+    def _kept(self, shard: Shard) -> bytes | None:
+        """Returns what the cache has of a file, if that is whole."""
+        content = None if self.cache is None else self.cache.get(_key(shard))
+        return content if content is not None and crc32c(content) == shard.crc32c else None
+
     def _most_in_window(self) -> int:
         largest = max(shard.examples for shard in self.files) * self.example_bytes
         return max(1, self.window_bytes // largest)
@@ -186,11 +194,15 @@ class Shards:
     def _read(self, number: int) -> Array:
         shard = self.files[number]
         place = f"{self.folder.path}/{shard.file}"
-        content = self.folder.read(shard.file)
+        content = self._kept(shard)
         if content is None:
-            raise DataError(f"{place}: missing, though the index names it")
-        if crc32c(content) != shard.crc32c:
-            raise DataError(f"{place}: damaged: another CRC32C than in the index")
+            content = self.folder.read(shard.file)
+            if content is None:
+                raise DataError(f"{place}: missing, though the index names it")
+            if crc32c(content) != shard.crc32c:
+                raise DataError(f"{place}: damaged: another CRC32C than in the index")
+            if self.cache is not None:
+                self.cache.put(_key(shard), content)
         examples = array(content, place)
         if examples.shape != (shard.examples, *self.example) or examples.dtype != self.dtype:
             raise DataError(
@@ -198,6 +210,11 @@ class Shards:
                 f"shape {(shard.examples, *self.example)}"
             )
         return examples
+
+
+def _key(shard: Shard) -> str:
+    # Base64 has slashes. Two files of one length and CRC32C would be a rare chance.
+    return f"{shard.crc32c.replace('/', '_')}-{shard.examples}-{shard.file}"
 
 
 def crc32c(content: bytes) -> str:
