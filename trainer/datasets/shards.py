@@ -171,7 +171,9 @@ class Shards:
 
         def place(shard: int) -> None:
             at = by_number[limits[shard] : limits[shard + 1]]
-            found[at] = self._read(shard)[numbers[at] - starts[shard]]
+            block = self._read(shard)
+            # All of it is there in its order, but for what is held out.
+            found[at] = block if len(at) == len(block) else block[numbers[at] - starts[shard]]
 
         needed = [shard for shard in range(len(self.files)) if limits[shard] < limits[shard + 1]]
         list(pool.map(place, needed))  # Raises what a read raised.

@@ -1,0 +1,175 @@
+"""Training from shards on disk, beside the same network on data in memory and beside tf.data.
+
+    .venv/bin/python -m benchmarks.streaming --gb 20 --memory-gb 3 --folder /tmp/streaming
+
+Generates colour images of 32x32 (random, so that nothing compresses or is sparse), once; the folder
+is kept. Each run is a process of its own, all in a control group with that limit of memory (as
+root; else the peak is told and nothing limited): one epoch over all shards; three over a twentieth
+of the examples in memory; one over all by `fit` with tf.data on the same files. For a real bucket,
+--data gs://bucket/path of such shards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from trainer import storage
+from trainer.datasets import sharded
+
+SHAPE = (32, 32, 3)
+CLASSES = tuple(map(str, range(10)))
+GROUP = Path("/sys/fs/cgroup/memory/trainer-benchmark")
+
+TF_DATA = """
+import sys, time
+import numpy as np, tensorflow as tf
+from pathlib import Path
+from trainer import datasets, models, preparation
+from trainer.config import Config
+place, name, batch = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+data = datasets.load(str(place), seed=0)
+definition = models.find(name)
+model = models.build(definition, data.spec, learning_rate=0.001, steps=100, seed=0)
+files = sorted(map(str, place.glob("train-0*.npy")))
+size = int(np.prod(data.spec.shape))
+labels = tf.data.Dataset.from_tensor_slices(data.train.labels)
+
+def records(file):
+    return tf.data.FixedLengthRecordDataset(file, size, header_bytes=128)
+
+def decoded(record):
+    return tf.reshape(tf.io.decode_raw(record, tf.uint8), data.spec.shape)
+
+files = tf.data.Dataset.from_tensor_slices(files)
+images = files.interleave(records, cycle_length=8, num_parallel_calls=tf.data.AUTOTUNE)
+images = images.map(decoded, num_parallel_calls=tf.data.AUTOTUNE)
+pairs = tf.data.Dataset.zip((images, labels)).shuffle(80_000).batch(batch).prefetch(4)
+started = time.perf_counter()
+model.fit(pairs, epochs=1, verbose=0)
+print(len(data.train) / (time.perf_counter() - started))
+"""
+
+
+def generate(folder: Path, gigabytes: float) -> None:
+    """Writes shards with so many bytes of training examples, and a small test part."""
+    if (folder / sharded.INDEX).exists():
+        return
+    count = int(gigabytes * 1e9) // int(np.prod(SHAPE))
+    random = np.random.default_rng(0)
+    labels = random.integers(0, len(CLASSES), count, dtype=np.int32)
+    patterns = random.integers(0, 128, (len(CLASSES), *SHAPE), dtype=np.uint8)
+
+    def blocks(of: np.ndarray) -> Iterator[np.ndarray]:
+        for at in range(0, len(of), 10_000):
+            some = of[at : at + 10_000]
+            noise = random.integers(0, 128, (len(some), *SHAPE), dtype=np.uint8)
+            yield patterns[some] + noise
+
+    parts = {"train": (blocks(labels), labels), "test": (blocks(labels[:2000]), labels[:2000])}
+    sharded.write(storage.folder(str(folder)), parts, CLASSES, low=0, high=255)
+
+
+def held(shards: Path, folder: Path, part: int) -> Path:
+    """Writes one of so many parts of the examples as data that is read into memory."""
+    path = folder / "held.npz"
+    if not path.exists():
+        source = sharded.source(storage.folder(str(shards)))
+        assert source is not None
+        (x, y), (x_test, y_test) = source.train, source.test or source.train
+        few = slice(0, len(y) // part)
+        np.savez(path, x_train=x[few], y_train=y[few], x_test=x_test[:], y_test=y_test)
+    return path
+
+
+@contextlib.contextmanager
+def limited(gigabytes: float) -> Iterator[Path | None]:
+    """Gives a control group with a limit of memory, page cache included; None if there is none."""
+    try:
+        GROUP.mkdir(exist_ok=True)
+        (GROUP / "memory.limit_in_bytes").write_text(str(int(gigabytes * 2**30)))
+    except OSError as error:
+        print(f"no limit of memory: {error}", file=sys.stderr)
+        yield None
+        return
+    try:
+        yield GROUP
+    finally:
+        GROUP.rmdir()
+
+
+def run(command: list[str], group: Path | None) -> tuple[str, float]:
+    """Runs a process in the group; returns what it printed, and the most bytes it had."""
+
+    def enter() -> None:
+        if group is not None:
+            (group / "cgroup.procs").write_text(str(os.getpid()))
+
+    process = subprocess.Popen(
+        command, preexec_fn=enter, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    out, err = process.communicate()
+    if process.returncode:
+        sys.exit(f"{' '.join(command[:6])}: {process.returncode}\n{err[-2000:]}")
+    return out + err, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+
+
+def ours(data: str, args: argparse.Namespace, out: Path, epochs: int, group: Path | None) -> None:
+    started = time.perf_counter()
+    printed, peak = run(
+        [sys.executable, "-m", "trainer.task", "--model", args.model, "--data", data, "--overwrite",
+         "--out", str(out), "--epochs", str(epochs), "--batch-size", str(args.batch_size)],
+        group,
+    )  # fmt: skip
+    rows = list(csv.DictReader((out / "history.csv").read_text().splitlines()))
+    metrics = json.loads((out / "metrics.json").read_text())
+    accuracy = re.search(r"test accuracy [\d.]+%", printed)
+    print(
+        f"  {float(rows[-1]['examples_per_second']):10,.0f} examples/s; peak so far "
+        f"{peak / 1e9:.2f} GB; {accuracy[0] if accuracy else ''}; before training "
+        f"{metrics['seconds']['data'] + metrics['seconds']['import']:.1f} s; "
+        f"{time.perf_counter() - started:.0f} s in all",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--gb", type=float, default=20)
+    parser.add_argument("--memory-gb", type=float, default=3)
+    parser.add_argument("--model", default="mlp")
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--data", help="gs:// path of the shards, if not the folder's")
+    args = parser.parse_args()
+    shards = args.folder / "shards"
+    args.folder.mkdir(exist_ok=True)
+    generate(shards, args.gb)
+    in_memory = held(shards, args.folder, 20)
+    with limited(args.memory_gb) as group:
+        for _ in range(2):
+            print("in memory, a twentieth of them, the last of 3 epochs:")
+            ours(str(in_memory), args, args.folder / "run-held", 3, group)
+            print(f"shards, all {args.gb:g} GB, one epoch:")
+            ours(args.data or str(shards), args, args.folder / "run-shards", 1, group)
+        print("tf.data on the same files, one epoch of fit:")
+        command = [sys.executable, "-c", TF_DATA, str(shards), args.model, str(args.batch_size)]
+        printed, peak = run(command, group)
+        speed = float(printed.split("\n")[0])
+        print(f"  {speed:10,.0f} examples/s; peak so far {peak / 1e9:.2f} GB")
+
+
+if __name__ == "__main__":
+    main()
