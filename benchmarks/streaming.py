@@ -28,6 +28,7 @@ import numpy as np
 
 from trainer import storage
 from trainer.datasets import sharded
+from trainer.datasets.sharded import Stream
 
 SHAPE = (32, 32, 3)
 CLASSES = tuple(map(str, range(10)))
@@ -79,7 +80,7 @@ def generate(folder: Path, gigabytes: float) -> None:
             yield patterns[some] + noise
 
     parts = {"train": (blocks(labels), labels), "test": (blocks(labels[:2000]), labels[:2000])}
-    sharded.write(storage.folder(str(folder)), parts, CLASSES, low=0, high=255)
+    sharded.write(storage.folder(str(folder)), Stream(parts, CLASSES))
 
 
 def held(shards: Path, folder: Path, part: int) -> Path:

@@ -18,6 +18,7 @@ from tests.killing import ROOT, write_digits
 from trainer import datasets, storage, task
 from trainer.datasets import sharded
 from trainer.datasets.dataset import Dataset
+from trainer.datasets.sharded import Stream
 
 Job = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -44,12 +45,10 @@ def sharded_digits(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Pa
     data = datasets.load(str(digits), seed=0)
     folder = tmp_path_factory.mktemp("data") / "shards"
     parts = {"train": data.train, "test": data.test}
+    pieces = {name: ([np.asarray(part.examples)], part.labels) for name, part in parts.items()}
     sharded.write(
         storage.folder(str(folder)),
-        {name: ([np.asarray(part.examples)], part.labels) for name, part in parts.items()},
-        data.spec.classes,
-        low=0,
-        high=255,
+        Stream(pieces, data.spec.classes),
         shard_bytes=16_000,
         window_bytes=130_000,
     )

@@ -15,6 +15,7 @@ from tests.fault_proxy import FaultProxy
 from trainer import datasets, storage
 from trainer.datasets import sharded
 from trainer.datasets.dataset import Dataset
+from trainer.datasets.sharded import Stream
 from trainer.datasets.shards import Shards
 from trainer.errors import DataError
 
@@ -27,9 +28,11 @@ def write(place: str, *, shard_bytes: int = 1000, window_bytes: int = 8000, **mo
     blocks = iter([EXAMPLES[:333], EXAMPLES[333:334], EXAMPLES[334:]])
     parts = {"train": (blocks, LABELS), **more}
     sharded.write(
-        storage.folder(place), parts, CLASSES, low=0, high=5999, shard_bytes=shard_bytes,
+        storage.folder(place),
+        Stream(parts, CLASSES, low=0, high=5999),
+        shard_bytes=shard_bytes,
         window_bytes=window_bytes,
-    )  # fmt: skip
+    )
     return place
 
 
@@ -194,8 +197,8 @@ def test_data_that_was_cut_short_is_none(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sharded.write(storage.folder(str(tmp_path)), {"train": (blocks(), LABELS)}, CLASSES,
-                      low=0, high=1, shard_bytes=1000)  # fmt: skip
+        stream = Stream({"train": (blocks(), LABELS)}, CLASSES)
+        sharded.write(storage.folder(str(tmp_path)), stream, shard_bytes=1000)
     assert not (tmp_path / sharded.INDEX).exists()
     with pytest.raises(DataError, match="no known format"):
         datasets.load(str(tmp_path), seed=0)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,12 @@ from trainer.errors import DataError
 
 if TYPE_CHECKING:
     from trainer.datasets.dataset import Dataset, Reading, Source
+    from trainer.datasets.sharded import Stream
 
 SHIPPED = ("mnist", "movie_reviews")
 
 # One module a format, tried in this order. Each has `NAME`, what it reads in words;
-# `recognises(files)`; and `read(files, options)`, which returns a Source.
+# `recognises(files)`; `read(files, options)`, which returns a Source; and perhaps `stream`.
 FORMATS = ("idx", "npz", "sparse", "text", "pickled", "table", "managed")
 # The same for data that lies in folders below the one that is given.
 NESTED_FORMATS = ("class_folders",)
@@ -75,25 +77,57 @@ def load(
         label_column=label_column,
         cache=Cache(cache_dir, cache_bytes) if cache_dir else None,
     )
-    source = _read(data, options)
+    source = read(data, options)
     for part, place in (("validation", validation_data), ("test", test_data)):
         if place is not None:
-            source = _with_part(source, part, place, _read(place, options))
+            source = _with_part(source, part, place, read(place, options))
     try:
         return Dataset.split(source, seed=seed, validation=validation, fold=fold)
     except DataError as error:
         raise DataError(f"{data}: {error}") from None
 
 
-def _read(data: str, options: Reading) -> Source:
+def read(data: str, options: Reading) -> Source:
+    """Reads a data set, which is neither checked nor split yet.
+
+    Args:
+        data: name of a shipped set, or local path, or gs://bucket/path, or a pattern of either.
+        options: how its files are to be read.
+
+    Raises:
+        DataError: it is damaged, or in no known format.
+        StorageError: the path is missing or may not be read.
+    """
     from trainer.datasets import sharded
-    from trainer.datasets.parts import PartsError
 
     if data not in SHIPPED and not storage.is_pattern(data):
         cache = options.cache if storage.is_remote(data) else None
         streamed = sharded.source(storage.folder(data), cache)
         if streamed is not None:
             return streamed
+    with _opened(data, options) as (module, files, options):
+        source: Source = module.read(files, options)
+    return source
+
+
+@contextlib.contextmanager
+def streamed(data: str, options: Reading) -> Iterator[Stream | Source]:
+    """Gives a data set piece by piece if its format can be read so, else as `read`; checked.
+
+    Takes and raises what `read` does; what is damaged shows when its piece is asked for.
+    """
+    with _opened(data, options) as (module, files, options):
+        if hasattr(module, "stream") and (found := module.stream(files, options)) is not None:
+            yield found
+            return
+        yield module.read(files, options)
+
+
+@contextlib.contextmanager
+def _opened(data: str, options: Reading) -> Iterator[tuple[Any, list[Path], Reading]]:
+    """Gives the module of a data set's format, its files, and how they are to be read."""
+    from trainer.datasets.parts import PartsError
+
     path = str(_BUILTIN / data) if data in SHIPPED else data
     with storage.local_copy(path) as local:
         whole = local.is_dir() and not storage.is_pattern(path)
@@ -105,7 +139,7 @@ def _read(data: str, options: Reading) -> Source:
         )
         module, files = _recognise(data, local)
         try:
-            source: Source = module.read(files, options)
+            yield module, files, options
         except PartsError as error:
             raise DataError(f"{data}: {error}") from None
         except DataError as error:
@@ -113,7 +147,6 @@ def _read(data: str, options: Reading) -> Source:
                 raise
             # Formats name the file inside the data; the user knows it by the path that was given.
             raise DataError(f"{folder}/{error}" if folder else str(error)) from None
-    return source
 
 
 def _with_part(source: Source, name: str, place: str, other: Source) -> Source:

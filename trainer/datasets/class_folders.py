@@ -6,12 +6,13 @@ Source: the layout of keras.utils.image_dataset_from_directory and text_dataset_
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from trainer import memory
 from trainer.datasets import images, parts, text
-from trainer.datasets.dataset import Reading, Source
+from trainer.datasets.dataset import Array, Reading, Source
+from trainer.datasets.sharded import Stream, shuffled
 from trainer.errors import DataError
 from trainer.log import LOGGER
 
@@ -34,12 +35,7 @@ def read(files: Sequence[Path], options: Reading) -> Source:
     Raises:
         DataError: a file is damaged, lies in no folder of a class, or is an image of another size.
     """
-    kinds = Counter(kind for kind in map(_kind, files) if kind)
-    root = Path(options.root)
-    kind = kinds.most_common(1)[0][0]
-    chosen = [file for file in files if _kind(file) == kind]
-    names = [file.relative_to(root).as_posix() for file in chosen]
-    _tell(set(files) - set(chosen), kind)
+    kind, chosen, names = _chosen(files, options)
     places = [_place(name) for name in names]
     contents = (file.read_bytes() for file in chosen)
     if kind == "image":
@@ -48,8 +44,47 @@ def read(files: Sequence[Path], options: Reading) -> Source:
         size_bytes = sum(file.stat().st_size for file in chosen)
         memory.check_data(4 * size_bytes, f"{len(names)} texts")  # Bytes, text, strings.
         examples = text.whole(names, contents)
-    labels = [label for _, label in places]
-    return parts.source(examples, labels, [part for part, _ in places])
+    return parts.source(examples, [label for _, label in places], [part for part, _ in places])
+
+
+def stream(files: Sequence[Path], options: Reading) -> Stream | None:
+    """Gives images some at a time, in a random order, so that they need not fit into memory.
+
+    Returns:
+        None for texts.
+
+    Raises:
+        DataError: as `read`; what is damaged shows when its block is asked for.
+    """
+    kind, chosen, names = _chosen(files, options)
+    if kind != "image":
+        return None
+    places = [_place(name) for name in names]
+    classes, numbers, rows = parts.numbered(
+        [label for _, label in places], [part for part, _ in places]
+    )
+    channels = images.channels(chosen)
+
+    def part(at: Array) -> tuple[Iterator[Array], Array]:
+        blocks = images.blocks(
+            [names[row] for row in at],
+            (chosen[row].read_bytes() for row in at),
+            channels=channels,
+            size=options.image_size,
+        )
+        return blocks, numbers[at]
+
+    return Stream({name: part(shuffled(at)) for name, at in rows.items()}, classes)
+
+
+def _chosen(files: Sequence[Path], options: Reading) -> tuple[str, list[Path], list[str]]:
+    """Returns what most files are, those files, and their names in the data."""
+    kinds = Counter(kind for kind in map(_kind, files) if kind)
+    kind = kinds.most_common(1)[0][0]
+    chosen = [file for file in files if _kind(file) == kind]
+    _tell(set(files) - set(chosen), kind)
+    root = Path(options.root)
+    return kind, chosen, [file.relative_to(root).as_posix() for file in chosen]
 
 
 def _kind(file: Path) -> str | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import io
 import itertools
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -78,6 +80,58 @@ def read(names: Sequence[str], contents: Iterable[bytes], *, size: int | None = 
     Raises:
         DataError: some are damaged, all of which are named; or they are of different sizes.
     """
+    decoded: list[Array] = []
+    for _, image in _decoded(names, contents, size):
+        decoded.append(image)
+        if len(decoded) == 1:  # All have its size in the end. Twice: one by one, and stacked.
+            memory.check_data(2 * len(names) * image.nbytes, f"{len(names)} images")
+    return _stacked(decoded, names)
+
+
+def blocks(
+    names: Sequence[str], contents: Iterable[bytes], *, channels: int, size: int | None = None
+) -> Iterator[Array]:
+    """Gives images of one size some at a time, so that they need not fit into memory.
+
+    Args:
+        names: of the files, for messages.
+        contents: of the files; no more of them are asked for than are worked on.
+        channels: 1 or 3, as `channels` finds them.
+        size: pixels a side to bring all to; None leaves them as they are.
+
+    Returns:
+        Their pixels, uint8 (n, H, W, channels).
+
+    Raises:
+        DataError: as `read`.
+    """
+    shape: tuple[int, ...] | None = None
+    held: list[tuple[str, Array]] = []
+    for name, image in _decoded(names, contents, size):
+        shape = shape or (*image.shape[:2], channels)
+        held.append((name, np.broadcast_to(image, (*image.shape[:2], channels))))
+        if len(held) == _AT_ONCE:
+            yield _stack(held, names[0], shape)
+            held = []
+    if held and shape:
+        yield _stack(held, names[0], shape)
+
+
+def channels(files: Iterable[Path]) -> int:
+    """Returns 1 if all images are grey by their headers, else 3."""
+    from PIL import Image
+
+    for file in files:
+        with contextlib.suppress(Exception), Image.open(file) as image:  # Who decodes it tells.
+            if image.mode not in _GREY:
+                return 3
+    return 1
+
+
+def _decoded(
+    names: Sequence[str], contents: Iterable[bytes], size: int | None
+) -> Iterator[tuple[str, Array]]:
+    """Gives each image with its name; a damaged one ends that, and all such are named."""
     side = None if size is None else (size, size)
 
     def attempt(name: str, content: bytes) -> Array | DataError:
@@ -86,41 +140,42 @@ def read(names: Sequence[str], contents: Iterable[bytes], *, size: int | None = 
         except DataError as error:
             return error
 
-    decoded: list[Array] = []
     damaged: list[DataError] = []
     pairs = zip(names, contents, strict=True)
     # Pillow lets go of the interpreter while it works.
     with concurrent.futures.ThreadPoolExecutor() as pool:
         while some := list(itertools.islice(pairs, _AT_ONCE)):
-            for outcome in pool.map(attempt, *zip(*some, strict=True)):
+            for (name, _), outcome in zip(
+                some, pool.map(attempt, *zip(*some, strict=True)), strict=True
+            ):
                 if isinstance(outcome, DataError):
                     damaged.append(outcome)
-                    continue
-                decoded.append(outcome)
-                if len(decoded) == 1:  # All have its size in the end. Twice: one by one, stacked.
-                    memory.check_data(2 * len(names) * outcome.nbytes, f"{len(names)} images")
+                elif not damaged:
+                    yield name, outcome
     if damaged:
         more = f" ({len(damaged)} of {len(names)} images)" if len(damaged) > 1 else ""
         raise DataError("; ".join(map(str, damaged[:_MOST_NAMED])) + more)
-    return _stacked(decoded, names)
+
+
+def _stack(held: Sequence[tuple[str, Array]], first: str, shape: tuple[int, ...]) -> Array:
+    for name, image in held:
+        _check_size(name, image, first, shape)
+    return np.stack([image for _, image in held])
 
 
 def _stacked(images: Sequence[Array], names: Sequence[str]) -> Array:
-    """Returns images as one array, uint8 (N, H, W, C); grey ones get the colours of the others.
-
-    Raises:
-        DataError: they are of different sizes.
-    """
+    """Returns images as one array, uint8 (N, H, W, C); grey ones get the colours of the others."""
     first = images[0].shape
     for image, name in zip(images, names, strict=True):
-        if image.shape[:2] != first[:2]:
-            raise DataError(
-                f"{name}: an image of {_in_words(image)}, expected {_in_words(images[0])} as in "
-                f"{names[0]}; --image-size 64 brings all to one size"
-            )
+        _check_size(name, image, names[0], first)
     channels = max(image.shape[2] for image in images)
     return np.stack([np.broadcast_to(image, (*first[:2], channels)) for image in images])
 
 
-def _in_words(image: Array) -> str:
-    return f"{image.shape[1]}x{image.shape[0]}"
+def _check_size(name: str, image: Array, first: str, shape: tuple[int, ...]) -> None:
+    if image.shape[:2] != shape[:2]:
+        found, expected = (f"{each[1]}x{each[0]}" for each in (image.shape, shape))
+        raise DataError(
+            f"{name}: an image of {found}, expected {expected} as in {first}; --image-size 64 "
+            "brings all to one size"
+        )

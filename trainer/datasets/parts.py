@@ -32,13 +32,34 @@ def source(examples: Array, labels: Sequence[str], parts: Sequence[str]) -> Sour
 
     Args:
         examples: (N, ...).
-        labels: the class of each; classes that are numbers are sorted as such.
+        labels: the class of each.
         parts: of each, "train", "validation" or "test".
+
+    Raises:
+        PartsError: as `numbered`.
+    """
+    classes, numbers, rows = numbered(labels, parts)
+    return Source(
+        **{name: (examples[at], numbers[at]) for name, at in rows.items()}, classes=classes
+    )
+
+
+def numbered(
+    labels: Sequence[str], parts: Sequence[str]
+) -> tuple[tuple[str, ...], Array, dict[str, Array]]:
+    """Numbers classes, and finds what belongs to each part.
+
+    Args:
+        labels: the class of each example; classes that are numbers are sorted as such.
+        parts: of each, "train", "validation" or "test".
+
+    Returns:
+        Class names; the number of each label, int32 (N,); and by the name of a part the places of
+        what belongs to it, int64. If there is one part only, that is "train".
 
     Raises:
         PartsError: there are parts but none to train on, or classes that it does not have.
     """
-    part_of = np.array(parts)
     found = sorted(set(parts))
     train = found[0] if len(found) == 1 else "train"
     if train not in found:
@@ -50,18 +71,9 @@ def source(examples: Array, labels: Sequence[str], parts: Sequence[str]) -> Sour
             some = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
             raise PartsError(f"the {part} part has a class {label!r} that training has not: {some}")
     numbers = np.array([number_of[label] for label in labels], dtype=np.int32)
-
-    def of(part: str) -> tuple[Array, Array] | None:
-        within = part_of == part
-        return (examples[within], numbers[within]) if within.any() and part != train else None
-
-    within = part_of == train
-    return Source(
-        train=(examples[within], numbers[within]),
-        test=of("test"),
-        validation=of("validation"),
-        classes=classes,
-    )
+    part_of = np.array(parts)
+    rows = {part: np.flatnonzero(part_of == part) for part in found}
+    return classes, numbers, {"train" if part == train else part: rows[part] for part in found}
 
 
 def _sorted(labels: set[str]) -> tuple[str, ...]:

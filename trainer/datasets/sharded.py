@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,13 +103,36 @@ def _labels(folder: Folder, described: _File) -> Array:
     return array(content, place)
 
 
+@dataclass(frozen=True)
+class Stream:
+    """A data set that is given piece by piece.
+
+    Attributes:
+        parts: "train" and perhaps "validation" and "test": blocks of examples, (n, ...) uint8 or
+            float32, of which one is in memory at a time; and the labels of all, int32 (N,).
+        classes: class names.
+        low: least value of the examples.
+        high: greatest value.
+    """
+
+    parts: Mapping[str, tuple[Iterable[Array], Array]]
+    classes: tuple[str, ...]
+    low: float = 0.0
+    high: float = 255.0
+
+
+def shuffled(rows: Array) -> Array:
+    """Returns the places of examples in a random order, which is the same each time.
+
+    Shards of a single class, as in data that is sorted, would make windows of a few.
+    """
+    return np.random.Generator(np.random.Philox(key=0)).permutation(rows)
+
+
 def write(
     folder: Folder,
-    parts: Mapping[str, tuple[Iterable[Array], Array]],
-    classes: tuple[str, ...],
+    stream: Stream,
     *,
-    low: float,
-    high: float,
     shard_bytes: int = _SHARD_BYTES,
     window_bytes: int = _WINDOW_BYTES,
 ) -> None:
@@ -116,18 +140,14 @@ def write(
 
     Args:
         folder: where it goes, local or in a bucket.
-        parts: "train" and perhaps "validation" and "test": blocks of examples, (n, ...) uint8 or
-            float32, of which one is in memory at a time; and the labels of all, int32 (N,).
-        classes: class names.
-        low: least value of the examples.
-        high: greatest value.
+        stream: the data set.
         shard_bytes: about what a file holds.
         window_bytes: examples are shuffled within so many bytes of files.
     """
     described: dict[str, Any] = {}
     with storage.scratch() as scratch:
         shape, dtype = None, None
-        for name, (blocks, labels) in parts.items():
+        for name, (blocks, labels) in stream.parts.items():
             files = []
             for number, block in enumerate(_cut(blocks, shard_bytes)):
                 shape, dtype = list(block.shape[1:]), str(block.dtype)
@@ -137,9 +157,15 @@ def write(
                 "examples": files,
             }
         index = {
-            "format": "trainer-shards-1", "classes": list(classes), "shape": shape, "dtype": dtype,
-            "low": low, "high": high, "window_bytes": window_bytes, "parts": described,
-        }  # fmt: skip
+            "format": "trainer-shards-1",
+            "classes": list(stream.classes),
+            "shape": shape,
+            "dtype": dtype,
+            "low": stream.low,
+            "high": stream.high,
+            "window_bytes": window_bytes,
+            "parts": described,
+        }
         path = scratch / INDEX
         path.write_text(json.dumps(index, ensure_ascii=False) + "\n", encoding="utf-8")
         folder.put(INDEX, path)
