@@ -176,11 +176,9 @@ class Dataset:
         Raises:
             DataError: examples and labels that do not fit together, or cannot be trained on.
         """
-        parts = {"training": source.train, "validation": source.validation, "test": source.test}
-        checked = {name: _check(name, *part) for name, part in parts.items() if part is not None}
-        checked = _alike(checked)
-        train, held_out, test = checked["training"], checked.get("validation"), checked.get("test")
-        classes = source.classes or _numbered(train.labels)
+        parts = checked(source)
+        train, held_out, test = parts["train"], parts.get("validation"), parts.get("test")
+        classes = source.classes or numbered(train.labels)
         if fold is not None:
             train, test = _fold(train, *fold, classes, seed=seed)
         elif test is None:
@@ -209,13 +207,23 @@ class Dataset:
         return (len(self.train) / (len(counts) * counts)).astype(np.float32)
 
 
+def checked(source: Source) -> dict[str, Split]:
+    """Returns the parts of a data set as they lie, by their names, in the form of Split.
+
+    Raises:
+        DataError: examples and labels that do not fit together, or cannot be trained on.
+    """
+    parts = {"train": source.train, "validation": source.validation, "test": source.test}
+    return _alike({name: _check(name, *part) for name, part in parts.items() if part is not None})
+
+
 def _alike(parts: dict[str, Split]) -> dict[str, Split]:
     """Returns the parts with examples of one type.
 
     Raises:
         DataError: their examples have other shapes, or are texts in some parts only.
     """
-    train = parts["training"].examples
+    train = parts["train"].examples
     for name, part in parts.items():
         if part.examples.shape[1:] != train.shape[1:]:
             raise DataError(
@@ -320,7 +328,12 @@ def _texts(name: str, examples: Array) -> Array:
     return texts
 
 
-def _numbered(labels: Array) -> tuple[str, ...]:
+def numbered(labels: Array) -> tuple[str, ...]:
+    """Returns names of classes that only have numbers: these.
+
+    Raises:
+        DataError: there are too many.
+    """
     count = int(labels.max()) + 1
     if count > MOST_CLASSES:
         raise DataError(

@@ -17,6 +17,9 @@ _PARTS = {
 }  # fmt: skip
 
 
+_IN_ORDER = ("train", "validation", "test")
+
+
 class PartsError(DataError):
     """Parts that do not fit together, whichever file that is in."""
 
@@ -60,7 +63,7 @@ def numbered(
     Raises:
         PartsError: there are parts but none to train on, or classes that it does not have.
     """
-    found = sorted(set(parts))
+    found = [part for part in _IN_ORDER if part in parts]
     train = found[0] if len(found) == 1 else "train"
     if train not in found:
         raise PartsError(f"no part to train on, found {' and '.join(found)}")

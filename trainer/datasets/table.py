@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import numpy as np
 
 from trainer import memory, storage
 from trainer.datasets import images, managed, parts
-from trainer.datasets.dataset import Array, Reading, Source
+from trainer.datasets.dataset import Array, Reading, Source, Split
 from trainer.errors import DataError
 from trainer.log import LOGGER
+from trainer.storage import Folder
 
 NAME = (
     "CSV, TSV, JSON lines or Parquet with a column of labels and one of texts or of image files, "
@@ -247,6 +248,32 @@ def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
 
 def _named(value: Any, names: Sequence[str]) -> Any:
     return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
+
+
+def write(folder: Folder, parts: Mapping[str, Split], classes: tuple[str, ...]) -> None:
+    """Writes texts as Parquet, which Hugging Face's `datasets` reads too, with their classes.
+
+    Args:
+        folder: where it goes, local or in a bucket.
+        parts: of the data set, by name.
+        classes: class names.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    feature = {"names": list(classes), "_type": "ClassLabel"}
+    features = {"text": {"dtype": "string", "_type": "Value"}, "label": feature}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    with storage.scratch() as scratch:
+        for name, part in parts.items():
+            columns = {
+                "text": pyarrow.array(part.examples, pyarrow.string()),
+                "label": pyarrow.array(part.labels, pyarrow.int64()),
+            }
+            path = scratch / f"{name}.parquet"
+            whole = pyarrow.table(columns).replace_schema_metadata(metadata)
+            parquet.write_table(whole, path, compression="zstd")
+            folder.put(path.name, path)
 
 
 _READERS: dict[str, Callable[[Path], Iterator[_Row]]] = {

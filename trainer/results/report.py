@@ -73,7 +73,7 @@ def _page(facts: Facts, folder: Path) -> str:
         confusion=_confusion(facts),
         classes=_classes(facts),
         mistakes=_mistakes(facts),
-        data=samples.by_class(facts.data),
+        data=samples.by_class(facts.data.train, facts.data.spec.classes),
         settings=[
             (configs.flag_name(name), value)
             for name, value in dataclasses.asdict(facts.config).items()
@@ -151,7 +151,7 @@ def _mistakes(facts: Facts) -> list[dict[str, Any]]:
     if facts.data.spec.kind == "text":
         shown = words.weigh(test.examples[worst], said[worst], sure, facts.predict)
     else:
-        shown = samples.pictures(facts.data, test.examples[worst]) or [None] * len(worst)
+        shown = samples.pictures(facts.data.train, test.examples[worst]) or [None] * len(worst)
     return [
         {
             "number": number,

@@ -6,40 +6,40 @@ from typing import Any
 
 import numpy as np
 
-from trainer.datasets.dataset import Array, Dataset
+from trainer.datasets.dataset import Array, Split
 
 _MOST_CLASSES = 20
 _SHOWN_IMAGES, _SHOWN_TEXTS = 12, 2  # Of a class.
 
 
-def by_class(data: Dataset) -> list[dict[str, Any]]:
+def by_class(train: Split, classes: tuple[str, ...]) -> list[dict[str, Any]]:
     """Returns each class with its size and examples; of many, the most frequent and the rarest."""
-    labels, classes = data.train.labels, data.spec.classes
-    counts = data.class_counts()
+    counts = np.bincount(train.labels, minlength=len(classes))
     listed = np.arange(len(classes))
     if len(classes) > _MOST_CLASSES:
         ranked = np.argsort(-counts, kind="stable")
         half = _MOST_CLASSES // 2
         listed = np.concatenate([ranked[:half], ranked[-half:]])
-    most = _SHOWN_TEXTS if data.spec.kind == "text" else _SHOWN_IMAGES
-    places = [np.flatnonzero(labels == label)[:most] for label in listed]
+    texts = train.examples.dtype == object
+    most = _SHOWN_TEXTS if texts else _SHOWN_IMAGES
+    shown = [train.examples[np.flatnonzero(train.labels == label)[:most]] for label in listed]
     return [
         {
             "class": classes[label],
             "count": int(counts[label]),
             "share": counts[label] / counts.max(),
-            "pictures": pictures(data, data.train.examples[place]),
-            "texts": data.train.examples[place].tolist() if data.spec.kind == "text" else [],
+            "pictures": pictures(train, examples),
+            "texts": examples.tolist() if texts else [],
         }
-        for label, place in zip(listed, places, strict=True)
+        for label, examples in zip(listed, shown, strict=True)
     ]
 
 
-def pictures(data: Dataset, examples: Array) -> list[str]:
-    """Returns images as data: addresses, from black to white as in the data; [] of what is none."""
-    if data.spec.kind != "image":
+def pictures(train: Split, examples: Array) -> list[str]:
+    """Returns images as data: addresses, from black to white as in the training part; else []."""
+    if train.examples.ndim != 4:
         return []
     from trainer.results import pictures
 
-    usual = data.train.examples[:1000]
+    usual = train.examples[:1000]
     return pictures.of_images(examples, low=float(usual.min()), high=float(usual.max()))
