@@ -60,6 +60,30 @@ def test_sigkill_at_random_instants_changes_nothing(
         assert not (runner.folder / out / names.CHECKPOINTS).exists()
 
 
+@pytest.mark.long
+def test_data_that_is_read_as_needed_changes_nothing_of_that(
+    tmp_path: Path, sharded_digits: Path
+) -> None:
+    runner = Runner(tmp_path, sharded_digits)
+    runner.finish("undisturbed")
+    instants = random.Random(0)
+    for _ in range(5):
+        process = runner.start("killed", "--checkpoint-steps=1")
+        runner.wait_for_training(process)
+        snapshots = tmp_path / "killed" / names.CHECKPOINTS
+        while process.poll() is None and not list(snapshots.glob("*.h5")):
+            time.sleep(0.05)
+        time.sleep(instants.uniform(0, 1.8))
+        process.kill()
+        process.wait()
+    runner.finish("killed")
+    assert "going on from killed/checkpoints/" in runner.log.read_text()
+    undisturbed, killed = (
+        fingerprint(str(tmp_path / out), tmp_path) for out in ("undisturbed", "killed")
+    )
+    assert killed == undisturbed
+
+
 def test_sigterm_saves_a_snapshot_and_says_that_the_job_is_not_done(
     runner: Runner, undisturbed: dict[str, Any]
 ) -> None:
