@@ -321,10 +321,15 @@ def to_json(config: ResolvedConfig) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
+def decides(name: str) -> bool:
+    """Tells whether a setting decides the result."""
+    return name not in _NOT_THE_EXPERIMENT
+
+
 def experiment(config: ResolvedConfig) -> dict[str, Any]:
     """Returns the settings that decide the result."""
     settings = dataclasses.asdict(config)
-    return {name: settings[name] for name in settings if name not in _NOT_THE_EXPERIMENT}
+    return {name: settings[name] for name in settings if decides(name)}
 
 
 def differences(config: ResolvedConfig, earlier: Mapping[str, Any]) -> list[str]:

@@ -104,16 +104,26 @@ def matching(names: Iterable[str], pattern: str) -> list[str]:
     )
 
 
+def parted(path: str) -> tuple[Folder, str]:
+    """Returns the folder of one file, local or gs://, and its name there.
+
+    Raises:
+        StorageError: as `folder`.
+    """
+    parent, slash, name = path.rpartition("/")
+    if is_remote(path) and not (len(parent) > len(_SCHEME) and name):
+        raise StorageError(f"{path}: expected gs://bucket/path of a file")
+    return folder(parent or slash or "."), name
+
+
 def read(path: str) -> bytes:
     """Returns the content of one file, local or gs://.
 
     Raises:
         StorageError: there is no such file, or it may not be read.
     """
-    parent, _, name = path.rpartition("/")
-    if is_remote(path) and not parent.removeprefix(_SCHEME):
-        raise StorageError(f"{path}: expected gs://bucket/path of a file")
-    content = folder(parent or ("/" if path.startswith("/") else ".")).read(name)
+    parent, name = parted(path)
+    content = parent.read(name)
     if content is None:
         raise StorageError(f"{path}: no such file")
     return content
