@@ -148,7 +148,9 @@ class Config:
         None, "Steps between two snapshots at most. Left out, only the seconds count."
     )
     tensorboard_dir: Place | None = flag(
-        None, "Folder for TensorBoard's event files, local or gs://. Left out, there are none."
+        None,
+        "Folder for TensorBoard's event files from the start on, local or gs://. Left out, "
+        "OUT/tensorboard has them when the run is finished.",
     )
     log: Literal["text", "json"] = flag(
         "text", "text, or json for one JSON object a line with a severity."

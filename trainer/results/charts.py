@@ -1,9 +1,10 @@
-"""Charts of the pages, as SVG whose colours are the page's: light, dark or printed."""
+"""Charts: of the pages as SVG, whose colours are the page's: light, dark or printed; or as PNG."""
 
 from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from matplotlib.ticker import (
     StrMethodFormatter,
 )
 
+from trainer.datasets.dataset import Array
 from trainer.results.metrics import wilson
 
 # Matplotlib writes numbers for colours. These stand for what the page's style sheet sets.
@@ -37,9 +39,15 @@ _DASHES: list[Any] = ["solid", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2))]
 _WIDTH, _HEIGHT = 4.8, 2.6  # Inches of 72 units; the page shows a unit as a pixel or a bit more.
 _LETTER = 11  # Units from one letter to the next below it, at least.
 _MOST_MARKED = 40  # Epochs; the points of more would run into each other.
+_MOST_NAMED, _MOST_NUMBERED = 60, 20  # Classes of a confusion matrix.
+_LONGEST = 20  # Characters of their names.
+SIDE = 800  # Pixels of a confusion matrix.
+# Whatever a user's matplotlibrc says.
+_USUAL: dict[Any, Any] = {
+    name: value for name, value in mpl.rcParamsDefault.items() if name != "backend"
+}
 _STYLE: dict[Any, Any] = {
-    # First of all what is usual, whatever a user's matplotlibrc says.
-    **{name: value for name, value in mpl.rcParamsDefault.items() if name != "backend"},
+    **_USUAL,
     "axes.edgecolor": _LINE,
     "axes.grid": True,
     "axes.grid.axis": "y",
@@ -187,6 +195,34 @@ def reliability(bins: Sequence[Mapping[str, float]]) -> str:
             axis.set_major_formatter(PercentFormatter(1))
         axes.tick_params(labelbottom=False)
         return _svg(figure)
+
+
+def confusion(counts: Array, classes: Sequence[str]) -> bytes:
+    """Returns a confusion matrix with its labels as PNG, RGBA of SIDE pixels a side.
+
+    Args:
+        counts: int (classes, classes); rows are the true class.
+        classes: class names.
+    """
+    named, numbered = len(classes) <= _MOST_NAMED, len(classes) <= _MOST_NUMBERED
+    # The root of the share of the true class, so that what is rare can be seen.
+    depths = np.sqrt(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
+    labels = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in classes]
+    places = range(len(classes)) if named else []
+    turned = 90 if max(map(len, labels)) > 3 else 0
+    file = io.BytesIO()
+    # A name may hold what looks like TeX, or characters that the font does not have.
+    with mpl.rc_context(_USUAL), warnings.catch_warnings(action="ignore"):
+        figure = Figure(figsize=(SIDE / 100, SIDE / 100), dpi=100, layout="constrained")
+        axes = figure.add_subplot(xlabel="said", ylabel="true")
+        axes.imshow(depths, cmap="Blues", vmin=0, vmax=1)
+        axes.set_xticks(places, labels if named else [], rotation=turned, parse_math=False)
+        axes.set_yticks(places, labels if named else [], parse_math=False)
+        for (row, column), count in np.ndenumerate(counts) if numbered else ():
+            colour = "white" if depths[row, column] > 0.5 else "black"
+            axes.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize=8)
+        figure.savefig(file, format="png")
+    return file.getvalue()
 
 
 @contextmanager
