@@ -143,6 +143,7 @@ def test_the_model_and_what_came_of_it_can_be_looked_at(place: str) -> None:
     assert "model" in accumulator.PluginTagToContent("text")
     (text,) = told.tensor_proto.string_val
     assert "the_only_layer (Dense)" in text.decode()
+    assert "Param #" in text.decode()
     assert "Total params: 9" in text.decode()
 
 
@@ -154,7 +155,7 @@ def test_a_confusion_matrix_of_any_size_is_drawn(classes: int) -> None:
     pixels = np.asarray(Image.open(io.BytesIO(charts.confusion(counts, named))))
     assert pixels.shape == (charts.SIDE, charts.SIDE, 4)
     blue = (pixels[..., 2].astype(int) - pixels[..., 0] > 60).mean()
-    assert blue == pytest.approx(1 / classes, rel=0.6)  # The diagonal of what is right.
+    assert 0.15 < blue * classes < 1  # The diagonal, of the part that names leave.
 
 
 def test_runs_are_compared_by_their_settings(tmp_path: Path) -> None:

@@ -39,9 +39,9 @@ _DASHES: list[Any] = ["solid", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2))]
 _WIDTH, _HEIGHT = 4.8, 2.6  # Inches of 72 units; the page shows a unit as a pixel or a bit more.
 _LETTER = 11  # Units from one letter to the next below it, at least.
 _MOST_MARKED = 40  # Epochs; the points of more would run into each other.
-_MOST_NAMED, _MOST_NUMBERED = 60, 20  # Classes of a confusion matrix.
+_MOST_NAMED, _MOST_NUMBERED = 40, 20  # Classes of a confusion matrix.
 _LONGEST = 20  # Characters of their names.
-SIDE = 800  # Pixels of a confusion matrix.
+SIDE = 600  # Pixels of a confusion matrix.
 # Whatever a user's matplotlibrc says.
 _USUAL: dict[Any, Any] = {
     name: value for name, value in mpl.rcParamsDefault.items() if name != "backend"
@@ -216,11 +216,15 @@ def confusion(counts: Array, classes: Sequence[str]) -> bytes:
         figure = Figure(figsize=(SIDE / 100, SIDE / 100), dpi=100, layout="constrained")
         axes = figure.add_subplot(xlabel="said", ylabel="true")
         axes.imshow(depths, cmap="Blues", vmin=0, vmax=1)
+        axes.tick_params(labelsize=min(11, 280 / len(classes)))
         axes.set_xticks(places, labels if named else [], rotation=turned, parse_math=False)
         axes.set_yticks(places, labels if named else [], parse_math=False)
+        size = min(11, 110 / len(classes))
         for (row, column), count in np.ndenumerate(counts) if numbered else ():
             colour = "white" if depths[row, column] > 0.5 else "black"
-            axes.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize=8)
+            axes.text(
+                column, row, f"{count}", ha="center", va="center", color=colour, fontsize=size
+            )
         figure.savefig(file, format="png")
     return file.getvalue()
 

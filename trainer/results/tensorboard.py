@@ -198,7 +198,7 @@ def _text(tag: str, text: str) -> Summary.Value:
 def _summary(model: keras.Model) -> str:
     """Returns what the layers of a model are, as a block of Markdown."""
     lines: list[str] = []
-    model.summary(line_length=100, print_fn=lines.append, expand_nested=True)
+    model.summary(print_fn=lines.append, expand_nested=True)
     return "\n".join(["```", *lines, "```"])
 
 
