@@ -158,6 +158,15 @@ def test_a_confusion_matrix_of_any_size_is_drawn(classes: int) -> None:
     assert 0.15 < blue * classes < 1  # The diagonal, of the part that names leave.
 
 
+def test_a_defect_in_a_picture_is_told_and_costs_no_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = {**result(0.75), "confusion": "none"}
+    tensorboard.write(config("run"), MODEL, rows(2), broken, tmp_path)
+    assert read(str(tmp_path / names.TENSORBOARD))["accuracy/test"] == [(2, 0.75)]
+    assert "goes without what could not be made" in caplog.text
+
+
 def test_runs_are_compared_by_their_settings(tmp_path: Path) -> None:
     for run, rate in (("first", 0.5), ("second", 0.25)):
         with tensorboard.event_file(

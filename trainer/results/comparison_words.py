@@ -53,7 +53,11 @@ def reason(pair: Pair, *, tests: int = 1) -> str:
 
 
 def cautions(comparison: Comparison) -> list[str]:
-    """Returns what is to be known of the tests, in sentences."""
+    """Returns what is to be known of the tests, in sentences.
+
+    Source: Dietterich 1998, "Approximate statistical tests for comparing supervised classification
+    learning algorithms": McNemar's test does not measure what training by another seed changes.
+    """
     found = [
         f"{pair.first.letter} and {pair.second.letter}: {pair.relabelled:,} of the examples in "
         "both test parts are left out, for they have another class in each."

@@ -81,7 +81,7 @@ class EventFile:
         earlier = [name for name in self._folder.names() if ours.fullmatch(name)]
         self._writer = tf.io.TFRecordWriter(str(self._path))
         self._write(Event(wall_time=_now(), file_version="brain.Event:2"))
-        self._add(0, [_text("model", _summary(model)), _session_start(config)])
+        self._add(0, [*_unless_it_fails(lambda: _model(model)), _session_start(config)])
         self._clock, self._put_s = clock, clock() - _EVERY_S
         self._uploads = concurrent.futures.ThreadPoolExecutor(1)
         self._upload: concurrent.futures.Future[None] | None = None
@@ -97,10 +97,11 @@ class EventFile:
             history: a row for each epoch that is over.
         """
         new = history[self._written :]
-        for number, row in enumerate(new, 1):
+        ago_s = sum(row.get("seconds", 0.0) for row in new)
+        for row in new:
             figures = {_TAGS.get(name, name): value for name, value in row.items()}
             epoch = int(figures.pop("epoch"))
-            ago_s = sum(later.get("seconds", 0.0) for later in new[number:])
+            ago_s -= row.get("seconds", 0.0)
             self._add(epoch, _scalars(figures), ago_s=ago_s)
         self._written = len(history)
         idle = self._upload is None or self._upload.done()
@@ -117,7 +118,8 @@ class EventFile:
         """
         if result is not None:
             figures = {f"{name}/test": value for name, value in result["test"].items()}
-            self._add(self._written, [*_scalars(figures), *_confusion(result), _session_end()])
+            image = _unless_it_fails(lambda: _confusion(result))
+            self._add(self._written, [*_scalars(figures), *image, _session_end()])
         self._writer.close()
         self._uploads.shutdown()
         if self._remote:
@@ -187,35 +189,36 @@ def _scalars(figures: Mapping[str, float]) -> list[Summary.Value]:
     return [Summary.Value(tag=tag, simple_value=value) for tag, value in figures.items()]
 
 
-def _text(tag: str, text: str) -> Summary.Value:
+def _unless_it_fails(make: Callable[[], Summary.Value]) -> list[Summary.Value]:
+    """Returns what is made; a defect in it is logged, and costs no run."""
+    try:
+        return [make()]
+    except Exception:
+        LOGGER.exception("TensorBoard's file goes without what could not be made for it")
+        return []
+
+
+def _model(model: keras.Model) -> Summary.Value:
+    """Returns what the layers of a model are, as text: a block of Markdown."""
+    lines: list[str] = []
+    model.summary(print_fn=lines.append, expand_nested=True)
     return Summary.Value(
-        tag=tag,
+        tag="model",
         metadata=SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text")),
-        tensor=tf.make_tensor_proto(text, tf.string),
+        tensor=tf.make_tensor_proto("\n".join(["```", *lines, "```"]), tf.string),
     )
 
 
-def _summary(model: keras.Model) -> str:
-    """Returns what the layers of a model are, as a block of Markdown."""
-    lines: list[str] = []
-    model.summary(print_fn=lines.append, expand_nested=True)
-    return "\n".join(["```", *lines, "```"])
-
-
-def _confusion(result: Mapping[str, Any]) -> list[Summary.Value]:
-    """Returns the confusion matrix as an image; a defect in it is logged, and costs no run."""
+def _confusion(result: Mapping[str, Any]) -> Summary.Value:
+    """Returns the confusion matrix as an image."""
     from trainer.results import charts
 
-    try:
-        classes = [row["class"] for row in result["per_class"]]
-        png = charts.confusion(np.array(result["confusion"]), classes)
-    except Exception:
-        LOGGER.exception("TensorBoard's confusion matrix could not be drawn")
-        return []
+    classes = [row["class"] for row in result["per_class"]]
+    png = charts.confusion(np.array(result["confusion"]), classes)
     image = Summary.Image(
         width=charts.SIDE, height=charts.SIDE, colorspace=4, encoded_image_string=png
     )
-    return [Summary.Value(tag="confusion", image=image)]
+    return Summary.Value(tag="confusion", image=image)
 
 
 def _session_start(config: ResolvedConfig) -> Summary.Value:
