@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from playwright.sync_api import Browser
 
-from tests import gcs
+from tests import browsing, gcs
 from tests.fault_proxy import FaultProxy
 from tests.killing import ROOT, write_digits
 from trainer import datasets, storage, task
@@ -73,6 +74,13 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path
         task.main(["--model=mlp", "--epochs=1", f"--data={digits}", f"--out={out}"])
     assert ended.value.code == 0
     return out
+
+
+# Not for the whole session: while it is there, nothing else in this thread can use asyncio.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with browsing.started() as browser:
+        yield browser
 
 
 @pytest.fixture

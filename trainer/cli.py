@@ -14,6 +14,7 @@ from trainer.errors import UsageError
 COMMANDS = {
     "train": ("trainer.task", "train a model; the same as python -m trainer.task"),
     "verify": ("trainer.commands.verify", "compare a finished run with its manifest"),
+    "compare": ("trainer.commands.compare", "put finished runs beside each other"),
     "data": ("trainer.commands.data", "convert a data set into files that train fastest"),
     "submit": ("trainer.commands.submit", "train on Vertex AI, or write a Kubernetes Job"),
 }

@@ -172,7 +172,9 @@ class Config:
         None, "Steps between two snapshots at most. Left out, only the seconds count."
     )
     tensorboard_dir: Place | None = flag(
-        None, "Folder for TensorBoard's event files, local or gs://. Left out, there are none."
+        None,
+        "Folder for TensorBoard's event files from the start on, local or gs://. Left out, "
+        "OUT/tensorboard has them when the run is finished.",
     )
     log: Literal["text", "json"] = flag(
         "text", "text, or json for one JSON object a line with a severity."
@@ -346,10 +348,15 @@ def to_json(config: ResolvedConfig) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
+def decides(name: str) -> bool:
+    """Tells whether a setting decides the result."""
+    return name not in _NOT_THE_EXPERIMENT
+
+
 def experiment(config: ResolvedConfig) -> dict[str, Any]:
     """Returns the settings that decide the result."""
     settings = dataclasses.asdict(config)
-    return {name: settings[name] for name in settings if name not in _NOT_THE_EXPERIMENT}
+    return {name: settings[name] for name in settings if decides(name)}
 
 
 def differences(config: ResolvedConfig, earlier: Mapping[str, Any]) -> list[str]:

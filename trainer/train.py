@@ -58,7 +58,7 @@ def run(config: Config, *, cluster: Cluster | None = None, started: float | None
     watch.lap("import")
     with (
         directory.begun() as lease,
-        tensorboard.event_file(resolved.tensorboard_dir, resolved.out) as events,
+        tensorboard.event_file(resolved.tensorboard_dir, resolved, job.model) as events,
     ):
         history = _train(job, lease, events, watch)
         watch.lap("train")
@@ -74,12 +74,14 @@ def run(config: Config, *, cluster: Cluster | None = None, started: float | None
                 "seconds": watch.seconds(),
             }
             report.write(_reported(job, probabilities, history, result), folder)
+            if events is None:
+                tensorboard.write(resolved, job.model, history, result, folder)
             watch.lap("report")
             result["seconds"] = watch.seconds()
             metrics.write(result, history, folder)
             predictions.write(probabilities, job.data.test, job.data.spec.classes, folder)
         if events is not None:
-            events.close(result["test"])
+            events.close(result)
     with contextlib.suppress(HostLostError):  # Nothing of the run is with the others any more.
         job.devices.hosts.wait()
     LOGGER.info("%s", metrics.in_words(result))

@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser
 
+from tests.browsing import (
+    check_it_opens_alone_fits_and_can_be_read,
+    colour,
+    contrast,
+    opened,
+)
 from tests.results.test_report import facts
 from tests.results.test_report import page as written
 from trainer.results import names
 
-ARGUMENTS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-)
 HOSTILE = "<script>document.title = 'run'</script>"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    found = shutil.which("chromium")
-    if found is None:
-        pytest.skip("no chromium here: the report is NOT looked at; apt-get install chromium")
-    with sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=found, args=ARGUMENTS.split())
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -55,53 +43,12 @@ def run(request: pytest.FixtureRequest) -> Path:
     return Path(request.getfixturevalue(request.param))
 
 
-def opened(browser: Browser, run: Path, complaints: list[str], **how: Any) -> Page:
-    page = browser.new_page(**how)
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: complaints.append(request.url))
-    page.goto((run / names.REPORT).as_uri())
-    return page
-
-
-def colour(page: Page, selector: str, of: str) -> str:
-    style = "(element, of) => getComputedStyle(element).getPropertyValue(of)"
-    return str(page.locator(selector).first.evaluate(style, of))
-
-
-def contrast(page: Page, selector: str) -> float:
-    """The contrast of an element's text with the page, by WCAG 2."""
-
-    def luminance(rgb: str) -> float:
-        parts = [int(part) / 255 for part in re.findall(r"\d+", rgb)[:3]]
-        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    text = luminance(colour(page, selector, "fill" if selector.startswith("svg") else "color"))
-    paper = luminance(colour(page, "body", "background-color"))
-    return (max(text, paper) + 0.05) / (min(text, paper) + 0.05)
-
-
 def test_it_opens_alone_fits_and_can_be_read(browser: Browser, run: Path) -> None:
-    complaints: list[str] = []
-    page = opened(browser, run, complaints)
-    papers = set()
-    for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)
-        for width in (360, 1200):
-            page.set_viewport_size({"width": width, "height": 800})
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-        for selector in ("h1", "p", "svg text", "td"):
-            assert contrast(page, selector) >= 4.5, (selector, scheme)
-        papers.add(colour(page, "body", "background-color"))
-    assert len(papers) == 2
-    assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
-    assert [each for each in complaints if not each.startswith(("data:", run.as_uri()))] == []
-    page.close()
+    check_it_opens_alone_fits_and_can_be_read(browser, run / names.REPORT)
 
 
 def test_it_prints_dark_on_white_to_a_few_pages(browser: Browser, run: Path) -> None:
-    page = opened(browser, run, [], color_scheme="dark")
+    page = opened(browser, run / names.REPORT, [], color_scheme="dark")
     printed = page.pdf(format="A4")
     assert 2 <= len(re.findall(rb"/Type\s*/Page\b", printed)) <= 9
     page.emulate_media(media="print", color_scheme="dark")
@@ -111,7 +58,7 @@ def test_it_prints_dark_on_white_to_a_few_pages(browser: Browser, run: Path) -> 
 
 
 def test_what_data_holds_is_text(browser: Browser, texts_run: Path) -> None:
-    page = opened(browser, texts_run, [])
+    page = opened(browser, texts_run / names.REPORT, [])
     assert page.evaluate("document.scripts.length") == 0
     assert page.title() == "cnn on data: " + page.locator(".score strong").inner_text()
     assert page.locator(".confusion th").get_by_text(HOSTILE).count() == 2

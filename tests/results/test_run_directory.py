@@ -75,7 +75,7 @@ def test_settings_that_change_no_result_may_differ(out: str) -> None:
 
 
 def test_overwriting_takes_only_the_old_runs_files_away(out: str, tmp_path: Path) -> None:
-    finish(directory(out), names.METRICS, "saved_model/old/file")
+    finish(directory(out), names.METRICS, "saved_model/old/file", "tensorboard/old")
     (tmp_path / "notes").touch()
     storage.folder(out).put("notes.txt", tmp_path / "notes")
     run = directory(out, epochs=3, overwrite=True)

@@ -1,14 +1,17 @@
-"""Charts of the report, as SVG whose colours are the page's: light, dark or printed."""
+"""Charts: of the pages as SVG, whose colours are the page's: light, dark or printed; or as PNG."""
 
 from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import (
@@ -19,17 +22,32 @@ from matplotlib.ticker import (
     StrMethodFormatter,
 )
 
+from trainer.datasets.dataset import Array
 from trainer.results.metrics import wilson
 
 # Matplotlib writes numbers for colours. These stand for what the page's style sheet sets.
 _MUTED, _LINE, FIRST, SECOND = "#000001", "#000002", "#000003", "#000004"
-_VARIABLES = {_MUTED: "--muted", _LINE: "--line", FIRST: "--first", SECOND: "--second"}
+_INK = "#000005"
+RUN_COLOURS = 8  # What more can be told apart are dashes.
+_RUNS = [f"#00001{number}" for number in range(RUN_COLOURS)]
+_VARIABLES = {
+    _MUTED: "--muted", _LINE: "--line", FIRST: "--first", SECOND: "--second", _INK: "--ink",
+    **{colour: f"--run-{number}" for number, colour in enumerate(_RUNS)},
+}  # fmt: skip
+_DASHES: list[Any] = ["solid", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2))]
 
 _WIDTH, _HEIGHT = 4.8, 2.6  # Inches of 72 units; the page shows a unit as a pixel or a bit more.
+_LETTER = 11  # Units from one letter to the next below it, at least.
 _MOST_MARKED = 40  # Epochs; the points of more would run into each other.
+_MOST_NAMED, _MOST_NUMBERED = 40, 20  # Classes of a confusion matrix.
+_LONGEST = 20  # Characters of their names.
+SIDE = 600  # Pixels of a confusion matrix.
+# Whatever a user's matplotlibrc says.
+_USUAL: dict[Any, Any] = {
+    name: value for name, value in mpl.rcParamsDefault.items() if name != "backend"
+}
 _STYLE: dict[Any, Any] = {
-    # First of all what is usual, whatever a user's matplotlibrc says.
-    **{name: value for name, value in mpl.rcParamsDefault.items() if name != "backend"},
+    **_USUAL,
     "axes.edgecolor": _LINE,
     "axes.grid": True,
     "axes.grid.axis": "y",
@@ -62,6 +80,23 @@ _CHANGES = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """A figure of one run among several.
+
+    Attributes:
+        letter: what the run is called in the chart.
+        number: of the run, from 0, by which it has its colour and dashes.
+        epochs: in rising order; at least one.
+        values: the figure after each of them.
+    """
+
+    letter: str
+    number: int
+    epochs: Sequence[float]
+    values: Sequence[float]
+
+
 def curves(
     history: Sequence[Mapping[str, float]],
     figures: Mapping[str, str],
@@ -80,18 +115,58 @@ def curves(
     with _figure() as figure:
         axes = figure.add_axes((0.15, 0.12, 0.83, 0.84))
         epochs = [row["epoch"] for row in history]
-        marker = "o" if len(history) <= _MOST_MARKED else None
         for name, colour in figures.items():
             values = [row[name] for row in history]
-            axes.plot(epochs, values, color=colour, marker=marker, clip_on=False)
-        axes.margins(x=0.03, y=0.08)
-        if from_zero:
-            axes.set_ylim(bottom=0)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_formatter(_numbers(axes, percent))
-        if len(history) == 1:
-            axes.set_xlim(0.5, 1.5)
+            axes.plot(epochs, values, color=colour, marker=_marker(epochs), clip_on=False)
+        _scale(axes, percent=percent, from_zero=from_zero)
+        return _svg(figure)
+
+
+def over_one_another(
+    runs: Sequence[Series], *, percent: bool = False, from_zero: bool = False
+) -> str:
+    """Returns how a figure of several runs changed from epoch to epoch, as SVG.
+
+    Each line ends at the letter of its run.
+
+    Args:
+        runs: what is drawn.
+        percent: whether they are parts of one.
+        from_zero: whether the axis begins at zero.
+    """
+    with _figure() as figure:
+        axes = figure.add_axes((0.15, 0.12, 0.79, 0.84))
+        for run in runs:
+            axes.plot(
+                run.epochs, run.values, color=_RUNS[run.number % RUN_COLOURS], clip_on=False,
+                linestyle=_dashes(run.number), marker=_marker(run.epochs),
+            )  # fmt: skip
+        _scale(axes, percent=percent, from_zero=from_zero)
+        for end in sorted({run.epochs[-1] for run in runs}):
+            _letter(axes, [run for run in runs if run.epochs[-1] == end])
+        return _svg(figure)
+
+
+def intervals(rows: Sequence[tuple[str, float, tuple[float, float]]]) -> str:
+    """Returns rates with their intervals, one below the other, as SVG.
+
+    Args:
+        rows: of each run its letter, the rate, 0 to 1, and the interval.
+    """
+    height = 0.5 + 0.3 * len(rows)
+    with _figure(height=height) as figure:
+        axes = figure.add_axes((0.06, 0.35 / height, 0.9, 1 - 0.4 / height))
+        for number, (_, rate, ends) in enumerate(rows):
+            colour = _RUNS[number % RUN_COLOURS]
+            axes.hlines(number, *ends, color=colour, linestyle=_dashes(number), clip_on=False)
+            axes.plot(rate, number, "o", color=colour, clip_on=False)
+        axes.set_yticks(range(len(rows)), [letter for letter, _, _ in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.tick_params(axis="y", labelcolor=_INK)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.grid(axis="x")
+        axes.grid(visible=False, axis="y")
         return _svg(figure)
 
 
@@ -122,11 +197,83 @@ def reliability(bins: Sequence[Mapping[str, float]]) -> str:
         return _svg(figure)
 
 
+def confusion(counts: Array, classes: Sequence[str]) -> bytes:
+    """Returns a confusion matrix with its labels as PNG, RGBA of SIDE pixels a side.
+
+    Args:
+        counts: int (classes, classes); rows are the true class.
+        classes: class names.
+    """
+    named, numbered = len(classes) <= _MOST_NAMED, len(classes) <= _MOST_NUMBERED
+    # The root of the share of the true class, so that what is rare can be seen.
+    depths = np.sqrt(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
+    labels = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in classes]
+    places = range(len(classes)) if named else []
+    turned = 90 if max(map(len, labels)) > 3 else 0
+    file = io.BytesIO()
+    # A name may hold what looks like TeX, or characters that the font does not have.
+    with mpl.rc_context(_USUAL), warnings.catch_warnings(action="ignore"):
+        figure = Figure(figsize=(SIDE / 100, SIDE / 100), dpi=100, layout="constrained")
+        axes = figure.add_subplot(xlabel="said", ylabel="true")
+        axes.imshow(depths, cmap="Blues", vmin=0, vmax=1)
+        axes.tick_params(labelsize=min(11, 280 / len(classes)))
+        axes.set_xticks(places, labels if named else [], rotation=turned, parse_math=False)
+        axes.set_yticks(places, labels if named else [], parse_math=False)
+        size = min(11, 110 / len(classes))
+        for (row, column), count in np.ndenumerate(counts) if numbered else ():
+            colour = "white" if depths[row, column] > 0.5 else "black"
+            axes.text(
+                column, row, f"{count}", ha="center", va="center", color=colour, fontsize=size
+            )
+        figure.savefig(file, format="png")
+    return file.getvalue()
+
+
 @contextmanager
 def _figure(height: float = _HEIGHT) -> Iterator[Figure]:
     with mpl.rc_context(_STYLE):
         # Of its own, not pyplot's, which picks a window system and keeps what it made.
         yield Figure(figsize=(_WIDTH, height))
+
+
+def _marker(epochs: Sequence[float]) -> str | None:
+    return "o" if len(epochs) <= _MOST_MARKED else None
+
+
+def _dashes(number: int) -> Any:
+    return _DASHES[number // RUN_COLOURS % len(_DASHES)]
+
+
+def _scale(axes: Axes, *, percent: bool, from_zero: bool) -> None:
+    axes.margins(x=0.03, y=0.08)
+    if from_zero:
+        axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_formatter(_numbers(axes, percent))
+    if axes.dataLim.width == 0:
+        axes.set_xlim(axes.dataLim.x0 - 0.5, axes.dataLim.x0 + 0.5)
+
+
+def _letter(axes: Axes, runs: Sequence[Series]) -> None:
+    """Writes the letters of runs behind the ends of their lines, apart where those are near."""
+    points = np.array([[run.epochs[-1], run.values[-1]] for run in runs])
+    heights = axes.transData.transform(points)[:, 1] * (72 / axes.figure.dpi)
+    bottom, top = axes.bbox.y0 * (72 / axes.figure.dpi), axes.bbox.y1 * (72 / axes.figure.dpi)
+    order = np.argsort(heights, kind="stable")
+    # Pushed up from the lowest, and down from the highest; the middle of both is nearest.
+    steps = _LETTER * np.arange(len(runs))
+    up = np.maximum.accumulate(heights[order] - steps) + steps
+    down = np.minimum.accumulate((heights[order] - steps)[::-1])[::-1] + steps
+    placed = (up + down) / 2
+    placed += max(0.0, bottom - placed[0])
+    placed -= max(0.0, placed[-1] - top)
+    for place, number in zip(placed, order, strict=True):
+        axes.annotate(
+            runs[number].letter, tuple(points[number]), (7, place - heights[number]),
+            textcoords="offset points", va="center", fontsize=11, color=_INK,
+            annotation_clip=False,
+        )  # fmt: skip
 
 
 def _numbers(axes: Axes, percent: bool) -> Formatter:

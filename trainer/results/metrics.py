@@ -13,7 +13,7 @@ import numpy as np
 from trainer.datasets.dataset import Array
 from trainer.results import names
 
-_Z = 1.959964  # The standard normal distribution holds 95 % within plus and minus this.
+Z_95 = 1.959964  # The standard normal distribution holds 95 % within plus and minus this.
 _BINS = 15
 
 
@@ -49,9 +49,9 @@ def wilson(right: int, examples: int) -> tuple[float, float]:
     Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
     Unlike the rate plus and minus its standard error it stays within 0 and 1.
     """
-    rate, z2 = right / examples, _Z**2
+    rate, z2 = right / examples, Z_95**2
     centre = rate + z2 / (2 * examples)
-    half = _Z * np.sqrt(rate * (1 - rate) / examples + z2 / (4 * examples**2))
+    half = Z_95 * np.sqrt(rate * (1 - rate) / examples + z2 / (4 * examples**2))
     scale = 1 + z2 / examples
     return max(0.0, float((centre - half) / scale)), min(1.0, float((centre + half) / scale))
 

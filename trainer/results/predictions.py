@@ -70,6 +70,19 @@ def read(folder: Folder) -> list[Prediction]:
     content = folder.read(names.PREDICTIONS)
     if content is None:
         raise StorageError(f"{place}: no such file")
+    return parse(content, place)
+
+
+def parse(content: bytes, place: str) -> list[Prediction]:
+    """Returns the rows of a file.
+
+    Args:
+        content: of the file.
+        place: where it lies, for messages.
+
+    Raises:
+        DamagedRunError: it cannot be read.
+    """
     try:
         rows = csv.reader(io.StringIO(content.decode(), newline=""), strict=True)
         if tuple(next(rows, ())) != _COLUMNS:

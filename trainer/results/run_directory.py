@@ -165,5 +165,6 @@ _OURS = (
     names.MODEL_H5,
     names.MANIFEST,
     f"{names.SAVED_MODEL}/",
+    f"{names.TENSORBOARD}/",
     _SNAPSHOTS,
 )

@@ -1,4 +1,8 @@
-"""TensorBoard's event files: the figures of each epoch, while the run goes on."""
+"""TensorBoard's event files: settings, model, the figures of each epoch, and what came of it.
+
+TensorBoard itself is not needed to write them. What its HParams tab reads are messages of its own;
+their fields are written here by number, from its plugin_data.proto.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,28 @@ import concurrent.futures
 import contextlib
 import datetime
 import hashlib
+import io
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import keras
+import numpy as np
 import tensorflow as tf
-from tensorflow.core.framework.summary_pb2 import Summary
+from google.protobuf import proto
+from google.protobuf.struct_pb2 import Struct
+from tensorflow.core.framework.summary_pb2 import Summary, SummaryMetadata
 from tensorflow.core.util.event_pb2 import Event
 
+from trainer import config as configs
 from trainer import storage
+from trainer.config import ResolvedConfig
 from trainer.errors import StorageError
 from trainer.log import LOGGER
+from trainer.results import names
 
 _TAGS = {
     "loss": "loss/train",
@@ -26,6 +39,7 @@ _TAGS = {
     "accuracy": "accuracy/train",
     "val_accuracy": "accuracy/validation",
 }
+_START, _END = "_hparams_/session_start_info", "_hparams_/session_end_info"
 _EVERY_S = 30.0  # Between two uploads: a bucket takes the whole file each time.
 
 
@@ -37,17 +51,24 @@ class EventFile:
     """
 
     def __init__(
-        self, folder: str, run: str, scratch: Path, *, clock: Callable[[], float] = time.monotonic
+        self,
+        folder: str,
+        config: ResolvedConfig,
+        model: keras.Model,
+        scratch: Path,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Begins a file.
+        """Begins a file with the settings and a summary of the model.
 
         Args:
             folder: where TensorBoard looks, local or gs://; other runs may have files there.
-            run: the run directory, from which the file has its name.
+            config: of the run; from its run directory the file has its name.
+            model: of the run.
             scratch: an empty local folder.
             clock: seconds, rising.
         """
-        owner = hashlib.sha256(run.encode()).hexdigest()[:8]
+        owner = hashlib.sha256(config.out.encode()).hexdigest()[:8]
         self._name = f"events.out.tfevents.{_now():.0f}.{owner}"
         self._folder = storage.folder(folder)
         self._remote = storage.is_remote(folder)
@@ -60,6 +81,7 @@ class EventFile:
         earlier = [name for name in self._folder.names() if ours.fullmatch(name)]
         self._writer = tf.io.TFRecordWriter(str(self._path))
         self._write(Event(wall_time=_now(), file_version="brain.Event:2"))
+        self._add(0, [*_unless_it_fails(lambda: _model(model)), _session_start(config)])
         self._clock, self._put_s = clock, clock() - _EVERY_S
         self._uploads = concurrent.futures.ThreadPoolExecutor(1)
         self._upload: concurrent.futures.Future[None] | None = None
@@ -74,9 +96,13 @@ class EventFile:
         Args:
             history: a row for each epoch that is over.
         """
-        for row in history[self._written :]:
+        new = history[self._written :]
+        ago_s = sum(row.get("seconds", 0.0) for row in new)
+        for row in new:
             figures = {_TAGS.get(name, name): value for name, value in row.items()}
-            self._add(int(figures.pop("epoch")), figures)
+            epoch = int(figures.pop("epoch"))
+            ago_s -= row.get("seconds", 0.0)
+            self._add(epoch, _scalars(figures), ago_s=ago_s)
         self._written = len(history)
         idle = self._upload is None or self._upload.done()
         if self._remote and idle and self._clock() - self._put_s >= _EVERY_S:
@@ -84,18 +110,24 @@ class EventFile:
             copy = shutil.copyfile(self._path, self._scratch / "copy")
             self._upload = self._uploads.submit(self._put, copy)
 
-    def close(self, test: Mapping[str, float] | None = None) -> None:
-        """Ends the file, with the figures of the final test if there are any."""
-        if test is not None:
-            self._add(self._written, {f"{name}/test": value for name, value in test.items()})
+    def close(self, result: Mapping[str, Any] | None = None) -> None:
+        """Ends the file.
+
+        Args:
+            result: what `metrics.json` holds; None if the run came to no end.
+        """
+        if result is not None:
+            figures = {f"{name}/test": value for name, value in result["test"].items()}
+            image = _unless_it_fails(lambda: _confusion(result))
+            self._add(self._written, [*_scalars(figures), *image, _session_end()])
         self._writer.close()
         self._uploads.shutdown()
         if self._remote:
             self._put(self._path)
 
-    def _add(self, epoch: int, figures: Mapping[str, float]) -> None:
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in figures.items()]
-        self._write(Event(wall_time=_now(), step=epoch, summary=Summary(value=values)))
+    def _add(self, epoch: int, values: Sequence[Summary.Value], *, ago_s: float = 0.0) -> None:
+        summary = Summary(value=values)
+        self._write(Event(wall_time=_now() - ago_s, step=epoch, summary=summary))
 
     def _write(self, event: Event) -> None:
         try:
@@ -112,7 +144,9 @@ class EventFile:
 
 
 @contextlib.contextmanager
-def event_file(folder: str | None, run: str) -> Iterator[EventFile | None]:
+def event_file(
+    folder: str | None, config: ResolvedConfig, model: keras.Model
+) -> Iterator[EventFile | None]:
     """Gives the event file of a run, or None if there is to be none; it is ended in any case.
 
     Takes what EventFile does.
@@ -121,12 +155,93 @@ def event_file(folder: str | None, run: str) -> Iterator[EventFile | None]:
         yield None
         return
     with storage.scratch() as place:
-        file = EventFile(folder, run, place)
+        file = EventFile(folder, config, model, place)
         try:
             yield file
         except BaseException:
             file.close()
             raise
+
+
+def write(
+    config: ResolvedConfig,
+    model: keras.Model,
+    history: Sequence[Mapping[str, float]],
+    result: Mapping[str, Any],
+    folder: Path,
+) -> None:
+    """Writes `tensorboard/` of a finished run into a local folder.
+
+    Args:
+        config: of the run.
+        model: of the run.
+        history: a row an epoch.
+        result: what `metrics.json` holds.
+        folder: where it goes.
+    """
+    with storage.scratch() as place:
+        file = EventFile(str(folder / names.TENSORBOARD), config, model, place)
+        file(history)
+        file.close(result)
+
+
+def _scalars(figures: Mapping[str, float]) -> list[Summary.Value]:
+    return [Summary.Value(tag=tag, simple_value=value) for tag, value in figures.items()]
+
+
+def _unless_it_fails(make: Callable[[], Summary.Value]) -> list[Summary.Value]:
+    """Returns what is made; a defect in it is logged, and costs no run."""
+    try:
+        return [make()]
+    except Exception:
+        LOGGER.exception("TensorBoard's file goes without what could not be made for it")
+        return []
+
+
+def _model(model: keras.Model) -> Summary.Value:
+    """Returns what the layers of a model are, as text: a block of Markdown."""
+    lines: list[str] = []
+    model.summary(print_fn=lines.append, expand_nested=True)
+    return Summary.Value(
+        tag="model",
+        metadata=SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text")),
+        tensor=tf.make_tensor_proto("\n".join(["```", *lines, "```"]), tf.string),
+    )
+
+
+def _confusion(result: Mapping[str, Any]) -> Summary.Value:
+    """Returns the confusion matrix as an image."""
+    from trainer.results import charts
+
+    classes = [row["class"] for row in result["per_class"]]
+    png = charts.confusion(np.array(result["confusion"]), classes)
+    image = Summary.Image(
+        width=charts.SIDE, height=charts.SIDE, colorspace=4, encoded_image_string=png
+    )
+    return Summary.Value(tag="confusion", image=image)
+
+
+def _session_start(config: ResolvedConfig) -> Summary.Value:
+    """Returns the settings that decide the result, for the HParams tab."""
+    settings = configs.experiment(config)
+    hparams = Struct()
+    hparams.update({name: value for name, value in settings.items() if value is not None})
+    # Field 3 of what the plugin reads is a session's start, whose first field is such a map too.
+    content = io.BytesIO()
+    content.write(b"\x1a")
+    proto.serialize_length_prefixed(hparams, content)
+    return _hparams(_START, content.getvalue())
+
+
+def _session_end() -> Summary.Value:
+    """Returns that a session has ended well: status 1, in field 4 of what the plugin reads."""
+    return _hparams(_END, b"\x22\x02\x08\x01")
+
+
+def _hparams(tag: str, content: bytes) -> Summary.Value:
+    data = SummaryMetadata.PluginData(plugin_name="hparams", content=content)
+    nothing = tf.make_tensor_proto([], tf.float32, [0])
+    return Summary.Value(tag=tag, metadata=SummaryMetadata(plugin_data=data), tensor=nothing)
 
 
 def _now() -> float:
