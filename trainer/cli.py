@@ -14,6 +14,7 @@ from trainer.errors import UsageError
 COMMANDS = {
     "train": ("trainer.task", "train a model; the same as python -m trainer.task"),
     "verify": ("trainer.commands.verify", "compare a finished run with its manifest"),
+    "export": ("trainer.commands.export", "put a run's model into another format, and check it"),
     "submit": ("trainer.commands.submit", "train on Vertex AI, or write a Kubernetes Job"),
 }
 

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 
 LOGGER = logging.getLogger("trainer")
@@ -76,3 +77,30 @@ def native_greetings_hidden() -> Iterator[None]:
             for line in caught.read().decode(errors="replace").splitlines():
                 if not _GREETING.match(line):
                     print(line, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def output_hidden() -> Iterator[None]:
+    """Keeps off stdout and stderr whatever is written there, by native code too.
+
+    For libraries that talk while they work; what goes wrong comes as an exception. Who sets
+    TF_CPP_MIN_LOG_LEVEL lower gets everything.
+    """
+    if os.environ.get(_LEVEL_VARIABLE, _ERRORS_ONLY) not in (_ERRORS_ONLY, _FATAL_ONLY):
+        yield
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for descriptor in (1, 2):
+                os.dup2(nowhere.fileno(), descriptor)
+            # Python's own streams may lead elsewhere.
+            with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+                yield
+    finally:
+        for descriptor, original in zip((1, 2), kept, strict=True):
+            os.dup2(original, descriptor)
+            os.close(original)

@@ -1,0 +1,38 @@
+"""The run's `model.keras`, for Keras 3; byte for byte."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainer.results import names
+
+if TYPE_CHECKING:
+    from trainer.datasets.dataset import Array
+    from trainer.exporting import Predict, Source
+
+SUFFIX = ".keras"
+NEEDS: tuple[str, ...] = ()
+KINDS = ("image", "vector", "text")
+OF_RUN = (names.MODEL_KERAS,)
+
+
+def write(source: Source, path: Path) -> None:
+    """Copies the run's file."""
+    shutil.copyfile(source.files / names.MODEL_KERAS, path)
+
+
+def load(path: Path, kind: str) -> Predict:
+    """Loads it by Keras, which in its safe mode runs no code out of the file."""
+    import keras
+    import numpy as np
+
+    from trainer.models import as_input
+
+    model = keras.models.load_model(path, compile=False, safe_mode=True)
+
+    def predict(examples: Array) -> Array:
+        return np.asarray(model(as_input(examples), training=False))
+
+    return predict
