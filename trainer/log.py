@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import datetime
+import functools
 import json
 import logging
 import os
@@ -12,6 +14,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
+from typing import TextIO
 
 LOGGER = logging.getLogger("trainer")
 
@@ -79,6 +82,14 @@ def native_greetings_hidden() -> Iterator[None]:
                     print(line, file=sys.stderr)
 
 
+@functools.cache
+def _nowhere() -> TextIO:
+    # Open to the end: a library that begins to log meanwhile keeps the stream.
+    stream = open(os.devnull, "w")
+    atexit.register(stream.close)
+    return stream
+
+
 @contextlib.contextmanager
 def output_hidden() -> Iterator[None]:
     """Keeps off stdout and stderr whatever is written there, by native code too.
@@ -92,15 +103,19 @@ def output_hidden() -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)
+    disabled = logging.root.manager.disable
     try:
-        with open(os.devnull, "w") as nowhere, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for descriptor in (1, 2):
-                os.dup2(nowhere.fileno(), descriptor)
-            # Python's own streams may lead elsewhere.
-            with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-                yield
+        logging.disable()
+        for descriptor in (1, 2):
+            os.dup2(_nowhere().fileno(), descriptor)
+        with (
+            warnings.catch_warnings(action="ignore"),
+            contextlib.redirect_stdout(_nowhere()),  # Python's own streams may lead elsewhere.
+            contextlib.redirect_stderr(_nowhere()),
+        ):
+            yield
     finally:
+        logging.disable(disabled)
         for descriptor, original in zip((1, 2), kept, strict=True):
             os.dup2(original, descriptor)
             os.close(original)

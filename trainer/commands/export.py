@@ -72,11 +72,11 @@ def _exported(settings: Settings, name: str, suffix: str) -> str:
 
     run = trained.read(settings.run)
     exporting.check_kind(name, run.input.kind)
-    suffix = f".{settings.quantize}{suffix}" if settings.quantize else suffix
+    ending = f".{settings.quantize}{suffix}" if settings.quantize else suffix
     place = destination.Destination(
-        settings.out or destination.default(settings.run, suffix),
+        settings.out or destination.default(settings.run, ending),
         run=settings.run,
-        is_folder=name == "saved_model",
+        suffix=None if name == "saved_model" else suffix,
         overwrite=settings.overwrite,
     )
     data = examples.load(run, settings.data)
@@ -91,11 +91,11 @@ def _lines(name: str, exported: Exported, data: Examples, *, quantized: str | No
     rows = {
         "format": f"{name} {quantized or ''}".rstrip(),
         "size": f"{exported.size_bytes:,} bytes",
-        "examples": f"{found.examples:,} {data.description}",
-        "difference": f"{found.difference:.2g} at most, of two probabilities",
-        "accuracy": f"{found.accuracy:.2%}; the run's own graph {found.expected_accuracy:.2%}",
+        "compared": f"with the run's graph, on {found.examples:,} examples {data.description}",
+        "difference": f"at most {found.difference:.2g} in a probability",
+        "accuracy": f"{found.accuracy:.2%}, and {found.expected_accuracy:.2%} by the run's graph",
     }
     if quantized:
-        rows["same class"] = f"{found.same:.2%} of the examples"
+        rows["same class"] = f"as the run's graph for {found.same:.2%} of them"
     width = max(map(len, rows))
     return [f"{title:{width}}  {text}" for title, text in rows.items()]

@@ -198,13 +198,17 @@ def _compute_in_full() -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Returns what a converter says, in part of a line."""
+    """Returns what a converter or runtime says, in part of a line."""
     text = str(error)
+    # LiteRT's converter lists operators one by one; Keras says it in the middle of a page.
     operators = sorted(set(re.findall(r"'(tf\.\w+)' op is neither", text)))
     if operators:
         return ", ".join(operators)
+    unknown = re.search(r"(?:Could not locate class|Unknown layer:) '([^']+)'", text)
+    if unknown:
+        return f"{unknown[1]}, whose module is not here to import"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0][:300]
+    return (lines or [type(error).__name__])[0].rpartition("error: ")[2][:300]
 
 
 def _size(path: Path) -> int:

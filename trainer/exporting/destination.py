@@ -17,18 +17,18 @@ _OF_SAVED_MODEL = ("variables/", "assets/", "assets.extra/", "fingerprint.pb")
 class Destination:
     """A place that was looked at before the work; nothing is there yet, or it may be replaced."""
 
-    def __init__(self, path: str, *, run: str, is_folder: bool, overwrite: bool) -> None:
+    def __init__(self, path: str, *, run: str, suffix: str | None, overwrite: bool) -> None:
         """Looks at the place, and tries a write beside it.
 
         Args:
             path: of the file or folder, local or gs://.
             run: the run directory, in which nothing may be put.
-            is_folder: whether a folder will be put there.
+            suffix: what the name of a file has to end in; None for a folder.
             overwrite: whether an earlier model there is to be replaced.
 
         Raises:
             RunExistsError: something is there that this would destroy.
-            UsageError: it lies in the run directory, or cannot hold this kind of thing.
+            UsageError: it lies in the run directory, or has another ending.
             StorageError: it cannot be written.
         """
         self.path = path
@@ -37,23 +37,19 @@ class Destination:
                 f"--out {path}: lies in the run, whose files are those of its manifest, expected "
                 "another place"
             )
-        self._folder, self._name = _parent(path)
-        if is_folder:
-            self._folder = storage.folder(path)
-            self._look_at_folder(overwrite)
-        else:
-            self._look_at_file(overwrite)
+        if suffix is not None and not path.endswith(suffix):
+            raise UsageError(f"--out {path}: expected the path of a file that ends in {suffix}")
+        self._folder, self._name = (storage.folder(path), "") if suffix is None else _parent(path)
         self._folder.check_writable()
+        self._check_free(overwrite)
 
-    def _look_at_file(self, overwrite: bool) -> None:
-        if not self._name or (not storage.is_remote(self.path) and Path(self.path).is_dir()):
-            raise UsageError(f"--out {self.path}: is a folder, expected the path of a file")
-        if not overwrite and self._folder.version(self._name):
-            raise RunExistsError(f"--out {self.path}: is there already, --overwrite replaces it")
-
-    def _look_at_folder(self, overwrite: bool) -> None:
-        if not storage.is_remote(self.path) and Path(self.path).is_file():
-            raise UsageError(f"--out {self.path}: is a file, expected the path of a folder")
+    def _check_free(self, overwrite: bool) -> None:
+        if self._name:
+            if self._folder.version(self._name) and not overwrite:
+                raise RunExistsError(
+                    f"--out {self.path}: is there already, --overwrite replaces it"
+                )
+            return
         present = self._folder.names()
         if present and _GRAPH not in present:
             raise RunExistsError(
@@ -94,8 +90,6 @@ def default(run: str, suffix: str) -> str:
 
 def _parent(path: str) -> tuple[Folder, str]:
     """Returns the folder that a file lies in, and the file's name in it."""
-    if storage.is_remote(path) and path.count("/") < 3:
-        return storage.folder(path), ""
     parent, _, name = path.rpartition("/")
     return storage.folder(parent or ("/" if path.startswith("/") else ".")), name
 

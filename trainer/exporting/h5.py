@@ -26,4 +26,5 @@ load = keras.load
 
 def write(source: Source, path: Path) -> None:
     """Copies the run's file."""
+    keras.import_layers(source)
     shutil.copyfile(source.files / names.MODEL_H5, path)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainer import models
+from trainer.errors import UsageError
 from trainer.results import names
 
 if TYPE_CHECKING:
@@ -20,7 +23,16 @@ OF_RUN = (names.MODEL_KERAS,)
 
 def write(source: Source, path: Path) -> None:
     """Copies the run's file."""
+    import_layers(source)
     shutil.copyfile(source.files / names.MODEL_KERAS, path)
+
+
+def import_layers(source: Source) -> None:
+    """Imports the user's module that built the model: Keras files name layers, and hold no code."""
+    name = source.trained.config["model"]
+    if name not in models.MODELS:
+        with contextlib.suppress(UsageError):  # A model of Keras's own layers needs none.
+            models.find(name)
 
 
 def load(path: Path, kind: str) -> Predict:

@@ -40,8 +40,7 @@ def write(source: Source, path: Path) -> None:
     if name == "text":
         model = text_operators.replaced(model)
     _remove_unused(model)
-    for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    _set_shapes(model, source.trained)
     model.graph.name = str(source.trained.config["model"])
     model.producer_name, model.producer_version = "trainer", __version__
     for key, text in _metadata(source.trained).items():
@@ -67,8 +66,9 @@ def _converted(source: Source, name: str) -> Any:
     import tensorflow as tf
     from tf2onnx import optimizer, tf_loader, tfonnx
 
-    from trainer.exporting import text_operators
+    from trainer.exporting import text_operators as texts
 
+    is_text = name == "text"
     function, holder = source.model.graph(name, OUTPUT)
     # Not tf2onnx's `from_function`, which loses vocabularies and takes captured values for inputs.
     taken, given = f"{name}:0", function.outputs[0].name
@@ -82,19 +82,43 @@ def _converted(source: Source, name: str) -> Any:
             output_names=[given],
             tensors_to_rename={taken: name, given: OUTPUT},
             initialized_tables=tables,
-            custom_op_handlers=text_operators.handlers() if name == "text" else None,
-            extra_opset=[text_operators.opset()] if name == "text" else None,
+            custom_op_handlers={"Erfc": (_erfc, []), **(texts.handlers() if is_text else {})},
+            extra_opset=[texts.opset()] if is_text else [],
         )
     return optimizer.optimize_graph(converted).make_model("")
+
+
+def _erfc(graph: Any, node: Any, name: str, arguments: Any) -> None:
+    """Makes 1 - erf(x) of erfc(x), which is in GELU and not in ONNX."""
+    import numpy as np
+
+    dtype, shape = graph.get_dtype(node.output[0]), graph.get_shape(node.output[0])
+    one = graph.make_const(f"{name}__one", np.array(1, np.float32))
+    erf = graph.make_node("Erf", node.input, shapes=[shape], dtypes=[dtype])
+    graph.remove_node(node.name)
+    taken = [one.output[0], erf.output[0]]
+    graph.make_node("Sub", taken, name=name, outputs=node.output, shapes=[shape], dtypes=[dtype])
 
 
 def _metadata(run: Trained) -> dict[str, str]:
     manifest = storage.folder(run.run).read(names.MANIFEST) or b""
     return {
         "classes": json.dumps(run.classes),
-        "run": run.run,
         "manifest_sha256": hashlib.sha256(manifest).hexdigest(),
     }
+
+
+def _set_shapes(model: Any, run: Trained) -> None:
+    """Says what the model takes and gives, which tf2onnx cannot always tell."""
+    for value, sizes in (
+        (model.graph.input[0], run.input.shape),
+        (model.graph.output[0], (len(run.classes),)),
+    ):
+        shape = value.type.tensor_type.shape
+        del shape.dim[:]
+        shape.dim.add(dim_param="batch")
+        for size in sizes:
+            shape.dim.add(dim_value=size)
 
 
 def _remove_unused(model: Any) -> None:

@@ -26,7 +26,7 @@ _IR_VERSION = 9  # Of ONNX opset 20, which has strings to join and to split.
 # What TextVectorization takes out, as its graph has it.
 _PUNCTUATION = r"""[!"#$%&()\*\+,-\./:;<=>?@\[\\\]^_`{|}~\']"""
 
-_STRING, _INT64 = 8, 7  # Of onnx.TensorProto.
+_STRING, _INT64 = 8, 7  # As onnx.TensorProto has them.
 
 # Into rows of characters, with "" behind those of shorter texts.
 _CUT = """
@@ -306,6 +306,7 @@ def replaced(model: Any) -> Any:
     import onnx.inliner
 
     functions = dict(_SHARED)
+    constants = {constant.name: constant for constant in model.graph.initializer}
     makers = {output: node for node in model.graph.node for output in node.output}
     for node in model.graph.node:
         if node.domain != _DOMAIN:
@@ -322,6 +323,8 @@ def replaced(model: Any) -> Any:
             texts, codes = _decoded(makers, node), node.input[0]
             del node.input[:]
             node.input.extend([texts, codes])
+        if node.op_type == "RaggedBincount":
+            _expect_counts(constants.get(node.input[3]))
         name, text = _REPLACED[node.op_type](attributes)
         functions[name] = text
         node.op_type = name
@@ -422,7 +425,6 @@ def _ngrams(attributes: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _bincount(attributes: Mapping[str, Any]) -> tuple[str, str]:
-    _expect(attributes, T=_INT64)  # Of counts; tf-idf has weights, which are floats.
     once = attributes["binary_output"]
     name = "CountOnce" if once else "Count"
     return name, _COUNT.format(name=name, reduction="none" if once else "add")
@@ -431,6 +433,11 @@ def _bincount(attributes: Mapping[str, Any]) -> tuple[str, str]:
 def _pad(attributes: Mapping[str, Any]) -> tuple[str, str]:
     _expect(attributes, row_partition_types=[b"ROW_SPLITS"])
     return "Pad", _PAD
+
+
+def _expect_counts(weights: Any) -> None:
+    if weights is None or list(weights.dims) != [0] or weights.data_type != _INT64:
+        raise ValueError("RaggedBincount of weights")
 
 
 def _expect(attributes: Mapping[str, Any], **expected: Any) -> None:
