@@ -164,8 +164,8 @@ def test_a_file_that_is_not_the_manifests_is_not_exported(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "Missing --format. Expected one of: saved_model, onnx, litert, keras, h5."),
-        (("--format", "tflite"), "--format: found 'tflite', expected 'saved_model', 'onnx'"),
+        ((), "Missing --format, one of: saved_model, onnx, litert, keras, h5."),
+        (("--format", "tflite"), "--format: found 'tflite', expected one of: saved_model, onnx"),
         (("--format", "onnx", "--quantize", "int8"), "--quantize: found --format onnx, expected"),
         (("--format", "litert", "--quantize", "int4"), "--quantize: found 'int4', expected 'int8'"),
         (("--format", "onnx", "--out", "RUN/a.onnx"), "lies in the run, whose files are those of"),

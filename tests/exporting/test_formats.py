@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import textwrap
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from tests.exporting.conftest import Export
+from tests.killing import ROOT
 from trainer import datasets, exporting, models, trained
 from trainer.datasets.dataset import Array
 
@@ -40,7 +43,6 @@ def by_litert(path: Path, examples: Array) -> Any:
     return Interpreter(str(path)).get_signature_runner()(image=examples)["probabilities"]
 
 
-ENDINGS = {"saved_model": "", "onnx": ".onnx", "litert": ".tflite", "keras": ".keras", "h5": ".h5"}
 RUNTIMES: dict[str, Callable[[Path, Array], Any]] = {
     "saved_model": by_saved_model,
     "onnx": by_onnxruntime,
@@ -50,11 +52,25 @@ RUNTIMES: dict[str, Callable[[Path, Array], Any]] = {
 }
 
 
+def documented(name: str) -> str:
+    """Returns the code by which the documentation loads a format again."""
+    text = (ROOT / "docs/exporting.md").read_text()
+    section = text.partition(f"\n### {name}\n")[2]
+    block = re.search(r"(^    .*\n|^\n(?=    ))+", section, re.MULTILINE)
+    assert block is not None
+    return textwrap.dedent(block[0])
+
+
 @pytest.mark.parametrize("name", exporting.FORMATS)
 def test_images(
-    name: str, finished_run: Path, digits: Path, tmp_path: Path, export: Export
+    name: str,
+    finished_run: Path,
+    digits: Path,
+    tmp_path: Path,
+    export: Export,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    out = tmp_path / f"deep/model{ENDINGS[name]}"
+    out = tmp_path / f"deep/demo{exporting.find(name).SUFFIX}"
     code, lines, err = export(finished_run, "--format", name, "--out", out)
     assert (code, err) == (0, "")
     assert lines[-1] == str(out)
@@ -65,11 +81,15 @@ def test_images(
     for count in (1, 300):
         answers = RUNTIMES[name](out, test.examples[:count])
         np.testing.assert_allclose(answers, expected[:count], atol=1e-5)
+    monkeypatch.chdir(out.parent)
+    names: dict[str, Any] = {"images": test.examples}
+    exec(documented(name), names)
+    np.testing.assert_allclose(names["probabilities"], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["saved_model", "onnx", "keras", "h5"])
 def test_texts(name: str, text_run: Path, tmp_path: Path, export: Export) -> None:
-    out = tmp_path / f"model{ENDINGS[name]}"
+    out = tmp_path / f"model{exporting.find(name).SUFFIX}"
     code, lines, err = export(text_run, "--format", name, "--out", out)
     assert (code, err) == (0, "")
     texts = np.array(["a film to be seen, and seen again!", "", "DON'T."], object)
@@ -95,7 +115,7 @@ def test_vectors(tmp_path: Path, export: Export) -> None:
     with pytest.raises(SystemExit):
         task.main(["--model=mlp", "--epochs=1", f"--data={tmp_path}/data.npz", f"--out={run}"])
     for name in ("onnx", "litert"):
-        out = tmp_path / f"model{ENDINGS[name]}"
+        out = tmp_path / f"model{exporting.find(name).SUFFIX}"
         assert export(run, "--format", name, "--out", out)[0] == 0
     assert onnxruntime.InferenceSession(tmp_path / "model.onnx").get_inputs()[0].name == "vector"
     assert (
@@ -106,7 +126,7 @@ def test_vectors(tmp_path: Path, export: Export) -> None:
 
 def test_class_names_go_along(finished_run: Path, tmp_path: Path, export: Export) -> None:
     for name in ("onnx", "litert"):
-        out = tmp_path / f"model{ENDINGS[name]}"
+        out = tmp_path / f"model{exporting.find(name).SUFFIX}"
         assert export(finished_run, "--format", name, "--out", out)[0] == 0
     said = {each.key: each.value for each in onnx.load(tmp_path / "model.onnx").metadata_props}
     assert json.loads(said["classes"]) == list("0123456789")
@@ -130,3 +150,21 @@ def test_8_bits_are_a_quarter_of_the_size_and_their_accuracy_is_told(
     assert f"{right:.2%}, and" in accuracy
     weights = [each["dtype"] for each in Interpreter(str(small)).get_tensor_details()]
     assert np.int8 in weights
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("model", models.MODELS)
+def test_every_model_goes_into_every_format_that_takes_its_input(
+    model: str, digits: Path, sentences: Path, tmp_path: Path, export: Export
+) -> None:
+    from trainer import task
+
+    data = digits if models.find(model).recipe.data == "mnist" else sentences
+    run = tmp_path / "run"
+    with pytest.raises(SystemExit) as ended:
+        task.main([f"--model={model}", "--epochs=1", f"--data={data}", f"--out={run}"])
+    assert ended.value.code == 0
+    for name in exporting.FORMATS:
+        out = tmp_path / f"model{exporting.find(name).SUFFIX}"
+        expected = 2 if name == "litert" and data == sentences else 0
+        assert export(run, "--format", name, "--out", out)[0] == expected, name

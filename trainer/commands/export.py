@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import pydantic
+from pydantic import AfterValidator
 
-from trainer import command_line, termination
+from trainer import command_line, exporting, termination
 from trainer import config as configs
 from trainer.config import Place, Text, flag, word
 from trainer.errors import UsageError
@@ -16,7 +17,13 @@ if TYPE_CHECKING:
     from trainer.exporting import Exported
     from trainer.exporting.examples import Examples
 
-Format = Literal["saved_model", "onnx", "litert", "keras", "h5"]
+_FORMATS = f"one of: {', '.join(exporting.FORMATS)}"
+
+
+def _known(value: str) -> str:
+    if value not in exporting.FORMATS:
+        raise ValueError(_FORMATS)
+    return value
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +31,9 @@ class Settings:
     """The settings of the command."""
 
     run: Text = word("A finished run directory, local or gs://bucket/path.")
-    format: Format | None = flag(None, "One of {formats}; keras and h5 are files of Keras.")
+    format: Annotated[Text, AfterValidator(_known)] | None = flag(
+        None, f"What the model is put into, {_FORMATS}."
+    )
     out: Place | None = flag(
         None,
         "File, or for saved_model the folder, local or gs://. Left out, the run's name with the "
@@ -44,19 +53,16 @@ def main(arguments: Sequence[str], *, program: str) -> None:
     """Exports, and prints how the file compares with the run; its path is the last line."""
     termination.exit_at_once()
     with command_line.exits(program, arguments):
-        from trainer import exporting
-
         flags = command_line.read(
             arguments,
             configs.settings(Settings),
             program=program,
             summary="Puts the model of a finished run into another format, loads it again by that "
             "format's own runtime, and leaves it only if it agrees with the run.",
-            names={"formats": ", ".join(exporting.FORMATS)},
         )
         settings = configs.check(Settings, flags)
         if settings.format is None:
-            raise UsageError(f"Missing --format. Expected one of: {', '.join(exporting.FORMATS)}.")
+            raise UsageError(f"Missing --format, {_FORMATS}.")
         if settings.quantize and settings.format != "litert":
             raise UsageError(
                 f"--quantize: found --format {settings.format}, expected litert, which it is for"
@@ -67,7 +73,7 @@ def main(arguments: Sequence[str], *, program: str) -> None:
 
 def _exported(settings: Settings, name: str, suffix: str) -> str:
     """Exports, prints how it compares, and returns the path."""
-    from trainer import exporting, trained
+    from trainer import trained
     from trainer.exporting import destination, examples
 
     run = trained.read(settings.run)
