@@ -71,7 +71,9 @@ def test_from_bucket_to_bucket(
     }
     storage.put_all(storage.folder(f"{bucket}/run"), sources)
     out = f"{bucket}/models/7{exporting.find(name).SUFFIX}"
-    code, lines, _ = export(f"{bucket}/run", "--format", name, "--out", out)
+    inside = f"{bucket}/run/model{exporting.find(name).SUFFIX}"
+    assert export(f"{bucket}/run/", "--format", name, "--out", inside)[0] == 2
+    code, lines, _ = export(f"{bucket}/run/", "--format", name, "--out", out)
     assert (code, lines[-1]) == (0, out)
     names = storage.folder(f"{bucket}/models").names()
     if name == "onnx":

@@ -30,7 +30,7 @@ def _known(value: str) -> str:
 class Settings:
     """The settings of the command."""
 
-    run: Text = word("A finished run directory, local or gs://bucket/path.")
+    run: Place = word("A finished run directory, local or gs://bucket/path.")
     format: Annotated[Text, AfterValidator(_known)] | None = flag(
         None, f"What the model is put into, {_FORMATS}."
     )
