@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,12 @@ def test_kill_counts_its_kills() -> None:
 
 def test_safety_prints_what_safety_costs() -> None:
     assert "sentiment" in run("benchmarks.safety", "--models", "sentiment", "--repeats", 1)
+
+
+def test_exports_has_a_row_for_each_format(finished_run: Path) -> None:
+    table = run("benchmarks.exports", finished_run)
+    for title in ("`saved_model`", "`onnx`", "`litert`", "`keras`", "`h5`", "`litert` int8"):
+        assert re.search(rf"\| {title} \| [\d,]+ \| [\d.]+ s \| [\d.]+ ms \| [\d,]+ \|", table)
 
 
 def test_what_is_to_run_on_a_gpu_runs_on_a_cpu(tmp_path: Path, digits: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from trainer import cli, task
+from trainer import cli, command_line, task
 from trainer import config as configs
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -60,18 +61,29 @@ def test_jobs_that_are_submitted_would_be_accepted(
     assert ended.value.code == 0, capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", commands("trainer export"))
+def test_other_commands_have_flags_that_exist(command: str) -> None:
+    words = shlex.split(command)[1:]
+    settings = importlib.import_module(cli.COMMANDS[words[0]][0]).Settings
+    flags = command_line.read(words[1:], configs.settings(settings), program="", summary="")
+    configs.check(settings, flags)
+
+
 def test_the_commands_are_found() -> None:
     assert len(commands("python -m trainer.task")) >= 4
     assert len(commands("trainer submit")) >= 4
     assert commands("docker run")
+    assert commands("trainer export")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_flags_that_are_named_exist(page: Path) -> None:
     """In tables and text; those of other programs stand in code blocks."""
-    from trainer.commands.submit import Settings
-
-    known = {configs.flag_name(s.name) for s in (*configs.settings(), *configs.settings(Settings))}
+    modules = [importlib.import_module(place) for place, _ in cli.COMMANDS.values()]
+    kinds = [getattr(module, "Settings", configs.Config) for module in modules]
+    known = {
+        configs.flag_name(setting.name) for kind in kinds for setting in configs.settings(kind)
+    }
     others = {"--gpus", "--read-only", "--tmpfs", "--help", "--memory", "--target"}
     others |= {"--substitutions"}
     text = re.sub(r"^    .*$", "", page.read_text(), flags=re.MULTILINE)

@@ -15,7 +15,8 @@ COMMANDS = {
     "train": ("trainer.task", "train a model; the same as python -m trainer.task"),
     "verify": ("trainer.commands.verify", "compare a finished run with its manifest"),
     "compare": ("trainer.commands.compare", "put finished runs beside each other"),
-    "data": ("trainer.commands.data", "convert a data set into files that train fastest"),
+    "export": ("trainer.commands.export", "put a run's model into another format, and check it"),
+    "data": ("trainer.commands.data", "check a data set, or convert it into what trains fastest"),
     "submit": ("trainer.commands.submit", "train on Vertex AI, or write a Kubernetes Job"),
 }
 

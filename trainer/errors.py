@@ -68,6 +68,15 @@ class HostLostError(TrainerError):
     exit_code = 1
 
 
+class DisagreementError(TrainerError):
+    """A converted model that answers otherwise than the one it was made of.
+
+    The exit code is not the user's 2: the fault is a converter's, a runtime's or ours.
+    """
+
+    exit_code = 1
+
+
 class RemoteJobError(TrainerError):
     """A job on other machines that has ended without success; the exit code is that job's."""
 

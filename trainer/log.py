@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import datetime
+import functools
 import json
 import logging
 import os
 import re
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
+from typing import TextIO
 
 LOGGER = logging.getLogger("trainer")
 
@@ -76,3 +80,42 @@ def native_greetings_hidden() -> Iterator[None]:
             for line in caught.read().decode(errors="replace").splitlines():
                 if not _GREETING.match(line):
                     print(line, file=sys.stderr)
+
+
+@functools.cache
+def _nowhere() -> TextIO:
+    # Open to the end: a library that begins to log meanwhile keeps the stream.
+    stream = open(os.devnull, "w")
+    atexit.register(stream.close)
+    return stream
+
+
+@contextlib.contextmanager
+def output_hidden() -> Iterator[None]:
+    """Keeps off stdout and stderr whatever is written there, by native code too.
+
+    For libraries that talk while they work; what goes wrong comes as an exception. Who sets
+    TF_CPP_MIN_LOG_LEVEL lower gets everything.
+    """
+    if os.environ.get(_LEVEL_VARIABLE, _ERRORS_ONLY) not in (_ERRORS_ONLY, _FATAL_ONLY):
+        yield
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    disabled = logging.root.manager.disable
+    try:
+        logging.disable()
+        for descriptor in (1, 2):
+            os.dup2(_nowhere().fileno(), descriptor)
+        with (
+            warnings.catch_warnings(action="ignore"),
+            contextlib.redirect_stdout(_nowhere()),  # Python's own streams may lead elsewhere.
+            contextlib.redirect_stderr(_nowhere()),
+        ):
+            yield
+    finally:
+        logging.disable(disabled)
+        for descriptor, original in zip((1, 2), kept, strict=True):
+            os.dup2(original, descriptor)
+            os.close(original)

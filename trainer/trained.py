@@ -85,6 +85,22 @@ class Model:
         answer: Array = self._signature(**{self._name: as_input(examples)})[self._output].numpy()
         return answer
 
+    def graph(self, name: str, output: str) -> tuple[Any, Any]:
+        """Returns the graph with its input and output named so, for what converts it.
+
+        Returns:
+            A tf.ConcreteFunction, and the object that holds its variables and tables.
+        """
+        import tensorflow as tf
+
+        taken = self._signature.structured_input_signature[1][self._name]
+
+        @tf.function(input_signature=[tf.TensorSpec(taken.shape, taken.dtype, name=name)])  # type: ignore[untyped-decorator]
+        def predict(examples: Any) -> dict[str, Any]:
+            return {output: self._signature(**{self._name: examples})[self._output]}
+
+        return predict.get_concrete_function(), self._loaded
+
 
 def read(run: str) -> Trained:
     """Reads what a finished run says of itself.

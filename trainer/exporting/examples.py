@@ -1,0 +1,68 @@
+"""What an exported model is compared on: the test part of the run's data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from trainer import config as configs
+from trainer.config import ResolvedConfig
+from trainer.errors import DataError, StorageError
+
+if TYPE_CHECKING:
+    from trainer.datasets.dataset import Dataset
+    from trainer.trained import Trained
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Data that a run's model takes.
+
+    Attributes:
+        dataset: read and split as by the run.
+        description: what its test part is, in words.
+    """
+
+    dataset: Dataset = field(repr=False)
+    description: str
+
+
+def load(run: Trained, data: str | None = None) -> Examples:
+    """Reads the data of a run again, by the run's own settings.
+
+    Args:
+        run: a finished run.
+        data: other data in its place, by name, path or gs://.
+
+    Raises:
+        StorageError: it is not there any more.
+        DataError: it is damaged, or holds something else than the model takes.
+    """
+    from trainer import preparation
+    from trainer.datasets.inputs import Input
+
+    settings = dict(run.config)
+    if data is not None:
+        settings |= {"data": data, "validation_data": None, "test_data": None}
+    places = {name: f"{run.run}/config.json: {name}" for name in settings}
+    config = configs.check(ResolvedConfig, settings, places=places)
+    try:
+        dataset = preparation.load(config)
+    except StorageError as error:
+        if data is not None:
+            raise
+        raise type(error)(f"{error}; --data names the run's data where it is now") from None
+    found = Input.of(dataset.spec)
+    if (found.kind, found.shape, found.dtype) != (run.input.kind, run.input.shape, run.input.dtype):
+        raise DataError(
+            f"--data {config.data}: found {found.expected()}, expected {run.input.expected()}, as "
+            "the model takes it"
+        )
+    if dataset.spec.classes != run.classes:
+        raise DataError(
+            f"--data {config.data}: found the classes {', '.join(dataset.spec.classes)}, expected "
+            f"those of the run: {', '.join(run.classes)}"
+        )
+    same = dataset.fingerprint == run.manifest.get("data_fingerprint")
+    of = "the run's test part" if same else f"{config.data}, which is not the data of the run"
+    return Examples(dataset, f"of {of}")
