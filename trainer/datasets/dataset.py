@@ -42,6 +42,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def array(self) -> Array:
+        """The examples in memory; those of shards are read now."""
+        return self.examples[:] if isinstance(self.examples, Shards) else self.examples
+
     def order(self, seed: int, epoch: int) -> Array:
         """Returns the order of examples in an epoch: indices, int32 (N,).
 

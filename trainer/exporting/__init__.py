@@ -143,10 +143,10 @@ def export(
             trained=run,
             files=files,
             model=model,
-            representative=agreement.some(data.train, _REPRESENTATIVE).examples if int8 else None,
+            representative=agreement.some(data.train, _REPRESENTATIVE).array if int8 else None,
         )
         path = scratch / f"model{module.SUFFIX}"
-        expected = agreement.in_batches(model.predict, test.examples, run.batch_size)
+        expected = agreement.in_batches(model.predict, test.array, run.batch_size)
         answers = _converted(name, module, source, path, test)
         found = agreement.compare(expected, answers, test.labels)
         _check(name, found, int8=int8)
@@ -162,7 +162,7 @@ def _converted(name: str, module: Any, source: Source, path: Path, test: Split) 
         with output_hidden():
             module.write(source, path)
             predict: Predict = module.load(path, source.trained.input.kind)
-            return agreement.in_batches(predict, test.examples, source.trained.batch_size)
+            return agreement.in_batches(predict, test.array, source.trained.batch_size)
     except (TrainerError, OSError, MemoryError, AttributeError, NameError):
         raise  # Not the model's fault, and a defect's traceback is of use.
     except Exception as error:  # Each converter and runtime has its own.
