@@ -14,6 +14,8 @@ from trainer.errors import UsageError
 COMMANDS = {
     "train": ("trainer.task", "train a model; the same as python -m trainer.task"),
     "verify": ("trainer.commands.verify", "compare a finished run with its manifest"),
+    "evaluate": ("trainer.commands.evaluate", "test a run's model, on its own data or other"),
+    "predict": ("trainer.commands.predict", "ask a run's model about images, texts or numbers"),
     "submit": ("trainer.commands.submit", "train on Vertex AI, or write a Kubernetes Job"),
 }
 

@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import inspect
 import io
+import itertools
 import os
 import re
 import signal
@@ -19,6 +20,8 @@ import fire
 from trainer import cloud, log
 from trainer import config as configs
 from trainer.errors import TrainerError, UsageError
+
+_SWITCHED = ("true", "false", "yes", "no", "on", "off")
 
 
 @contextlib.contextmanager
@@ -64,24 +67,28 @@ def read(
     program: str,
     summary: str,
     names: Mapping[str, str] | None = None,
-) -> dict[str, str]:
+) -> dict[str, Any]:
     """Lets fire take the arguments apart; answers `--help` by itself.
 
     Args:
-        arguments: of the command line.
+        arguments: of the command line. If one of the settings takes any number of words, all that
+            stand behind a bare `--` are words of it, whatever they look like.
         settings: what they may set.
         program: how the command is called, for the help.
         summary: what the command does, for the help.
         names: what stands for `{name}` in the help of a setting.
 
     Returns:
-        What the user gave, by the name of the setting; the strings that were typed.
+        What the user gave, by the name of the setting; the strings that were typed. Of a setting
+        that takes any number of words, a tuple of them.
 
     Raises:
         UsageError: an unknown flag, or a stray or missing word.
         SystemExit: with code 0, after the help was printed.
     """
-    given: dict[str, str] = {}
+    given: dict[str, Any] = {}
+    fixed = [setting.name for setting in settings if setting.positional and not setting.many]
+    many = next((setting.name for setting in settings if setting.many), None)
 
     # Fire goes on with the result: a trailing bare word is looked up in it. So it is an object with
     # nothing to find, and anything else that comes back was found by a stray word.
@@ -89,17 +96,26 @@ def read(
 
     def command(*words: str, **flags: str) -> object:
         given.update(flags)
-        positional = (setting.name for setting in settings if setting.positional)
-        given.update(zip(positional, words, strict=True))
+        given.update(zip(fixed, words, strict=many is None))
+        if many is not None:
+            given[many] = words[len(fixed) :]
         return nothing
 
     _describe(command, settings, summary, names or {})
-    _refuse_separator(arguments)
+    behind: tuple[str, ...] = ()
+    if many is None:
+        _refuse_separator(arguments)
+    elif "--" in arguments:
+        place = list(arguments).index("--")
+        arguments, behind = arguments[:place], tuple(arguments[place + 1 :])
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
             found = fire.Fire(
-                command, command=list(arguments), name=program, serialize=lambda _: None
+                command,
+                command=_for_fire(arguments, settings),
+                name=program,
+                serialize=lambda _: None,
             )
     except fire.core.FireExit as stop:
         if stop.code != 0:
@@ -108,7 +124,27 @@ def read(
         sys.exit(0)
     if found is not nothing:
         raise UsageError(_stray(f"Could not consume arg: {arguments[-1]}", settings))
+    if many is not None:
+        given[many] += behind
+        if not given[many]:
+            raise UsageError(f"Missing {many.upper()}.")
     return given
+
+
+def _for_fire(arguments: Sequence[str], settings: Sequence[configs.Setting]) -> list[str]:
+    """Returns the arguments as fire understands them as everybody else does."""
+    if {"--help", "-h"} & set(arguments):
+        return ["--help"]  # Behind a word, fire would explain what the command returns.
+    switches = {configs.flag_name(setting.name) for setting in settings if setting.kind is bool}
+    # Fire would take any word behind a switch for its value.
+    spelt = [
+        f"{argument}=True"
+        if argument.replace("_", "-") in switches and following.lower() not in _SWITCHED
+        else argument
+        for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue="")
+    ]
+    # Fire would take a bare "-" for the end of the command, unless something else is.
+    return [*spelt, *([] if "--" in spelt else ["--"]), "--separator=\0"]
 
 
 def _describe(
@@ -119,9 +155,12 @@ def _describe(
     Keyword-only, since fire passes those on only where the user gave them.
     """
     word, flag = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    words = inspect.Parameter.VAR_POSITIONAL
     function.__signature__ = inspect.Signature(
         [
-            inspect.Parameter(setting.name, word, annotation=setting.kind)
+            inspect.Parameter(
+                setting.name, words if setting.many else word, annotation=setting.kind
+            )
             if setting.positional
             else inspect.Parameter(
                 setting.name, flag, default=setting.default, annotation=setting.kind
@@ -152,7 +191,7 @@ def _stray(message: str, settings: Sequence[configs.Setting]) -> str:
         return message
     word = found[1]
     names = [configs.flag_name(setting.name) for setting in settings if not setting.positional]
-    if not word.startswith("-"):
+    if word == "-" or not word.startswith("-"):
         expected = " Expected flags only, like --model cnn." if "--model" in names else ""
         return f"Unexpected word {word!r}.{expected}"
     near = difflib.get_close_matches(word.split("=")[0], names, n=1, cutoff=0.75)
@@ -165,4 +204,5 @@ def _tidy(text: str, program: str) -> str:
     text = re.sub(r"\n\nGROUPS\n.*", "", re.sub(r"^INFO: .*\n+", "", text), flags=re.DOTALL)
     text = re.sub(r"\n\nNOTES\n.*", "", text, flags=re.DOTALL)
     text = text.replace("GROUP | ", "").replace(f"'{program}'", program)
+    text = re.sub(r"( <flags>)? \[([A-Z]+)\]\.\.\.", r" \2...\1", text)
     return re.sub(r"--\w+(?==)", lambda flag: flag[0].replace("_", "-"), text).rstrip()

@@ -53,7 +53,7 @@ def flag(default: object, help_text: str) -> Any:
 
 
 def word(help_text: str) -> Any:
-    """Describes a field that is a word of a command line, without a flag."""
+    """Describes a field that is a word of a command line, without a flag; of a tuple, words."""
     return Field(description=help_text, json_schema_extra={"positional": True})
 
 
@@ -203,7 +203,7 @@ class ResolvedConfig(Config):
 class Setting:
     """One setting; in its help, `{models}` and `{datasets}` stand for the names of such.
 
-    A positional one is a word on the command line, without a flag.
+    A positional one is a word on the command line, without a flag, or any number of words.
     """
 
     name: str
@@ -211,6 +211,7 @@ class Setting:
     default: Any
     help: str
     positional: bool
+    many: bool
 
 
 # What says where to read and write, or how to talk, but does not change the result.
@@ -271,9 +272,12 @@ def check(
         return kind(**values)
     except pydantic.ValidationError as error:
         problems = []
+        words = {
+            setting.name: setting.name.upper() for setting in settings(kind) if setting.positional
+        }
         for detail in error.errors():
             name = str(detail["loc"][0])
-            where = (places or {}).get(name, flag_name(name))
+            where = (places or {}).get(name, words.get(name, flag_name(name)))
             problems.append(f"{where}: {_explain(detail, kind)}")
         raise UsageError("; ".join(problems)) from None
 
@@ -304,6 +308,7 @@ def settings(of: type = Config) -> list[Setting]:
                 default=info.default,
                 help=info.description,
                 positional=bool(info.json_schema_extra),
+                many=typing.get_origin(hints[field.name]) is tuple,
             )
         )
     return found
