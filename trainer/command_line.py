@@ -60,6 +60,11 @@ def exits(program: str, arguments: Sequence[str]) -> Iterator[None]:
     sys.exit(0)
 
 
+def printable(text: str) -> str:
+    """Returns a text without what would move a terminal's cursor, or change its colours."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def read(
     arguments: Sequence[str],
     settings: Sequence[configs.Setting],
@@ -196,6 +201,8 @@ def _stray(message: str, settings: Sequence[configs.Setting]) -> str:
         return f"Unexpected word {word!r}.{expected}"
     near = difflib.get_close_matches(word.split("=")[0], names, n=1, cutoff=0.75)
     hint = f"Expected one of: {', '.join(names)}." if names else "There are no flags."
+    if any(setting.many for setting in settings):
+        hint += " What stands behind a bare -- is no flag."
     return f"Unknown flag {word!r}. {f'Did you mean {near[0]}?' if near else hint}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -38,8 +39,16 @@ def _without_last_slash(value: str) -> str:
     return value if not short or short.endswith(":") else short
 
 
+def _plain_file(value: str) -> str:
+    # In the place of a device, as /dev/null, a plain file would be put.
+    if value.endswith("/") or os.path.exists(value) != os.path.isfile(value):
+        raise ValueError("the path of a file")
+    return value
+
+
 Text = Annotated[str, Field(min_length=1), AfterValidator(_encodable)]
 Place = Annotated[Text, AfterValidator(_without_last_slash)]
+File = Annotated[Text, AfterValidator(_plain_file)]  # To be written.
 Count = Annotated[int, BeforeValidator(_plain_number), Field(gt=0)]
 Seed = Annotated[int, BeforeValidator(_plain_number), Field(ge=0, lt=2**31)]
 Rate = Annotated[float, BeforeValidator(_plain_number), Field(gt=0, allow_inf_nan=False)]

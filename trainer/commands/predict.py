@@ -14,7 +14,7 @@ import pydantic
 
 from trainer import command_line, termination
 from trainer import config as configs
-from trainer.config import Text, flag, word
+from trainer.config import File, Text, flag, word
 from trainer.errors import UnreadError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Settings:
         "table, jsonl or csv. Left out, as the end of --out says; else a table on a terminal, and "
         "jsonl for other programs.",
     )
-    out: Text | None = flag(
+    out: File | None = flag(
         None, "File for the rows, local or gs://; it is there when all is done. Left out, stdout."
     )
     probabilities: bool = flag(False, "Tell the probability of each class, too.")
@@ -57,14 +57,6 @@ class Settings:
         if files.count("-") > 1:
             raise ValueError("- once, for there is one stdin")
         return files
-
-    @pydantic.field_validator("out")
-    @classmethod
-    def _is_a_file(cls, out: str | None) -> str | None:
-        # Of a device, as /dev/null, a plain file would take the place.
-        if out is not None and (out.endswith("/") or (os.path.exists(out) != os.path.isfile(out))):
-            raise ValueError("the path of a file")
-        return out
 
 
 def main(arguments: Sequence[str], *, program: str) -> None:
@@ -96,7 +88,6 @@ def main(arguments: Sequence[str], *, program: str) -> None:
 def _predict(found: Trained, items: Items, layout: Layout, output: TextIO) -> tuple[int, int]:
     """Writes the rows; returns how many items there were, and how many could not be read."""
     from trainer.predicting import batches
-    from trainer.predicting.layout import printable
 
     read = failed = 0
     output.write(layout.head())
@@ -106,7 +97,7 @@ def _predict(found: Trained, items: Items, layout: Layout, output: TextIO) -> tu
         output.flush()
         bad = [item for item in batch if item.example is None]
         for item in bad:
-            print(printable(f"{item.name}: {item.error}"), file=sys.stderr)
+            print(command_line.printable(f"{item.name}: {item.error}"), file=sys.stderr)
         read += len(batch)
         failed += len(bad)
     return read, failed

@@ -53,17 +53,27 @@ def load(
     from trainer.datasets.dataset import Dataset, Reading
 
     options = Reading(allow_pickle=allow_pickle, image_size=image_size)
-    source = _read(data, options)
+    source = read(data, options)
     for part, place in (("validation", validation_data), ("test", test_data)):
         if place is not None:
-            source = _with_part(source, part, place, _read(place, options))
+            source = _with_part(source, part, place, read(place, options))
     try:
         return Dataset.split(source, seed=seed, validation=validation, fold=fold)
     except DataError as error:
         raise DataError(f"{data}: {error}") from None
 
 
-def _read(data: str, options: Reading) -> Source:
+def read(data: str, options: Reading) -> Source:
+    """Reads a data set, which is neither checked nor split yet.
+
+    Args:
+        data: name of a shipped set, or local path, or gs://bucket/path, or a pattern of either.
+        options: how its files are to be read.
+
+    Raises:
+        DataError: it is damaged, or in no known format.
+        StorageError: the path is missing or may not be read.
+    """
     path = str(_BUILTIN / data) if data in SHIPPED else data
     with storage.local_copy(path) as local:
         files = _files(local)
@@ -86,7 +96,7 @@ def _with_part(source: Source, name: str, place: str, other: Source) -> Source:
     Raises:
         DataError: there are two such parts then, or labels that training does not know.
     """
-    import numpy as np
+    from trainer.datasets.dataset import numbers_in
 
     flag = f"--{name}-data {place}"
     if getattr(source, name) is not None:
@@ -95,14 +105,10 @@ def _with_part(source: Source, name: str, place: str, other: Source) -> Source:
         raise DataError(f"{flag}: has several parts, expected data in one piece")
     examples, labels = other.train
     if source.classes and other.classes:
-        unknown = sorted(set(other.classes) - set(source.classes))
-        if unknown:
-            raise DataError(
-                f"{flag}: found class {unknown[0]!r}, expected those of the training part: "
-                f"{', '.join(source.classes)}"
-            )
-        numbers = [source.classes.index(each) for each in other.classes]
-        labels = np.array(numbers, dtype=np.int32)[labels]
+        try:
+            labels = numbers_in(source.classes, other.classes)[labels]
+        except DataError as error:
+            raise DataError(f"{flag}: {error}, the classes of the training part") from None
     part: dict[str, Any] = {name: (examples, labels)}
     return dataclasses.replace(source, **part)
 

@@ -88,10 +88,13 @@ class Reading:
         allow_pickle: whether a pickle may be read, by an unpickler that admits arrays only.
         image_size: pixels a side that images in files of their own are brought to; None leaves them
             as they are.
+        needs_training: whether there has to be a training part; if not, a test part alone is data
+            in one piece.
     """
 
     allow_pickle: bool = False
     image_size: int | None = None
+    needs_training: bool = True
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,46 @@ class Source:
     test: tuple[Array, Array] | None = None
     classes: tuple[str, ...] | None = None
     validation: tuple[Array, Array] | None = None
+
+
+def labelled(source: Source, classes: tuple[str, ...]) -> tuple[Split, str]:
+    """Returns what a model can be tested on: the test part, or all of data that has none.
+
+    Args:
+        source: what was read.
+        classes: class names of the model. Classes that have names are matched by them, those that
+            only have numbers by these.
+
+    Returns:
+        The examples, with labels that are numbers in `classes`; and "test" or "all".
+
+    Raises:
+        DataError: examples and labels that do not fit together, or a class that is none of these.
+    """
+    parts = {"training": source.train, "validation": source.validation, "test": source.test}
+    checked = _alike(
+        {name: _check(name, *part) for name, part in parts.items() if part is not None}
+    )
+    part = "test" if "test" in checked else "all"
+    chosen = [checked["test"]] if part == "test" else list(checked.values())
+    labels = np.concatenate([each.labels for each in chosen])
+    if source.classes is not None:
+        labels = numbers_in(classes, source.classes)[labels]
+    elif labels.max() >= len(classes):
+        raise DataError(f"labels: found {labels.max()}, expected 0 to {len(classes) - 1}")
+    return Split(np.concatenate([each.examples for each in chosen]), labels), part
+
+
+def numbers_in(classes: tuple[str, ...], others: tuple[str, ...]) -> Array:
+    """Returns for each of the other classes its number among `classes`, int32 (others,).
+
+    Raises:
+        DataError: one of them is not there.
+    """
+    unknown = sorted(set(others) - set(classes))
+    if unknown:
+        raise DataError(f"found class {unknown[0]!r}, expected {', '.join(classes)}")
+    return np.array([classes.index(name) for name in others], np.int32)
 
 
 @dataclass(frozen=True)

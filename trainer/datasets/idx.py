@@ -49,10 +49,12 @@ def read(files: Sequence[Path], options: Reading) -> Source:
                 f"{file.name}: holds the same part as {parts[key][0].name}, expected one of them"
             )
         parts[key] = (file, array)
-    train = _pair(parts, test=False)
+    train, test = _pair(parts, test=False), _pair(parts, test=True)
+    if train is None and test is not None and not options.needs_training:
+        train, test = test, None
     if train is None:
         raise DataError(f"{files[0].name}: found no training images and labels beside it")
-    return Source(train=train, test=_pair(parts, test=True))
+    return Source(train=train, test=test)
 
 
 def _pair(

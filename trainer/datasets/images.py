@@ -58,7 +58,7 @@ def decode(
                 image = image.resize(size[::-1], Image.Resampling.BOX)
             pixels = np.asarray(image)
     except UnidentifiedImageError:
-        found = f"{len(content)} bytes that are none" if content else "an empty file"
+        found = f"{len(content)} bytes of something else" if content else "an empty file"
         raise DataError(f"{name}: no image, or a damaged one: found {found}") from None
     except Exception as error:  # A damaged image raises nearly anything.
         raise DataError(f"{name}: no image, or a damaged one: {error}") from None

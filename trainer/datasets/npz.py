@@ -125,6 +125,8 @@ def read(files: Sequence[Path], options: Reading) -> Source:
     (file,) = files
     if not zipfile.is_zipfile(file):
         raise DataError(f"{file.name}: damaged or truncated, expected a zip file of arrays")
+    if not options.needs_training and not {"x_train", "y_train"} & members(file):
+        return Source(train=(array(file, "x_test"), array(file, "y_test")))
     train = (array(file, "x_train"), array(file, "y_train"))
     if not {"x_test", "y_test"} & members(file):
         return Source(train=train)

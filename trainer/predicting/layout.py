@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
 
+from trainer.command_line import printable
 from trainer.datasets.dataset import Array
 from trainer.predicting.reading import Item
 
@@ -110,11 +111,6 @@ class Layout:
         """Of the column of classes, and of those of their probabilities."""
         widths = [cell_len(printable(name)) for name in self.classes]
         return [max(len(_PREDICTED), *widths), *(max(len("100.00%"), width) for width in widths)]
-
-
-def printable(text: str) -> str:
-    """Returns a text without what would move a terminal's cursor or change its colours."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _short(value: float) -> str:

@@ -245,8 +245,10 @@ class Reader:
             raise DataError(f"damaged or truncated gzip: {error}") from None
 
     def _lines(self, content: io.BufferedReader, name: str) -> Lines:
-        of_numbers = _MOST_VALUE_BYTES * math.prod(self.input.shape)
-        return Lines(content, most_bytes=_MOST_TEXT_BYTES + of_numbers, live=name == STDIN)
+        most = _MOST_TEXT_BYTES
+        if self.input.kind != "text":
+            most += _MOST_VALUE_BYTES * math.prod(self.input.shape)
+        return Lines(content, most_bytes=most, live=name == STDIN)
 
 
 def _each(source: Lines | Rows, name: str, work: Callable[[Any], Array | None]) -> Items:
