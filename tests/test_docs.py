@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from trainer import cli, task
+from trainer import cli, command_line, task
 from trainer import config as configs
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -60,18 +61,40 @@ def test_jobs_that_are_submitted_would_be_accepted(
     assert ended.value.code == 0, capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        (name, command)
+        for name in ("evaluate", "predict")
+        for command in commands(f"trainer {name}")
+        if "RUN" not in command
+    ],
+)
+def test_questions_to_a_run_have_flags_that_exist(name: str, command: str) -> None:
+    settings = importlib.import_module(cli.COMMANDS[name][0]).Settings
+    words = shlex.split(command)[2:]
+    given = command_line.read(
+        words, configs.settings(settings), program=name, summary="", names=task.NAMES
+    )
+    configs.check(settings, given)
+
+
 def test_the_commands_are_found() -> None:
     assert len(commands("python -m trainer.task")) >= 4
     assert len(commands("trainer submit")) >= 4
     assert commands("docker run")
+    assert len(commands("trainer predict")) >= 3
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_flags_that_are_named_exist(page: Path) -> None:
     """In tables and text; those of other programs stand in code blocks."""
-    from trainer.commands.submit import Settings
-
-    known = {configs.flag_name(s.name) for s in (*configs.settings(), *configs.settings(Settings))}
+    modules = (importlib.import_module(module) for module, _ in cli.COMMANDS.values())
+    kinds = [
+        configs.Config,
+        *(module.Settings for module in modules if hasattr(module, "Settings")),
+    ]
+    known = {configs.flag_name(s.name) for kind in kinds for s in configs.settings(kind)}
     others = {"--gpus", "--read-only", "--tmpfs", "--help", "--memory", "--target"}
     others |= {"--substitutions"}
     text = re.sub(r"^    .*$", "", page.read_text(), flags=re.MULTILINE)

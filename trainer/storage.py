@@ -163,7 +163,7 @@ def parent(path: str) -> tuple[Folder, str]:
         StorageError: the path cannot be that of a file.
     """
     place, _, name = path.rpartition("/")
-    if is_remote(path) and not (place.removeprefix(_SCHEME) and name):
+    if is_remote(path) and (place + "/" == _SCHEME or not name):
         raise StorageError(f"{path}: expected gs://bucket/path of a file")
     return folder(place or ("/" if path.startswith("/") else ".")), name
 

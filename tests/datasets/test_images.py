@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import io
+import sys
+import warnings
 from typing import Any
 
 import numpy as np
@@ -91,3 +94,28 @@ def test_images_of_different_sizes_name_the_flag() -> None:
     parts = [np.zeros((2, 3, 1), np.uint8), np.zeros((2, 2, 1), np.uint8)]
     with pytest.raises(DataError, match="b: an image of 2x2, expected 3x2 as in a; --image-size"):
         images.stacked(parts, ["a", "b"])
+
+
+def test_an_image_that_promises_too_much_is_refused_in_each_thread() -> None:
+    """Pillow only warns; what becomes of warnings is one thing for all threads."""
+    content = io.BytesIO()
+    Image.new("1", (10_000, 9_500)).save(content, "png")
+    contents = [content.getvalue(), encoded(GREY)] * 200
+
+    def is_refused(content: bytes) -> bool:
+        try:
+            images.decode(content, "a.png")
+        except DataError as error:
+            return "decompression bomb" in str(error)
+        return False
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with (
+            warnings.catch_warnings(action="ignore"),  # As it is without pytest's own settings.
+            concurrent.futures.ThreadPoolExecutor(8) as pool,
+        ):
+            assert list(pool.map(is_refused, contents)) == [True, False] * 200
+    finally:
+        sys.setswitchinterval(interval)

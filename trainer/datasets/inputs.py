@@ -159,8 +159,8 @@ class Input:
         if examples.shape[1:] != self.shape:
             found = " x ".join(map(str, examples.shape[1:]))
             raise DataError(f"found examples of {found} numbers, expected {self.expected()}")
-        if self.dtype == "uint8" and examples.dtype != np.uint8:
-            raise DataError(f"found numbers of {examples.dtype}, expected {self.expected()}")
+        if examples.dtype != self.dtype:
+            self._check_values(examples)
         if self.kind == "image" and self.high <= 1 < examples.max():
             raise DataError(
                 f"found values up to {examples.max():g}, and the model was trained on values of "

@@ -92,8 +92,8 @@ def npy_header(content: _Readable, name: str) -> tuple[tuple[int, ...], np.dtype
     except Exception as error:  # A damaged header raises nearly anything.
         raise DataError(f"{name}: no .npy, or a damaged one: {error}") from None
     if dtype.hasobject or (columns_first and len(shape) > 1):
-        found = "Python objects" if dtype.hasobject else "Fortran's order"
-        raise DataError(f"{name}: an array in {found}, expected numbers in C order")
+        found = "of Python objects" if dtype.hasobject else "in Fortran's order"
+        raise DataError(f"{name}: an array {found}, expected numbers in C order")
     return shape, dtype
 
 
