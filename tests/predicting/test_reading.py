@@ -227,6 +227,43 @@ def test_arrays_that_are_none(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_nothing_that_a_file_holds_is_a_defect(tmp_path: Path) -> None:
+    """Whole files with bytes changed, cut out and put in, at places that the seed decides."""
+    array = io.BytesIO()
+    np.save(array, np.stack([PIXELS, PIXELS]))
+    write_idx(tmp_path / "idx", np.stack([PIXELS, PIXELS]))
+    contents = {
+        ".png": png(PIXELS),
+        ".npy": array.getvalue(),
+        ".idx": (tmp_path / "idx").read_bytes(),
+        ".gz.idx": gzip.compress((tmp_path / "idx").read_bytes()),
+        ".csv": b"a,b,c,d,e,f\n0,1,2,3,4,5\n" * 2,
+        ".jsonl": b'[[0,1,2],[3,4,5]]\n{"text": "a"}\n"b"\n',
+        ".txt": "\ufeffone\r\ntw\N{SNOWMAN}o\n".encode(),
+    }
+    random = np.random.default_rng(0)
+    for number in range(60):
+        for suffix, content in contents.items():
+            changed = bytearray(content)
+            for _ in range(random.integers(1, 6)):
+                place = int(random.integers(len(changed)))
+                end = place + int(random.integers(4))
+                changed[place:end] = random.bytes(int(random.integers(4)))
+            (tmp_path / f"{number}{suffix}").write_bytes(changed)
+    for asked in (GREY, VECTOR, TEXT):
+        items = read(asked, tmp_path)
+        assert len(items) > 400
+        assert all(bool(item.error) == (item.example is None) for item in items)
+
+
+@pytest.mark.parametrize("sizes", [[2, 2**31, 2**31, 2**31], [2, *[1] * 200, 2, 3], [2**32 - 1]])
+def test_a_header_may_promise_anything(tmp_path: Path, sizes: Sequence[int]) -> None:
+    header = bytes([0, 0, 8, len(sizes)]) + b"".join(n.to_bytes(4, "big") for n in sizes)
+    (tmp_path / "a.idx").write_bytes(header + bytes(100))
+    ((name, error),) = told(read(GREY, tmp_path), tmp_path).items()
+    assert (name, error.isdigit()) == ("a.idx", False)
+
+
 @pytest.mark.parametrize(
     ("asked", "paths", "message"),
     [
@@ -269,6 +306,18 @@ def test_a_bucket_is_read_as_a_folder_is(tmp_path: Path, bucket: str, proxy: Fau
     assert [error.partition(" (")[0] for error in found.values()] == [
         "no files there", "no files there", "no such bucket or object",
     ]  # fmt: skip
+
+
+def test_a_large_object_is_read_as_a_file_is(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_PIECE_BYTES", 100)
+    file = tmp_path / "a.txt"
+    file.write_text("\n".join(f"line {number} \N{SNOWMAN}" for number in range(100)))
+    storage.folder(bucket).put("a.txt", file)
+    found = told(read(TEXT, f"{bucket}/a.txt"), bucket)
+    assert found == told(read(TEXT, file), tmp_path)
+    assert found["a.txt:100"] == "line 99 \N{SNOWMAN}"
 
 
 def test_an_outage_is_no_bad_file(

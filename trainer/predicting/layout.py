@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 
@@ -66,20 +67,24 @@ class Layout:
             row[_ERROR] = item.error
         else:
             said = int(probabilities.argmax())
-            values = [float(_short(value)) for value in probabilities.tolist()]
-            row |= {_PREDICTED: self.classes[said], _PROBABILITY: values[said]}
+            row |= {
+                _PREDICTED: self.classes[said],
+                _PROBABILITY: float(_short(probabilities[said])),
+            }
             if self.all_probabilities:
+                values = (float(_short(value)) for value in probabilities)
                 row["probabilities"] = dict(zip(self.classes, values, strict=True))
         return json.dumps(row, ensure_ascii=False) + "\n"
 
     def _csv_row(self, item: Item, probabilities: Array | None) -> str:
         if probabilities is None:
-            empty = [""] * (len(self.classes) if self.all_probabilities else 0)
-            return _csv([item.name, "", "", item.error, *empty])
-        said = int(probabilities.argmax())
-        values = list(map(_short, probabilities.tolist()))
-        row = [item.name, self.classes[said], values[said], ""]
-        return _csv(row + values if self.all_probabilities else row)
+            row = [item.name, "", "", item.error]
+            each = [""] * len(self.classes)
+        else:
+            said = int(probabilities.argmax())
+            row = [item.name, self.classes[said], _short(probabilities[said]), ""]
+            each = list(map(_short, probabilities)) if self.all_probabilities else []
+        return _csv(row + each if self.all_probabilities else row)
 
     def _table_row(self, item: Item, probabilities: Array | None) -> str:
         if item.example is None or probabilities is None:
@@ -113,8 +118,8 @@ class Layout:
         return [max(len(_PREDICTED), *widths), *(max(len("100.00%"), width) for width in widths)]
 
 
-def _short(value: float) -> str:
-    return f"{value:.7g}"  # All that a float32 holds.
+def _short(value: Any) -> str:
+    return f"{float(value):.7g}"  # All that a float32 holds.
 
 
 def _csv(cells: Sequence[str]) -> str:

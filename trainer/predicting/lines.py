@@ -8,6 +8,7 @@ import csv
 import io
 import select
 
+from trainer.datasets.text import MOST_CHARACTERS
 from trainer.errors import DataError
 
 _PIECE_BYTES = 1 << 20
@@ -89,6 +90,7 @@ class Rows:
         """Takes the lines of a file."""
         self.number = 0
         self._lines = lines
+        csv.field_size_limit(MOST_CHARACTERS)
         # Not a generator, which would be over after an error.
         self._rows = csv.reader(map(_decoded, lines))
         self._again: list[str] | None = None

@@ -231,7 +231,7 @@ class Reader:
             stream = idx.unzipped(content)
             header = npz.npy_header if stream.peek(6).startswith(_NPY) else idx.header
             shape, dtype = header(stream, name)
-            one = np.broadcast_to(np.zeros((), dtype), shape[1:])
+            one = _one_of(shape, dtype)
             self.input.from_numbers(one)  # One line for the file, not one for each of its examples.
             for number in range(1, shape[0] + 1):
                 values = stream.read(one.size * dtype.itemsize)
@@ -326,6 +326,14 @@ def _files(path: str) -> Iterator[File]:
 def _suffix(path: str) -> str:
     """Returns the end of a name that says what is in the file: ".png", or ".idx" for all IDX."""
     return ".idx" if idx.is_named(path) else os.path.splitext(path)[1].lower()
+
+
+def _one_of(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Returns an example of zeros, which takes no memory, whatever a header promises."""
+    try:
+        return np.broadcast_to(np.zeros((), dtype), shape[1:])
+    except ValueError as error:
+        raise DataError(f"an array of {shape[:5]} examples: {error}") from None
 
 
 def _is_number(cell: str) -> bool:
