@@ -30,6 +30,12 @@ def test_each_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) ->
     assert "GROUP" not in said
 
 
+def test_help_behind_a_word_is_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert called("predict", "runs/1", "a.png", "--help") == 0
+    said = capsys.readouterr().out
+    assert "trainer predict RUN FILES... <flags>" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -37,6 +43,8 @@ def test_each_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) ->
         (("x",), "trainer: error: Unknown command 'x'. Expected one of: train, verify"),
         (("verify",), "trainer verify: error: Missing RUN."),
         (("verify", "a", "b"), "trainer verify: error: Unexpected word 'b'."),
+        (("verify", "a", "-"), "trainer verify: error: Unexpected word '-'."),
+        (("verify", ""), "trainer verify: error: RUN: found '', expected a text of at least 1"),
         (("verify", "a", "--b"), "trainer verify: error: Unknown flag '--b'."),
         (("train", "--epochs", "0"), "trainer train: error: --epochs: found '0'"),
     ],

@@ -62,11 +62,29 @@ def test_jobs_that_are_submitted_would_be_accepted(
 
 
 @pytest.mark.parametrize("command", commands("trainer export"))
-def test_other_commands_have_flags_that_exist(command: str) -> None:
+def test_exports_have_flags_that_exist(command: str) -> None:
     words = shlex.split(command)[1:]
     settings = importlib.import_module(cli.COMMANDS[words[0]][0]).Settings
     flags = command_line.read(words[1:], configs.settings(settings), program="", summary="")
     configs.check(settings, flags)
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        (name, command)
+        for name in ("evaluate", "predict")
+        for command in commands(f"trainer {name}")
+        if "RUN" not in command
+    ],
+)
+def test_questions_to_a_run_have_flags_that_exist(name: str, command: str) -> None:
+    settings = importlib.import_module(cli.COMMANDS[name][0]).Settings
+    words = shlex.split(command)[2:]
+    given = command_line.read(
+        words, configs.settings(settings), program=name, summary="", names=task.NAMES
+    )
+    configs.check(settings, given)
 
 
 def test_the_commands_are_found() -> None:
@@ -74,6 +92,7 @@ def test_the_commands_are_found() -> None:
     assert len(commands("trainer submit")) >= 4
     assert commands("docker run")
     assert commands("trainer export")
+    assert len(commands("trainer predict")) >= 3
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import time
 from pathlib import Path
 
@@ -223,3 +224,90 @@ def test_an_outage_ends_by_itself_and_says_so(bucket: str, proxy: FaultProxy) ->
         storage.folder(f"{bucket}/run").check_writable()
     assert time.monotonic() - started < 30
     assert caught.value.exit_code == 1
+
+
+def test_files_are_listed_as_in_a_bucket(tmp_path: Path, bucket: str, source: Path) -> None:
+    names = ["a/1", "a-b", "a/10", "a/2/x", "b/.hidden/x", "b/.x", "c"]
+    storage.put_all(storage.folder(bucket), dict.fromkeys(names, source))
+    storage.put_all(storage.folder(str(tmp_path / "f")), dict.fromkeys(names, source))
+    for place in (bucket, str(tmp_path / "f")):
+        found = [file.path.removeprefix(f"{place}/") for file in storage.files(place)]
+        assert found == ["a-b", "a/1", "a/10", "a/2/x", "c"]
+        (one,) = storage.files(f"{place}/a/1")
+        assert one.read(10**6) == CONTENT
+        with one.open() as stream:
+            assert stream.read() == CONTENT
+        with pytest.raises(DataError, match=r"a/1: 256000 bytes, expected at most 1000"):
+            one.read(1000)
+        for nothing in ("none", "a/none", "b", "*x", "a*"):
+            if nothing == "a*":
+                assert [f.path for f in storage.files(f"{place}/a*")] == [f"{place}/a-b"]
+            else:
+                with pytest.raises(StorageError, match="no such file|no files there"):
+                    list(storage.files(f"{place}/{nothing}"))
+
+
+@pytest.fixture
+def in_pieces(bucket: str, source: Path, monkeypatch: pytest.MonkeyPatch) -> storage.File:
+    """An object that is read in 26 pieces."""
+    monkeypatch.setattr(storage, "_PIECE_BYTES", 10_000)
+    storage.folder(bucket).put("large", source)
+    (file,) = storage.files(f"{bucket}/large")
+    return file
+
+
+def test_a_large_object_is_read_in_pieces(in_pieces: storage.File, proxy: FaultProxy) -> None:
+    proxy.requests.clear()
+    with in_pieces.open() as stream:
+        assert stream.read(5) == CONTENT[:5]
+        assert len(proxy.requests) == 1
+        assert stream.read() == CONTENT[5:]
+    assert len(proxy.requests) == 26
+
+
+@pytest.mark.parametrize("fault", [{"cut_reply": 5000}, {"truncate_reply": 5000}, {"status": 503}])
+def test_a_piece_that_is_cut_short_is_read_again(
+    in_pieces: storage.File, proxy: FaultProxy, fault: dict[str, int]
+) -> None:
+    proxy.add(match=_MEDIA, skip=3, **fault)
+    with in_pieces.open() as stream:
+        assert stream.read() == CONTENT
+
+
+def test_a_piece_that_was_corrupted_is_noticed_at_the_end(
+    in_pieces: storage.File, proxy: FaultProxy
+) -> None:
+    proxy.add(match=_MEDIA, skip=3, corrupt_reply=77)
+    with in_pieces.open() as stream:
+        assert stream.read(len(CONTENT)) != CONTENT
+        with pytest.raises(OutageError, match="large: what was read did not match its CRC32C"):
+            stream.read()
+
+
+def test_an_object_that_was_replaced_since_it_was_listed(bucket: str, source: Path) -> None:
+    folder = storage.folder(bucket)
+    folder.put("a", source)
+    (file,) = storage.files(f"{bucket}/a")
+    source.write_bytes(b"new")
+    folder.put("a", source)
+    assert file.read(100_000_000) == b"new"
+    folder.remove("a")
+    with pytest.raises(StorageError, match="no such object any more"):
+        file.read(100_000_000)
+
+
+def test_what_would_be_unpacked_on_its_way_is_refused(bucket: str) -> None:
+    blob = storage._client().bucket(bucket.removeprefix("gs://")).blob("a.txt")
+    blob.content_encoding = "gzip"
+    blob.upload_from_string(gzip.compress(b"hello"))
+    (file,) = storage.files(f"{bucket}/a.txt")
+    with pytest.raises(DataError, match=r"a.txt: stored with Content-Encoding: gzip, expected"):
+        file.read(1000)
+
+
+def test_what_is_done_at_once_is_given_in_order() -> None:
+    def slow(number: int) -> int:
+        time.sleep(0.02 * (number % 3))
+        return number
+
+    assert list(storage.several_at_once(slow, range(30))) == list(range(30))

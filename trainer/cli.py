@@ -14,6 +14,8 @@ from trainer.errors import UsageError
 COMMANDS = {
     "train": ("trainer.task", "train a model; the same as python -m trainer.task"),
     "verify": ("trainer.commands.verify", "compare a finished run with its manifest"),
+    "evaluate": ("trainer.commands.evaluate", "test a run's model, on its own data or other"),
+    "predict": ("trainer.commands.predict", "ask a run's model about images, texts or numbers"),
     "compare": ("trainer.commands.compare", "put finished runs beside each other"),
     "export": ("trainer.commands.export", "put a run's model into another format, and check it"),
     "data": ("trainer.commands.data", "check a data set, or convert it into what trains fastest"),

@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import inspect
 import io
+import itertools
 import os
 import re
 import signal
@@ -19,6 +20,8 @@ import fire
 from trainer import cloud, log
 from trainer import config as configs
 from trainer.errors import TrainerError, UsageError
+
+_SWITCHED = ("true", "false", "yes", "no", "on", "off")
 
 
 @contextlib.contextmanager
@@ -57,6 +60,11 @@ def exits(program: str, arguments: Sequence[str]) -> Iterator[None]:
     sys.exit(0)
 
 
+def printable(text: str) -> str:
+    """Returns a text without what would move a terminal's cursor, or change its colours."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def read(
     arguments: Sequence[str],
     settings: Sequence[configs.Setting],
@@ -68,21 +76,24 @@ def read(
     """Lets fire take the arguments apart; answers `--help` by itself.
 
     Args:
-        arguments: of the command line.
+        arguments: of the command line. If one of the settings takes any number of words, all that
+            stand behind a bare `--` are words of it, whatever they look like.
         settings: what they may set.
         program: how the command is called, for the help.
         summary: what the command does, for the help.
         names: what stands for `{name}` in the help of a setting.
 
     Returns:
-        What the user gave, by the name of the setting; the strings that were typed, in a tuple for
-        a setting that takes all further words.
+        What the user gave, by the name of the setting; the strings that were typed. Of a setting
+        that takes any number of words, a tuple of them.
 
     Raises:
         UsageError: an unknown flag, or a stray or missing word.
         SystemExit: with code 0, after the help was printed.
     """
     given: dict[str, Any] = {}
+    fixed = [setting.name for setting in settings if setting.positional and not setting.many]
+    many = next((setting.name for setting in settings if setting.many), None)
 
     # Fire goes on with the result: a trailing bare word is looked up in it. So it is an object with
     # nothing to find, and anything else that comes back was found by a stray word.
@@ -90,18 +101,26 @@ def read(
 
     def command(*words: str, **flags: str) -> object:
         given.update(flags)
-        one = [setting.name for setting in settings if setting.positional and not setting.further]
-        given.update(zip(one, words[: len(one)], strict=True))
-        given.update({each.name: words[len(one) :] for each in settings if each.further})
+        given.update(zip(fixed, words, strict=many is None))
+        if many is not None:
+            given[many] = words[len(fixed) :]
         return nothing
 
     _describe(command, settings, summary, names or {})
-    _refuse_separator(arguments)
+    behind: tuple[str, ...] = ()
+    if many is None:
+        _refuse_separator(arguments)
+    elif "--" in arguments:
+        place = list(arguments).index("--")
+        arguments, behind = arguments[:place], tuple(arguments[place + 1 :])
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
             found = fire.Fire(
-                command, command=list(arguments), name=program, serialize=lambda _: None
+                command,
+                command=_for_fire(arguments, settings),
+                name=program,
+                serialize=lambda _: None,
             )
     except fire.core.FireExit as stop:
         if stop.code != 0:
@@ -110,7 +129,27 @@ def read(
         sys.exit(0)
     if found is not nothing:
         raise UsageError(_stray(f"Could not consume arg: {arguments[-1]}", settings))
+    if many is not None:
+        given[many] += behind
+        if not given[many]:
+            raise UsageError(f"Missing {many.upper()}.")
     return given
+
+
+def _for_fire(arguments: Sequence[str], settings: Sequence[configs.Setting]) -> list[str]:
+    """Returns the arguments as fire understands them as everybody else does."""
+    if {"--help", "-h"} & set(arguments):
+        return ["--help"]  # Behind a word, fire would explain what the command returns.
+    switches = {configs.flag_name(setting.name) for setting in settings if setting.kind is bool}
+    # Fire would take any word behind a switch for its value.
+    spelt = [
+        f"{argument}=True"
+        if argument.replace("_", "-") in switches and following.lower() not in _SWITCHED
+        else argument
+        for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue="")
+    ]
+    # Fire would take a bare "-" for the end of the command, unless something else is.
+    return [*spelt, *([] if "--" in spelt else ["--"]), "--separator=\0"]
 
 
 def _describe(
@@ -122,13 +161,13 @@ def _describe(
     """
     parameter = inspect.Parameter
     word, flag = parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY
-    rest = parameter.VAR_POSITIONAL
+    words = parameter.VAR_POSITIONAL
     function.__signature__ = inspect.Signature(
         [
-            parameter(setting.name, rest if setting.further else word, annotation=setting.kind)
+            parameter(setting.name, words if setting.many else word, annotation=setting.kind)
             if setting.positional
             else parameter(setting.name, flag, default=setting.default, annotation=setting.kind)
-            for setting in sorted(settings, key=lambda each: (not each.positional, each.further))
+            for setting in sorted(settings, key=lambda each: (not each.positional, each.many))
         ]
     )
     lines = [f"    {setting.name}: {setting.help.format(**names)}" for setting in settings]
@@ -154,11 +193,13 @@ def _stray(message: str, settings: Sequence[configs.Setting]) -> str:
         return message
     word = found[1]
     names = [configs.flag_name(setting.name) for setting in settings if not setting.positional]
-    if not word.startswith("-"):
+    if word == "-" or not word.startswith("-"):
         expected = " Expected flags only, like --model cnn." if "--model" in names else ""
         return f"Unexpected word {word!r}.{expected}"
     near = difflib.get_close_matches(word.split("=")[0], names, n=1, cutoff=0.75)
     hint = f"Expected one of: {', '.join(names)}." if names else "There are no flags."
+    if any(setting.many for setting in settings):
+        hint += " What stands behind a bare -- is no flag."
     return f"Unknown flag {word!r}. {f'Did you mean {near[0]}?' if near else hint}"
 
 
@@ -167,4 +208,5 @@ def _tidy(text: str, program: str) -> str:
     text = re.sub(r"\n\nGROUPS\n.*", "", re.sub(r"^INFO: .*\n+", "", text), flags=re.DOTALL)
     text = re.sub(r"\n\nNOTES\n.*", "", text, flags=re.DOTALL)
     text = text.replace("GROUP | ", "").replace(f"'{program}'", program)
+    text = re.sub(r"( <flags>)? \[([A-Z]+)\]\.\.\.", r" \2...\1", text)
     return re.sub(r"--\w+(?==)", lambda flag: flag[0].replace("_", "-"), text).rstrip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -44,8 +45,16 @@ def _local(value: str) -> str:
     return value
 
 
+def _plain_file(value: str) -> str:
+    # In the place of a device, as /dev/null, a plain file would be put.
+    if value.endswith("/") or os.path.exists(value) != os.path.isfile(value):
+        raise ValueError("the path of a file")
+    return value
+
+
 Text = Annotated[str, Field(min_length=1), AfterValidator(_encodable)]
 Place = Annotated[Text, AfterValidator(_without_last_slash)]
+File = Annotated[Text, AfterValidator(_plain_file)]  # To be written.
 Count = Annotated[int, BeforeValidator(_plain_number), Field(gt=0)]
 Seed = Annotated[int, BeforeValidator(_plain_number), Field(ge=0, lt=2**31)]
 Rate = Annotated[float, BeforeValidator(_plain_number), Field(gt=0, allow_inf_nan=False)]
@@ -59,13 +68,8 @@ def flag(default: object, help_text: str) -> Any:
 
 
 def word(help_text: str) -> Any:
-    """Describes a field that is a word of a command line, without a flag."""
+    """Describes a field that is a word of a command line, without a flag; of a tuple, words."""
     return Field(description=help_text, json_schema_extra={"positional": True})
-
-
-def words(help_text: str) -> Any:
-    """Describes a field that takes all further words of a command line: tuple[Text, ...]."""
-    return Field(description=help_text, json_schema_extra={"positional": True, "further": True})
 
 
 @pydantic.dataclasses.dataclass(
@@ -234,7 +238,7 @@ class ResolvedConfig(Config):
 class Setting:
     """One setting; in its help, `{models}` and `{datasets}` stand for the names of such.
 
-    A positional one is a word on the command line, without a flag; or all further words.
+    A positional one is a word on the command line, without a flag, or any number of words.
     """
 
     name: str
@@ -242,7 +246,7 @@ class Setting:
     default: Any
     help: str
     positional: bool
-    further: bool
+    many: bool
 
 
 # What says where to read and write, or how to talk, but does not change the result.
@@ -304,9 +308,12 @@ def check(
         return kind(**values)
     except pydantic.ValidationError as error:
         problems = []
+        words = {
+            setting.name: setting.name.upper() for setting in settings(kind) if setting.positional
+        }
         for detail in error.errors():
             name = str(detail["loc"][0])
-            where = (places or {}).get(name, flag_name(name))
+            where = (places or {}).get(name, words.get(name, flag_name(name)))
             problems.append(f"{where}: {_explain(detail, kind)}")
         raise UsageError("; ".join(problems)) from None
 
@@ -337,7 +344,7 @@ def settings(of: type = Config) -> list[Setting]:
                 default=info.default,
                 help=info.description,
                 positional=bool(info.json_schema_extra),
-                further="further" in (info.json_schema_extra or {}),
+                many=typing.get_origin(hints[field.name]) is tuple,
             )
         )
     return found

@@ -42,6 +42,12 @@ class DamagedRunError(TrainerError):
     exit_code = 3
 
 
+class UnreadError(TrainerError):
+    """Files that could not be read, each told of by then; what could be read is predicted."""
+
+    exit_code = 3
+
+
 class StorageError(TrainerError):
     """A path or bucket that is missing, or that may not be read or written."""
 

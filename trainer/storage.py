@@ -12,16 +12,19 @@ import collections
 import concurrent.futures
 import contextlib
 import functools
+import io
 import itertools
 import os
 import pathlib
 import re
 import shutil
+import stat
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import google_crc32c
 
@@ -32,6 +35,10 @@ PARTIAL = ".partial"
 _PROBE = ".probe-"
 THREADS = 8  # Below the client's 10 pooled connections; 100 small objects a second at 30 ms each.
 _ATTEMPTS = 3  # At a body whose checksum is wrong; the client itself retries failed requests.
+_PIECE_BYTES = 8 << 20  # Of a large object that is read in pieces; 0.1 s of a machine's network.
+
+_Thing = TypeVar("_Thing")
+_Result = TypeVar("_Result")
 
 
 class Folder(Protocol):
@@ -71,6 +78,32 @@ class Folder(Protocol):
         """Raises StorageError unless files can be made and removed here; leaves nothing behind."""
 
 
+class File(Protocol):
+    """A file, local or in a bucket, that can be read in pieces."""
+
+    @property
+    def path(self) -> str:
+        """Where it is."""
+
+    def read(self, most_bytes: int) -> bytes:
+        """Returns its content.
+
+        Raises:
+            DataError: it is larger than `most_bytes`.
+            StorageError: it is gone, or may not be read.
+        """
+
+    def open(self) -> contextlib.AbstractContextManager[io.BufferedReader]:
+        """Gives a stream of its content, little of which is in memory at a time.
+
+        Reading from it raises StorageError; at its end an OutageError if what was read of an object
+        does not match the object's CRC32C.
+
+        Raises:
+            StorageError: it is gone, or may not be read.
+        """
+
+
 def folder(path: str) -> Folder:
     """Returns the folder at a local path or gs://bucket/prefix; it need not exist yet.
 
@@ -95,25 +128,44 @@ def is_pattern(path: str) -> bool:
 
 def matching(names: Iterable[str], pattern: str) -> list[str]:
     """Returns those names, with their folders, that a pattern in its last part matches; sorted."""
-    folder, _, last = pattern.rpartition("/")
-    shape = re.compile(".*".join(map(re.escape, last.split("*"))), re.DOTALL)
-    return sorted(
-        name
-        for name in names
-        if name.rpartition("/")[0] == folder and shape.fullmatch(name.rpartition("/")[2])
-    )
+    return sorted(filter(_shape(pattern).fullmatch, names))
 
 
-def parted(path: str) -> tuple[Folder, str]:
-    """Returns the folder of one file, local or gs://, and its name there.
+def _shape(pattern: str) -> re.Pattern[str]:
+    folder, slash, last = pattern.rpartition("/")
+    return re.compile(re.escape(folder + slash) + "[^/]*".join(map(re.escape, last.split("*"))))
+
+
+def files(path: str) -> Iterator[File]:
+    """Gives all files that a path stands for, in the order of their names, as they are found.
+
+    Hidden ones below a folder, or that a pattern matches, are somebody else's.
+
+    Args:
+        path: a local file or folder, gs://bucket/path of an object or of all objects below a
+            prefix, or a pattern in the last part of either.
 
     Raises:
-        StorageError: as `folder`.
+        StorageError: nothing is there, or it may not be looked at.
     """
-    parent, slash, name = path.rpartition("/")
-    if is_remote(path) and not (len(parent) > len(_SCHEME) and name):
+    found = False
+    for file in _objects(path) if is_remote(path) else _local_files(path):
+        found = True
+        yield file
+    if not found:
+        raise StorageError(f"{path}: no files there")
+
+
+def parent(path: str) -> tuple[Folder, str]:
+    """Returns the folder that a file, local or gs://, is in or goes to, and its name there.
+
+    Raises:
+        StorageError: the path cannot be that of a file.
+    """
+    place, _, name = path.rpartition("/")
+    if is_remote(path) and (place + "/" == _SCHEME or not name):
         raise StorageError(f"{path}: expected gs://bucket/path of a file")
-    return folder(parent or slash or "."), name
+    return folder(place or ("/" if path.startswith("/") else ".")), name
 
 
 def read(path: str) -> bytes:
@@ -122,8 +174,8 @@ def read(path: str) -> bytes:
     Raises:
         StorageError: there is no such file, or it may not be read.
     """
-    parent, name = parted(path)
-    content = parent.read(name)
+    place, name = parent(path)
+    content = place.read(name)
     if content is None:
         raise StorageError(f"{path}: no such file")
     return content
@@ -135,16 +187,26 @@ def read_all(paths: Sequence[str]) -> Iterator[bytes]:
     Raises:
         StorageError: as `read`.
     """
-    rest = iter(paths)
-    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        # Not all at once, as `pool.map`: what is read and not taken yet is in memory.
+    return several_at_once(read, paths)
+
+
+def several_at_once(
+    work: Callable[[_Thing], _Result], things: Iterable[_Thing]
+) -> Iterator[_Result]:
+    """Gives what `work` returns of each thing, in their order, in several threads, a bit ahead."""
+    rest = iter(things)
+    pool = concurrent.futures.ThreadPoolExecutor(THREADS)
+    try:
+        # Not all at once, as `pool.map`: what is done and not taken yet is in memory.
         begun = collections.deque(
-            pool.submit(read, path) for path in itertools.islice(rest, 2 * THREADS)
+            pool.submit(work, thing) for thing in itertools.islice(rest, 2 * THREADS)
         )
         while begun:
-            content = begun.popleft().result()
-            begun.extend(pool.submit(read, path) for path in itertools.islice(rest, 1))
-            yield content
+            result = begun.popleft().result()
+            begun.extend(pool.submit(work, thing) for thing in itertools.islice(rest, 1))
+            yield result
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def read_text(path: str) -> str:
@@ -165,10 +227,10 @@ def write_text(path: str, text: str) -> None:
     Raises:
         StorageError: it may not be written.
     """
-    parent, name = parted(path)
-    with scratch() as place:
-        (place / "text").write_text(text, encoding="utf-8")
-        parent.put(name, place / "text")
+    place, name = parent(path)
+    with scratch() as local:
+        (local / "text").write_text(text, encoding="utf-8")
+        place.put(name, local / "text")
 
 
 def is_leftover(name: str) -> bool:
@@ -318,22 +380,7 @@ class _BucketFolder:
     def read(self, name: str) -> bytes | None:
         with explained(f"{self.path}/{name}"):
             blob = self._bucket.get_blob(self._prefix + name, **_patience())
-            if blob is None:
-                return None
-            for _ in range(_ATTEMPTS):
-                with contextlib.suppress(_data_corruption()):
-                    content = bytes(
-                        blob.download_as_bytes(
-                            single_shot_download=True,
-                            if_generation_match=blob.generation,
-                            **_patience(),
-                        )
-                    )
-                    if base64.b64encode(google_crc32c.Checksum(content).digest()) == (
-                        blob.crc32c.encode()
-                    ):
-                        return content
-        raise OutageError(f"{self.path}/{name}: {_ATTEMPTS} downloads did not match its CRC32C")
+            return None if blob is None else _content(blob)
 
     def put(self, name: str, source: Path, *, replaces: int | None = None) -> int:
         expected = crc32c(source)
@@ -389,6 +436,196 @@ class _BucketFolder:
         with tempfile.NamedTemporaryFile() as empty:
             self.put(probe, Path(empty.name))
         self.remove(probe)
+
+
+@dataclass(frozen=True)
+class _LocalFile:
+    path: str
+
+    def read(self, most_bytes: int) -> bytes:
+        with self.open() as file, explained(self.path):
+            _check_size(self.path, os.fstat(file.fileno()).st_size, most_bytes)
+            return file.read()
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[io.BufferedReader]:
+        with explained(self.path):
+            kind = os.stat(self.path).st_mode
+            if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # A pipe would be waited for.
+                raise StorageError(f"{self.path}: neither a file nor a folder")
+            file = open(self.path, "rb")  # Of a folder that cannot be listed, this says why.
+        with file:
+            yield file
+
+
+def _local_files(path: str) -> Iterator[File]:
+    if os.path.isdir(path):
+        yield from _below(path)
+    elif os.path.lexists(path):
+        yield _LocalFile(path)
+    elif is_pattern(path):
+        paths = map(str, local_matches(path))
+        yield from (_LocalFile(each) for each in paths if not _is_hidden(os.path.basename(each)))
+    else:
+        raise StorageError(f"{path}: no such file or folder")
+
+
+def _below(folder: str) -> Iterator[File]:
+    """Gives the files below a folder, in the order that a bucket would list them in."""
+    try:
+        with os.scandir(folder) as entries:
+            # Links to folders are not followed, for they can lead in circles; they are told of.
+            names = sorted(
+                entry.name + "/" * entry.is_dir(follow_symlinks=False)
+                for entry in entries
+                if not _is_hidden(entry.name)
+            )
+    except OSError:
+        yield _LocalFile(folder)
+        return
+    for name in names:
+        path = os.path.join(folder, name)
+        if name.endswith("/"):
+            yield from _below(path)
+        else:
+            yield _LocalFile(path)
+
+
+@dataclass(frozen=True)
+class _Object:
+    blob: Any
+
+    @property
+    def path(self) -> str:
+        return f"{_SCHEME}{self.blob.bucket.name}/{self.blob.name}"
+
+    def read(self, most_bytes: int) -> bytes:
+        from google.api_core.exceptions import NotFound, PreconditionFailed
+
+        _check_size(self.path, self.blob.size, most_bytes)
+        with explained(self.path):
+            try:
+                return _content(self.blob)
+            except (NotFound, PreconditionFailed):  # Replaced since it was listed, or removed.
+                blob = self.blob.bucket.get_blob(self.blob.name, **_patience())
+            if blob is None:
+                raise StorageError(f"{self.path}: no such object any more")
+            _check_size(self.path, blob.size, most_bytes)
+            return _content(blob)
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[io.BufferedReader]:
+        if self.blob.size <= _PIECE_BYTES:
+            yield io.BufferedReader(io.BytesIO(self.read(_PIECE_BYTES)))
+        else:
+            _check_encoding(self.path, self.blob)
+            stream: io.BufferedReader = io.BufferedReader(_Pieces(self.blob, self.path), 1 << 20)
+            with stream:
+                yield stream
+
+
+class _Pieces(io.RawIOBase):
+    """The content of an object, a piece in memory at a time."""
+
+    def __init__(self, blob: Any, path: str) -> None:
+        self._blob, self._path = blob, path
+        self._piece = memoryview(b"")
+        self._begun = 0  # Bytes of the object in this piece and those before it.
+        self._checksum = google_crc32c.Checksum()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._piece:
+            self._piece = memoryview(self._next())
+        count = min(len(buffer), len(self._piece))
+        buffer[:count] = self._piece[:count]
+        self._piece = self._piece[count:]
+        return count
+
+    def _next(self) -> bytes:
+        """Returns the next piece, and b"" at the end of an object that was read as it is stored."""
+        first, last = self._begun, min(self._begun + _PIECE_BYTES, self._blob.size) - 1
+        if first > last:
+            if base64.b64encode(self._checksum.digest()).decode() != self._blob.crc32c:
+                raise OutageError(f"{self._path}: what was read did not match its CRC32C")
+            return b""
+        with explained(self._path):
+            for _ in range(_ATTEMPTS):
+                piece = bytes(
+                    self._blob.download_as_bytes(
+                        start=first,
+                        end=last,
+                        raw_download=True,
+                        checksum=None,  # Of a part nobody knows it; the whole is checked here.
+                        single_shot_download=True,
+                        if_generation_match=self._blob.generation,
+                        **_patience(),
+                    )
+                )
+                if len(piece) == last - first + 1:
+                    self._begun += len(piece)
+                    self._checksum.update(piece)
+                    return piece
+        raise OutageError(f"{self._path}: {_ATTEMPTS} downloads of a part ended early")
+
+
+def _objects(path: str) -> Iterator[File]:
+    bucket_name, name = _split(path)
+    with explained(path):
+        bucket = _client().bucket(bucket_name)
+        if is_pattern(path):
+            blobs = bucket.list_blobs(prefix=name.partition("*")[0], delimiter="/", **_patience())
+            prefix, shape = name.rpartition("/")[0], _shape(name)
+            blobs = (blob for blob in blobs if shape.fullmatch(blob.name))
+        else:
+            blob = bucket.get_blob(name, **_patience()) if name.rstrip("/") == name != "" else None
+            if blob is not None:
+                yield _Object(blob)
+                return
+            prefix = name.rstrip("/")
+            blobs = bucket.list_blobs(prefix=prefix and f"{prefix}/", **_patience())
+        for blob in blobs:
+            # A name that ends in "/" is a console's folder.
+            if not blob.name.endswith("/") and not _is_hidden(blob.name.removeprefix(prefix)):
+                yield _Object(blob)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or "/." in name
+
+
+def _check_size(path: str, size: int, most_bytes: int) -> None:
+    if size > most_bytes:
+        raise DataError(f"{path}: {size} bytes, expected at most {most_bytes}")
+
+
+def _content(blob: Any) -> bytes:
+    """Returns what an object holds, compared with its CRC32C."""
+    name = f"{_SCHEME}{blob.bucket.name}/{blob.name}"
+    _check_encoding(name, blob)
+    for _ in range(_ATTEMPTS):
+        with contextlib.suppress(_data_corruption()):
+            content = bytes(
+                blob.download_as_bytes(
+                    single_shot_download=True,
+                    if_generation_match=blob.generation,
+                    **_patience(),
+                )
+            )
+            if base64.b64encode(google_crc32c.Checksum(content).digest()).decode() == blob.crc32c:
+                return content
+    raise OutageError(f"{name}: {_ATTEMPTS} downloads did not match its CRC32C")
+
+
+def _check_encoding(path: str, blob: Any) -> None:
+    """Raises DataError for what would be unpacked on its way, so that its CRC32C says nothing."""
+    if "gzip" in (blob.content_encoding or ""):
+        raise DataError(
+            f"{path}: stored with Content-Encoding: {blob.content_encoding}, expected none (gsutil "
+            "cp -z and gcloud storage cp --gzip-local upload so)"
+        )
 
 
 def _download(path: str, parent: Path) -> Path:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import io
+import sys
+import warnings
 from typing import Any
 
 import numpy as np
@@ -98,3 +101,28 @@ def test_all_that_are_damaged_are_named() -> None:
     files[3], files[70] = b"", encoded(GREY)[:-30]
     with pytest.raises(DataError, match=r"^3: no image.*; 70: no image.* \(2 of 100 images\)$"):
         images.read(list(map(str, range(100))), files)
+
+
+def test_an_image_that_promises_too_much_is_refused_in_each_thread() -> None:
+    """Pillow only warns; what becomes of warnings is one thing for all threads."""
+    content = io.BytesIO()
+    Image.new("1", (10_000, 9_500)).save(content, "png")
+    contents = [content.getvalue(), encoded(GREY)] * 200
+
+    def is_refused(content: bytes) -> bool:
+        try:
+            images.decode(content, "a.png")
+        except DataError as error:
+            return "decompression bomb" in str(error)
+        return False
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with (
+            warnings.catch_warnings(action="ignore"),  # As it is without pytest's own settings.
+            concurrent.futures.ThreadPoolExecutor(8) as pool,
+        ):
+            assert list(pool.map(is_refused, contents)) == [True, False] * 200
+    finally:
+        sys.setswitchinterval(interval)

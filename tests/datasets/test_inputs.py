@@ -120,3 +120,23 @@ def test_an_image_for_a_model_of_other_values_is_refused() -> None:
         dataclasses.replace(UNIT, low=-1).from_image(content, "a.png")
     with pytest.raises(DataError, match="a.png: found an image, expected a list of 3 numbers"):
         VECTOR.from_image(content, "a.png")
+
+
+def test_examples_of_a_data_set() -> None:
+    images = np.arange(12, dtype=np.uint8).reshape(2, 2, 3, 1)
+    assert GREY.from_data(images) is images
+    np.testing.assert_array_equal(GREY.from_data(np.float32(images)), images, strict=True)
+    vectors = np.array([[1, 2, 3]], np.uint8)  # Of a part that held only small numbers.
+    np.testing.assert_array_equal(VECTOR.from_data(vectors), np.float32(vectors), strict=True)
+    texts = np.array(["a", "b"], object)
+    assert TEXT.from_data(texts) is texts
+    for asked, examples, message in (
+        (GREY, texts, "found texts, expected an image of 2x3x1"),
+        (TEXT, images, "found numbers, expected a text"),
+        (GREY, images[:, :1], "found examples of 1 x 3 x 1 numbers"),
+        (GREY, images / 2, "found 0.5"),
+        (UNIT, images, "found values up to 11, and the model was trained on values of 0 to 1"),
+        (UNIT, np.float32(images), "found values up to 11"),
+    ):
+        with pytest.raises(DataError, match=message):
+            asked.from_data(examples)

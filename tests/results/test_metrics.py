@@ -90,3 +90,9 @@ def test_folds_are_summed_up() -> None:
     assert summary["confusion"] == whole["confusion"]
     assert summary["per_class"] == whole["per_class"]
     assert [fold["fold"] for fold in summary["folds"]] == [1, 2]
+
+
+def test_what_is_confused_most_comes_first() -> None:
+    confusion = np.array([[9, 1, 0], [4, 9, 2], [4, 0, 0]])
+    assert metrics.most_confused(confusion, 10) == [(1, 0), (2, 0), (1, 2), (0, 1)]
+    assert metrics.most_confused(confusion, 1) == [(1, 0)]

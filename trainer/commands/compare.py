@@ -13,7 +13,7 @@ from pydantic import AfterValidator
 
 from trainer import command_line, storage
 from trainer import config as configs
-from trainer.config import Place, Text, flag, words
+from trainer.config import Place, Text, flag, word
 from trainer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def _page(value: str) -> str:
 class Settings:
     """The settings of the command."""
 
-    runs: Annotated[tuple[Place, ...], AfterValidator(_runs)] = words(
+    runs: Annotated[tuple[Place, ...], AfterValidator(_runs)] = word(
         "Finished run directories, local or gs://bucket/path; the others are compared with the "
         "first."
     )
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str], *, program: str) -> None:
         settings = configs.check(Settings, flags, places={"runs": "RUN"})
         from trainer.results import comparison, comparison_page
 
-        folder, name = storage.parted(settings.out)
+        folder, name = storage.parent(settings.out)
         earlier = folder.read(name)
         if earlier is not None and comparison_page.MARK.encode() not in earlier:
             raise UsageError(f"--out {settings.out}: is there, and not a page of {program}")
@@ -77,9 +77,7 @@ def main(arguments: Sequence[str], *, program: str) -> None:
             [comparison.read(run, number) for number, run in enumerate(settings.runs)]
         )
         _print(found)
-        with storage.scratch() as place:
-            (place / name).write_text(comparison_page.page(found), encoding="utf-8")
-            folder.put(name, place / name)
+        storage.write_text(settings.out, comparison_page.page(found))
         print(settings.out)
 
 

@@ -155,7 +155,7 @@ def _with_part(source: Source, name: str, place: str, other: Source) -> Source:
     Raises:
         DataError: there are two such parts then, or labels that training does not know.
     """
-    import numpy as np
+    from trainer.datasets.dataset import numbers_in
 
     flag = f"--{name}-data {place}"
     if getattr(source, name) is not None:
@@ -164,14 +164,10 @@ def _with_part(source: Source, name: str, place: str, other: Source) -> Source:
         raise DataError(f"{flag}: has several parts, expected data in one piece")
     examples, labels = other.train
     if source.classes and other.classes:
-        unknown = sorted(set(other.classes) - set(source.classes))
-        if unknown:
-            raise DataError(
-                f"{flag}: found class {unknown[0]!r}, expected those of the training part: "
-                f"{', '.join(source.classes)}"
-            )
-        numbers = [source.classes.index(each) for each in other.classes]
-        labels = np.array(numbers, dtype=np.int32)[labels]
+        try:
+            labels = numbers_in(source.classes, other.classes)[labels]
+        except DataError as error:
+            raise DataError(f"{flag}: {error}, the classes of the training part") from None
     part: dict[str, Any] = {name: (examples, labels)}
     return dataclasses.replace(source, **part)
 

@@ -110,6 +110,8 @@ class Reading:
         image_column: of a table, the column that holds images or paths of such.
         label_column: of a table, the column that holds classes.
         cache: keeps files of shards in a bucket, if anything does.
+        needs_training: whether there has to be a training part; if not, a test part alone is data
+            in one piece.
     """
 
     root: str = "."
@@ -120,6 +122,7 @@ class Reading:
     image_column: str | None = None
     label_column: str | None = None
     cache: Cache | None = None
+    needs_training: bool = True
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,43 @@ class Source:
     test: tuple[Array | Shards, Array] | None = None
     classes: tuple[str, ...] | None = None
     validation: tuple[Array | Shards, Array] | None = None
+
+
+def labelled(source: Source, classes: tuple[str, ...]) -> tuple[Split, str]:
+    """Returns what a model can be tested on: the test part, or all of data that has none.
+
+    Args:
+        source: what was read.
+        classes: class names of the model. Classes that have names are matched by them, those that
+            only have numbers by these.
+
+    Returns:
+        The examples, with labels that are numbers in `classes`; and "test" or "all".
+
+    Raises:
+        DataError: examples and labels that do not fit together, or a class that is none of these.
+    """
+    parts = checked(source)
+    part = "test" if "test" in parts else "all"
+    chosen = [parts["test"]] if part == "test" else list(parts.values())
+    labels = np.concatenate([each.labels for each in chosen])
+    if source.classes is not None:
+        labels = numbers_in(classes, source.classes)[labels]
+    elif labels.max() >= len(classes):
+        raise DataError(f"labels: found {labels.max()}, expected 0 to {len(classes) - 1}")
+    return Split(np.concatenate([each.array for each in chosen]), labels), part
+
+
+def numbers_in(classes: tuple[str, ...], others: tuple[str, ...]) -> Array:
+    """Returns for each of the other classes its number among `classes`, int32 (others,).
+
+    Raises:
+        DataError: one of them is not there.
+    """
+    unknown = sorted(set(others) - set(classes))
+    if unknown:
+        raise DataError(f"found class {unknown[0]!r}, expected {', '.join(classes)}")
+    return np.array([classes.index(name) for name in others], np.int32)
 
 
 @dataclass(frozen=True)

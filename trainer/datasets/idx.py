@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Sequence
 from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,10 @@ NAME = "IDX files of images and labels (train-images, train-labels, t10k-images,
 
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _GZIP = b"\x1f\x8b"
+_NAME = re.compile(r"idx\d?-ubyte|\.idx\d?(\.gz)?$")
 _CHUNK_BYTES = 1 << 20
+
+Stream = gzip.GzipFile | BufferedReader
 
 
 def recognises(files: Sequence[Path]) -> bool:
@@ -45,10 +49,12 @@ def read(files: Sequence[Path], options: Reading) -> Source:
                 f"{file.name}: holds the same part as {parts[key][0].name}, expected one of them"
             )
         parts[key] = (file, array)
-    train = _pair(parts, test=False)
+    train, test = _pair(parts, test=False), _pair(parts, test=True)
+    if train is None and test is not None and not options.needs_training:
+        train, test = test, None
     if train is None:
         raise DataError(f"{files[0].name}: found no training images and labels beside it")
-    return Source(train=train, test=_pair(parts, test=True))
+    return Source(train=train, test=test)
 
 
 def _pair(
@@ -76,23 +82,23 @@ def _is_idx(file: Path) -> bool:
     except (OSError, EOFError, zlib.error):
         head = b""
     by_content = len(head) == 4 and head[:2] == b"\0\0" and head[2] in _DTYPES and 0 < head[3] < 9
-    return by_content or bool(re.search(r"idx\d?-ubyte|\.idx\d?(\.gz)?$", file.name))
+    return by_content or is_named(file.name)
+
+
+def is_named(name: str) -> bool:
+    """Tells whether a file is named as IDX files are."""
+    return bool(_NAME.search(name))
+
+
+def unzipped(content: BufferedReader) -> Stream:
+    """Returns a stream of what is in a file, gzipped or not, that is read from its start."""
+    return gzip.GzipFile(fileobj=content) if content.peek(2)[:2] == _GZIP else content
 
 
 def _read_array(file: Path) -> Array:
     try:
         with _open(file) as content:
-            magic = content.read(4)
-            if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _DTYPES or not magic[3]:
-                raise DataError(
-                    f"{file.name}: found magic number 0x{magic.hex()}, expected one of IDX: "
-                    "0x00000801 (labels) or 0x00000803 (images)"
-                )
-            sizes = content.read(4 * magic[3])
-            if len(sizes) < 4 * magic[3]:
-                raise DataError(f"{file.name}: ends within its header")
-            shape = tuple(int(size) for size in np.frombuffer(sizes, ">u4"))
-            dtype = np.dtype(_DTYPES[magic[2]])
+            shape, dtype = header(content, file.name)
             check_shape(file.name, shape, dtype.itemsize)
             expected = math.prod(shape) * dtype.itemsize
             # In pieces: the memory taken follows what is there, not what the header promises.
@@ -112,7 +118,29 @@ def _read_array(file: Path) -> Array:
     return np.frombuffer(body, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
 
 
-def _open(file: Path) -> gzip.GzipFile | BufferedReader:
+def header(content: Stream, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Reads the header of a file, and returns the shape and type of the array that follows.
+
+    Args:
+        content: of the file, from its start.
+        name: of the file, for messages.
+
+    Raises:
+        DataError: it is no such header.
+    """
+    magic = content.read(4)
+    if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _DTYPES or not magic[3]:
+        raise DataError(
+            f"{name}: found magic number 0x{magic.hex()}, expected one of IDX: "
+            "0x00000801 (labels) or 0x00000803 (images)"
+        )
+    sizes = content.read(4 * magic[3])
+    if len(sizes) < 4 * magic[3]:
+        raise DataError(f"{name}: ends within its header")
+    return tuple(int(size) for size in np.frombuffer(sizes, ">u4")), np.dtype(_DTYPES[magic[2]])
+
+
+def _open(file: Path) -> Stream:
     with file.open("rb") as start:
         zipped = start.read(2) == _GZIP
     return gzip.open(file) if zipped else file.open("rb")

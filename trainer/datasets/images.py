@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import io
 import itertools
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,8 +17,9 @@ from trainer import memory
 from trainer.datasets.dataset import Array
 from trainer.errors import DataError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff")  # The usual ones.
 
+_OPENING = threading.Lock()  # What is to become of warnings is not a thread's own.
 _GREY = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
 _AT_ONCE = 64  # Images in memory that are not decoded yet.
@@ -41,14 +43,16 @@ def decode(
     Raises:
         DataError: it is no image, damaged, or too large.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with (
+            _OPENING,
             # Pillow's limit is 89 million pixels, which a header can promise in a few bytes.
             warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
-            Image.open(io.BytesIO(content)) as opened,
         ):
+            opened = Image.open(io.BytesIO(content))
+        with opened:
             grey = grey or opened.mode in _GREY
             image = ImageOps.exif_transpose(opened)
             if image.mode.startswith("I"):  # 16 bits; to 8 of them Pillow would cut, not scale.
@@ -61,6 +65,9 @@ def decode(
             if size is not None:
                 image = image.resize(size[::-1], Image.Resampling.BOX)
             pixels = np.asarray(image)
+    except UnidentifiedImageError:
+        found = f"{len(content)} bytes of something else" if content else "an empty file"
+        raise DataError(f"{name}: no image, or a damaged one: found {found}") from None
     except Exception as error:  # A damaged image raises nearly anything.
         raise DataError(f"{name}: no image, or a damaged one: {error}") from None
     return pixels.reshape(*pixels.shape[:2], -1)

@@ -145,6 +145,29 @@ class Input:
             raise DataError("found a text with a NUL character")
         return np.array(text, dtype=object)
 
+    def from_data(self, examples: Array) -> Array:
+        """Returns the examples of a data set, as `Split` has them, as the model takes them.
+
+        Raises:
+            DataError: they are of another shape, or of values that the model was not trained for.
+        """
+        if (examples.dtype == object) != (self.kind == "text"):
+            found = "texts" if examples.dtype == object else "numbers"
+            raise DataError(f"found {found}, expected {self.expected()}")
+        if self.kind == "text":
+            return examples
+        if examples.shape[1:] != self.shape:
+            found = " x ".join(map(str, examples.shape[1:]))
+            raise DataError(f"found examples of {found} numbers, expected {self.expected()}")
+        if examples.dtype != self.dtype:
+            self._check_values(examples)
+        if self.kind == "image" and self.high <= 1 < examples.max():
+            raise DataError(
+                f"found values up to {examples.max():g}, and the model was trained on values of "
+                f"{self.low:g} to {self.high:g}"
+            )
+        return examples.astype(self.dtype, copy=False)
+
     def stacked(self, examples: Sequence[Array]) -> Array:
         """Returns examples as one array, (N, ...)."""
         rows = self.empty(len(examples))

@@ -9,7 +9,7 @@ import io
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,6 +19,10 @@ from trainer.errors import DataError
 NAME = "an .npz with x_train, y_train, x_test, y_test"
 
 _MOST_HEADER_BYTES = 20_000  # NumPy itself takes 10,000 at most.
+
+
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
 
 
 def members(file: Path) -> set[str]:
@@ -59,13 +63,7 @@ def check_header(file: Path, name: str) -> np.dtype[Any]:
     try:
         with zipfile.ZipFile(file) as archive, archive.open(f"{name}.npy") as content:
             # NumPy would first read as much header as the file says it has, gigabytes of zeros.
-            start = content.read(_MOST_HEADER_BYTES)
-        header = io.BytesIO(start)
-        version = np.lib.format.read_magic(header)
-        read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
-            version, np.lib.format.read_array_header_2_0
-        )
-        shape, _, dtype = read(header)
+            shape, _, dtype = _header(content.read(_MOST_HEADER_BYTES))
     except Exception as error:  # A damaged archive raises nearly anything.
         raise DataError(f"{file.name}: array {name!r} is damaged: {error}") from None
     if dtype.hasobject:
@@ -75,6 +73,39 @@ def check_header(file: Path, name: str) -> np.dtype[Any]:
         )
     check_shape(f"{file.name}: array {name!r}", shape, dtype.itemsize)
     return dtype
+
+
+def npy_header(content: _Readable, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Reads the header of an `.npy`, and returns shape and type of the array that follows.
+
+    Args:
+        content: of the file, from its start.
+        name: of the file, for messages.
+
+    Raises:
+        DataError: it is no such header, or one of Python objects.
+    """
+    start = content.read(10)
+    size = int.from_bytes(start[8:], "little")  # So far only of version 1, which arrays have.
+    try:
+        shape, columns_first, dtype = _header(start + content.read(size))
+    except Exception as error:  # A damaged header raises nearly anything.
+        raise DataError(f"{name}: no .npy, or a damaged one: {error}") from None
+    if dtype.hasobject or (columns_first and len(shape) > 1):
+        found = "of Python objects" if dtype.hasobject else "in Fortran's order"
+        raise DataError(f"{name}: an array {found}, expected numbers in C order")
+    return shape, dtype
+
+
+def _header(start: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Takes the header of an array apart: shape, whether it is in Fortran's order, type."""
+    header = io.BytesIO(start)
+    version = np.lib.format.read_magic(header)
+    read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+        version, np.lib.format.read_array_header_2_0
+    )
+    shape, columns_first, dtype = read(header)
+    return shape, columns_first, dtype
 
 
 def recognises(files: Sequence[Path]) -> bool:
@@ -94,6 +125,8 @@ def read(files: Sequence[Path], options: Reading) -> Source:
     (file,) = files
     if not zipfile.is_zipfile(file):
         raise DataError(f"{file.name}: damaged or truncated, expected a zip file of arrays")
+    if not options.needs_training and not {"x_train", "y_train"} & members(file):
+        return Source(train=(array(file, "x_test"), array(file, "y_test")))
     train = (array(file, "x_train"), array(file, "y_train"))
     if not {"x_test", "y_test"} & members(file):
         return Source(train=train)

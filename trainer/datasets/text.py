@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from trainer.errors import DataError
 
 NAME = "a folder with one UTF-8 text file a class (pos.txt, neg.txt), one example a line"
 
-_MOST_CHARACTERS = 1_000_000
+MOST_CHARACTERS = 1_000_000
 
 
 def recognises(files: Sequence[Path]) -> bool:
@@ -56,38 +57,45 @@ def whole(names: Sequence[str], contents: Iterable[bytes]) -> Array:
     """
     texts = np.empty(len(names), dtype=object)
     for number, (name, content) in enumerate(zip(names, contents, strict=True)):
-        text = _decoded(content, name).strip()
-        if not 0 < len(text) <= _MOST_CHARACTERS:
-            raise DataError(
-                f"{name}: {len(text)} characters, expected a text of 1 to {_MOST_CHARACTERS}"
-            )
-        texts[number] = text
+        try:
+            texts[number] = line(content.removeprefix(codecs.BOM_UTF8))
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from None
+        if not texts[number]:
+            raise DataError(f"{name}: found an empty file, expected a text")
     return texts
 
 
-def _decoded(content: bytes, name: str) -> str:
+def line(content: bytes) -> str:
+    """Returns the text of a line without the space around it; "" if there is nothing else.
+
+    Args:
+        content: what stands between two line feeds, or two ends of the file.
+
+    Raises:
+        DataError: it is no text of one example; the message goes on behind the name of the line.
+    """
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode().strip()
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{name}: line {line} is not UTF-8: found byte 0x{content[error.start]:02x}"
-        ) from None
+        raise DataError(f"is not UTF-8: found byte 0x{content[error.start]:02x}") from None
     if "\0" in text:
-        number = text.count("\n", 0, text.index("\0")) + 1
-        raise DataError(f"{name}: line {number} holds a NUL character; is the file UTF-16?")
+        raise DataError("holds a NUL character; is the file UTF-16?")
+    if len(text) > MOST_CHARACTERS:
+        raise DataError(
+            f"has {len(text)} characters, expected one example a line, at most {MOST_CHARACTERS}"
+        )
     return text
 
 
 def _lines(file: Path) -> list[str]:
     memory.check_data(4 * file.stat().st_size, file.name)  # Bytes, text, lines, strings.
-    text = _decoded(file.read_bytes(), file.name)
+    found = []
     # Not splitlines(): it also splits at form feeds and other separators within a sentence.
-    lines = [line.strip() for line in text.split("\n")]
-    for number, example in enumerate(lines, 1):
-        if len(example) > _MOST_CHARACTERS:
-            raise DataError(
-                f"{file.name}: line {number} has {len(example)} characters, expected one example a "
-                f"line, at most {_MOST_CHARACTERS}"
-            )
-    return [line for line in lines if line]
+    lines = file.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
+    for number, content in enumerate(lines, 1):
+        try:
+            found.append(line(content))
+        except DataError as error:
+            raise DataError(f"{file.name}: line {number} {error}") from None
+    return [text for text in found if text]

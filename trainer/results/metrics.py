@@ -173,6 +173,19 @@ def per_class(confusion: Array, classes: tuple[str, ...]) -> list[dict[str, Any]
     ]
 
 
+def most_confused(confusion: Array, most: int) -> list[tuple[int, int]]:
+    """Returns the pairs of a class and what it was taken for, the most frequent first.
+
+    Args:
+        confusion: counts, int (classes, classes); rows are the true class.
+        most: how many pairs there are at most; those that did not occur are left out.
+    """
+    counts = np.where(np.eye(len(confusion), dtype=bool), 0, confusion)
+    often = np.argsort(-counts, axis=None, kind="stable")[:most]
+    pairs = zip(*np.unravel_index(often, counts.shape), strict=True)
+    return [(int(true), int(said)) for true, said in pairs if counts[true, said]]
+
+
 def confusion_matrix(probabilities: Array, labels: Array) -> Array:
     """Counts examples by true class (row) and likeliest class: int64 (classes, classes)."""
     classes = probabilities.shape[1]

@@ -55,7 +55,7 @@ def write(probabilities: Array, test: Split, classes: tuple[str, ...], folder: P
         for example, label, guess, probability in zip(
             test.examples, test.labels, said, sure, strict=True
         ):
-            row = (_digest(example), classes[label], classes[guess], f"{probability:.6f}")
+            row = (digest(example), classes[label], classes[guess], f"{probability:.6f}")
             writer.writerow(row)
 
 
@@ -92,6 +92,7 @@ def parse(content: bytes, place: str) -> list[Prediction]:
         raise DamagedRunError(f"{place}: damaged: {error}") from None
 
 
-def _digest(example: Array | str) -> str:
+def digest(example: Array | str) -> str:
+    """Returns 16 hexadecimal digits that tell an example, as `Split` has it, from any other."""
     content = example.encode() if isinstance(example, str) else np.ascontiguousarray(example).data
     return hashlib.sha256(content).hexdigest()[:16]

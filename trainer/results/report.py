@@ -16,7 +16,7 @@ from trainer import config as configs
 from trainer.config import ResolvedConfig
 from trainer.datasets.dataset import Array, Dataset
 from trainer.log import LOGGER
-from trainer.results import manifest, names, pages, samples, words
+from trainer.results import manifest, metrics, names, pages, samples, words
 from trainer.results.words import Predict
 
 _TEMPLATE = "report.html.jinja"
@@ -120,13 +120,11 @@ def _confusion(facts: Facts) -> dict[str, Any]:
         tints = _DEEPEST * np.where(own, shares, shares / max(shares[~own].max(), 1e-9))
         cells = np.stack([kinds, counts, tints.round(1)], axis=2, dtype=object, casting="unsafe")
         return {"rows": list(zip(classes, cells.tolist(), strict=True))}
-    often = np.argsort(np.where(own, 0, -counts), axis=None, kind="stable")[:_MOST_IN_MATRIX]
     return {
         "picture": pictures.of_confusion(counts),
         "pairs": [
             (classes[true], classes[said], int(counts[true, said]), float(shares[true, said]))
-            for true, said in zip(*np.unravel_index(often, counts.shape), strict=True)
-            if true != said and counts[true, said]
+            for true, said in metrics.most_confused(counts, _MOST_IN_MATRIX)
         ],
     }
 
