@@ -141,7 +141,7 @@ def test_images_of_different_sizes_are_brought_to_one(bucket: str, tmp_path: Pat
         ([""], "no examples"),
         (
             [text(0, use="test"), text(1, use="validation")],
-            ": no part to train on, found test and v",
+            ": no part to train on, found validation and t",
         ),
     ],
 )

@@ -183,7 +183,7 @@ def test_rows_without_a_label_or_example_are_left_out_and_told(
             {"train.csv": rows(), "test.csv": rows(lines=[("x", "meh")])},
             "the test part has a class 'meh' that training has not: neg, pos",
         ),
-        ({"test.csv": rows(), "val.csv": rows()}, "no part to train on, found test and validation"),
+        ({"test.csv": rows(), "val.csv": rows()}, "no part to train on, found validation and test"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_trained_on_is_named(
