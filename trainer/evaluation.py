@@ -56,7 +56,12 @@ def read(found: Trained, data: str | None, *, allow_pickle: bool = False) -> Lab
         except StorageError as error:
             raise StorageError(f"{error}; --data says where the data is now") from None
         return _fitted(found, config.data, "own", own.test, own.spec.classes)
-    options = Reading(allow_pickle=allow_pickle, image_size=config.image_size, needs_training=False)
+    height, width, *_ = (*found.input.shape, 0, 0)
+    options = Reading(
+        allow_pickle=allow_pickle,
+        image_size=height if height == width else None,  # As `predict` brings them to size.
+        needs_training=False,
+    )
     source = datasets.read(data, options)
     again = _split_as(config, source)
     if again is not None and again.fingerprint == found.manifest["data_fingerprint"]:
