@@ -237,7 +237,7 @@ def test_files_are_listed_as_in_a_bucket(tmp_path: Path, bucket: str, source: Pa
         assert one.read(10**6) == CONTENT
         with one.open() as stream:
             assert stream.read() == CONTENT
-        with pytest.raises(DataError, match=r"a/1: 256000 bytes, expected at most 1000"):
+        with pytest.raises(DataError, match=r"a/1: 256,000 bytes, expected at most 1,000"):
             one.read(1000)
         for nothing in ("none", "a/none", "b", "*x", "a*"):
             if nothing == "a*":

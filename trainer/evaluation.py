@@ -56,9 +56,10 @@ def read(found: Trained, data: str | None, *, allow_pickle: bool = False) -> Lab
         except StorageError as error:
             raise StorageError(f"{error}; --data says where the data is now") from None
         return _fitted(found, config.data, "own", own.test, own.spec.classes)
+    height, width, *_ = (*found.input.shape, 0, 0)
     options = Reading(
         allow_pickle=allow_pickle,
-        image_size=config.image_size,
+        image_size=height if height == width else None,  # As `predict` brings them to size.
         text_column=config.text_column,
         image_column=config.image_column,
         label_column=config.label_column,

@@ -573,22 +573,21 @@ class _Pieces(io.RawIOBase):
 
 def _objects(path: str) -> Iterator[File]:
     bucket_name, name = _split(path)
+    folder = name.rpartition("/")[0] if is_pattern(path) else name.rstrip("/")
     with explained(path):
         bucket = _client().bucket(bucket_name)
         if is_pattern(path):
-            blobs = bucket.list_blobs(prefix=name.partition("*")[0], delimiter="/", **_patience())
-            prefix, shape = name.rpartition("/")[0], _shape(name)
-            blobs = (blob for blob in blobs if shape.fullmatch(blob.name))
+            listed = bucket.list_blobs(prefix=name.partition("*")[0], delimiter="/", **_patience())
+            blobs = (blob for blob in listed if _shape(name).fullmatch(blob.name))
         else:
-            blob = bucket.get_blob(name, **_patience()) if name.rstrip("/") == name != "" else None
-            if blob is not None:
-                yield _Object(blob)
+            alone = bucket.get_blob(name, **_patience()) if name == folder != "" else None
+            if alone is not None:
+                yield _Object(alone)
                 return
-            prefix = name.rstrip("/")
-            blobs = bucket.list_blobs(prefix=prefix and f"{prefix}/", **_patience())
+            blobs = bucket.list_blobs(prefix=folder and f"{folder}/", **_patience())
         for blob in blobs:
             # A name that ends in "/" is a console's folder.
-            if not blob.name.endswith("/") and not _is_hidden(blob.name.removeprefix(prefix)):
+            if not blob.name.endswith("/") and not _is_hidden(blob.name.removeprefix(folder)):
                 yield _Object(blob)
 
 
@@ -598,7 +597,7 @@ def _is_hidden(name: str) -> bool:
 
 def _check_size(path: str, size: int, most_bytes: int) -> None:
     if size > most_bytes:
-        raise DataError(f"{path}: {size} bytes, expected at most {most_bytes}")
+        raise DataError(f"{path}: {size:,} bytes, expected at most {most_bytes:,}")
 
 
 def _content(blob: Any) -> bytes:

@@ -112,7 +112,7 @@ def test_it_answers_without_tensorflow(finished_run: Path, other_run: Path, here
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "RUN: found (), expected 2 to 26 run directories"),
+        ([], "Missing RUNS"),
         (["{run}"], "expected 2 to 26 run directories"),
         (["{run}", "{run}/../mlp"], "expected each run once, {run} is there 2 times"),
         (["{run}", "none"], "none: no manifest.json there, expected a finished run"),
@@ -123,8 +123,7 @@ def test_it_answers_without_tensorflow(finished_run: Path, other_run: Path, here
         (["{run}", "{other}", "--out", "page"], "--out: found 'page', expected a name that ends"),
         (["{run}", "{other}", "--out", "gs://page.html"], "expected gs://bucket/path of a file"),
         (["{run}", "{other}", "--overwrite"], "Unknown flag '--overwrite'"),
-        (["{run}", "{other}", "--", "x"], "Unexpected '--'"),
-        (["{run}", "-", "x"], "Unexpected word 'x'"),
+        (["{run}", "--", "--x"], "--x: no manifest.json there, expected a finished run"),
     ],
 )
 def test_a_mistake_is_one_line(

@@ -132,7 +132,8 @@ def test_classes_are_matched_by_name(
     files, lines = {}, []
     for n in chosen:
         files[f"{n}.png"] = tmp_path / f"{n}.png"
-        Image.fromarray(mnist.test.examples[n, ..., 0]).save(files[f"{n}.png"])
+        image = Image.fromarray(mnist.test.examples[n, ..., 0]).resize([56, 56], 0)
+        image.save(files[f"{n}.png"])  # It is brought to the size of the model's again.
         label = {"displayName": str(mnist.test.labels[n])}
         lines += [{"imageGcsUri": f"{bucket}/{n}.png", "classificationAnnotation": label}]
     storage.put_all(storage.folder(bucket), files)

@@ -90,8 +90,8 @@ def test_a_size_brings_all_to_one(tmp_path: Path) -> None:
         ({"train/x.png": encoded(CAT)}, "train/x.png: lies in no folder of a class"),
         (images("val/") | images("test/"), ": no part to train on, found validation and test"),
         (images("train/") | {"test/cow/1.png": encoded(CAT)}, ": the test part has a class 'cow'"),
-        ({"a/1.txt": b"", "b/1.txt": b"x"}, "a/1.txt: 0 characters, expected a text of 1 to"),
-        ({"a/1.txt": b"x\n\xff", "b/1.txt": b"x"}, "a/1.txt: line 2 is not UTF-8"),
+        ({"a/1.txt": b"", "b/1.txt": b"x"}, "a/1.txt: found an empty file, expected a"),
+        ({"a/1.txt": b"x\n\xff", "b/1.txt": b"x"}, "a/1.txt: is not UTF-8: found byte 0xff"),
         ({"a/1.doc": b"x"}, "no known format, found no files"),
     ],
 )

@@ -126,6 +126,8 @@ def test_examples_of_a_data_set() -> None:
     images = np.arange(12, dtype=np.uint8).reshape(2, 2, 3, 1)
     assert GREY.from_data(images) is images
     np.testing.assert_array_equal(GREY.from_data(np.float32(images)), images, strict=True)
+    coloured = COLOUR.from_data(images)  # As beside images with colours.
+    np.testing.assert_array_equal(coloured, np.repeat(images, 3, axis=3), strict=True)
     vectors = np.array([[1, 2, 3]], np.uint8)  # Of a part that held only small numbers.
     np.testing.assert_array_equal(VECTOR.from_data(vectors), np.float32(vectors), strict=True)
     texts = np.array(["a", "b"], object)

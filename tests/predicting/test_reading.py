@@ -91,7 +91,7 @@ def test_an_image_that_would_fill_the_memory_is_not_read(tmp_path: Path) -> None
     with (tmp_path / "a.png").open("wb") as file:
         file.truncate(1 << 40)
     (item,) = read(GREY, tmp_path)
-    assert "bytes, expected at most 100000000" in item.error
+    assert "bytes, expected at most 100,000,000" in item.error
 
 
 def test_a_folder_without_files(tmp_path: Path) -> None:

@@ -259,7 +259,13 @@ def checked(source: Source) -> dict[str, Split]:
         DataError: examples and labels that do not fit together, or cannot be trained on.
     """
     parts = {"train": source.train, "validation": source.validation, "test": source.test}
-    return _alike({name: _check(name, *part) for name, part in parts.items() if part is not None})
+    return _alike(
+        {
+            name: _check("training" if name == "train" else name, *part)
+            for name, part in parts.items()
+            if part is not None
+        }
+    )
 
 
 def _alike(parts: dict[str, Split]) -> dict[str, Split]:

@@ -156,6 +156,9 @@ class Input:
             raise DataError(f"found {found}, expected {self.expected()}")
         if self.kind == "text":
             return examples
+        if self.kind == "image" and examples.ndim == 4 and examples.shape[3] == 1:
+            grey = np.broadcast_to(examples, (*examples.shape[:3], self.shape[2]))
+            examples = examples if self.shape[2] == 1 else grey
         if examples.shape[1:] != self.shape:
             found = " x ".join(map(str, examples.shape[1:]))
             raise DataError(f"found examples of {found} numbers, expected {self.expected()}")
