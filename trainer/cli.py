@@ -14,6 +14,7 @@ from trainer.errors import UsageError
 COMMANDS = {
     "train": ("trainer.task", "train a model; the same as python -m trainer.task"),
     "verify": ("trainer.commands.verify", "compare a finished run with its manifest"),
+    "serve": ("trainer.commands.serve", "answer requests to a finished run's model over HTTP"),
     "submit": ("trainer.commands.submit", "train on Vertex AI, or write a Kubernetes Job"),
 }
 

@@ -31,7 +31,7 @@ def decode(
     Raises:
         DataError: it is no image, damaged, or too large.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with (
@@ -51,6 +51,8 @@ def decode(
             if size is not None:
                 image = image.resize(size[::-1], Image.Resampling.BOX)
             pixels = np.asarray(image)
+    except UnidentifiedImageError:  # Its message names an object in memory.
+        raise DataError(f"{name}: no image, or a damaged one") from None
     except Exception as error:  # A damaged image raises nearly anything.
         raise DataError(f"{name}: no image, or a damaged one: {error}") from None
     return pixels.reshape(*pixels.shape[:2], -1)
