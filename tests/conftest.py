@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import uuid
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 from tests import gcs
 from tests.fault_proxy import FaultProxy
@@ -17,6 +19,10 @@ from tests.killing import ROOT, write_digits
 from trainer import datasets, storage, task
 from trainer.datasets.dataset import Dataset
 
+BROWSER_ARGUMENTS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
 Job = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -73,6 +79,18 @@ def job(tmp_path: Path) -> Job:
         )
 
     return run
+
+
+# No longer than a module: while it is there, asyncio finds its loop running in this thread.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    found = shutil.which("chromium")
+    if found is None:
+        pytest.skip("no chromium here: pages are NOT looked at; apt-get install chromium")
+    with sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=found, args=BROWSER_ARGUMENTS.split())
+        yield started
+        started.close()
 
 
 @pytest.fixture(scope="session")

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str], *, program: str) -> None:
     """Serves until it is told to stop, and exits with 0."""
     termination.exit_at_once()
     with command_line.exits(program, arguments):
-        settings = _settings(arguments, program, os.environ)
+        settings = read(arguments, os.environ, program=program)
         routes = cloud.serving_routes(os.environ)
         log.configure(settings.log)
         _check_installed()
@@ -63,8 +63,15 @@ def main(arguments: Sequence[str], *, program: str) -> None:
             _serve(settings, routes, listener)
 
 
-def _settings(arguments: Sequence[str], program: str, environment: Mapping[str, str]) -> Settings:
-    def read(words: Sequence[str]) -> dict[str, str]:
+def read(arguments: Sequence[str], environment: Mapping[str, str], *, program: str) -> Settings:
+    """Returns the settings by the command line and the environment; flags win.
+
+    Raises:
+        UsageError: one of them is wrong.
+        SystemExit: with code 0, after the help was printed.
+    """
+
+    def typed(words: Sequence[str]) -> dict[str, str]:
         return command_line.read(
             words,
             configs.settings(Settings),
@@ -74,16 +81,15 @@ def _settings(arguments: Sequence[str], program: str, environment: Mapping[str, 
 
     served = environment.get(cloud.SERVED_RUN)
     try:
-        flags = read(arguments)
+        flags = typed(arguments)
     except UsageError:
         if not served:
             raise
-        flags = read([served, *arguments])
+        flags = typed([served, *arguments])  # If no RUN was missing, this is as wrong.
     decided = cloud.serving_flags(environment, typed=flags)
     values = {name: value for name, (_, value) in decided.items()} | flags
-    return configs.check(
-        Settings, values, places={name: variable for name, (variable, _) in decided.items()}
-    )
+    places = {name: variable for name, (variable, _) in decided.items()}
+    return configs.check(Settings, values, places=places)
 
 
 def _check_installed() -> None:

@@ -47,8 +47,8 @@ class Routes:
 class _PlainRoute(APIRoute):
     """A route whose function takes the request as it is, and makes the response itself.
 
-    FastAPI would read and check a body by a model of pydantic's, which takes as long as all the
-    rest of a request, and cannot stop at a body that is too large. It still describes the route.
+    FastAPI would check bodies by models of pydantic's, which takes longer than all else that it
+    does for a request, and not before they are read whole. It still describes the route.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
