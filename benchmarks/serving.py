@@ -1,6 +1,6 @@
 """`trainer serve` beside TensorFlow in Flask, under load: requests/s and latency; prints a table.
 
-    .venv/bin/python -m benchmarks.serving                  # trains cnn_fast; two minutes in all
+    .venv/bin/python -m benchmarks.serving                  # trains cnn_fast; three minutes in all
     .venv/bin/python -m benchmarks.serving --run runs/demo --seconds 10
 
 One MNIST image a request, as nested lists, over connections that are kept: 1, 16 and 64 of them,
@@ -57,7 +57,7 @@ end
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--run", type=Path, help="a finished run of cnn_fast")
-    parser.add_argument("--seconds", type=int, default=5, help="of load for each figure")
+    parser.add_argument("--seconds", type=int, default=10, help="of load for each figure")
     options = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("benchmarks.serving: found no wrk, expected it: apt-get install wrk")
@@ -84,7 +84,11 @@ def trained(run: Path) -> Path:
 @contextlib.contextmanager
 def process(*command: object) -> Iterator[subprocess.Popen[str]]:
     started = subprocess.Popen(
-        [sys.executable, "-m", *map(str, command)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", *map(str, command)],
+        cwd=ROOT,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         yield started
@@ -136,8 +140,11 @@ def measure(
     figures: dict[str, dict[int, dict[str, float]]] = {name: {} for name in urls}
     for connections in CONNECTIONS:
         for name, url in urls.items():
-            load(url, connections, 1, place)  # The first requests of a kind take longer.
-            figures[name][connections] = load(url, connections, seconds, place)
+            load(url, connections, 2, place)  # The first requests of a kind take longer.
+            found = load(url, connections, seconds, place)
+            if not found["rate"]:
+                sys.exit(f"benchmarks.serving: {name}: no answer within {seconds} s")
+            figures[name][connections] = found
     return figures
 
 
@@ -148,7 +155,7 @@ def load(url: str, connections: int, seconds: int, place: Path) -> dict[str, flo
         command.split(), env=environment, capture_output=True, text=True, check=True
     )
     counted: dict[str, Any] = json.loads(done.stdout.rpartition("JSON")[2])
-    if counted["errors"] or not counted["requests"]:
+    if counted["errors"]:
         sys.exit(f"benchmarks.serving: {url}: {counted}\n{done.stdout}")
     return {
         "rate": 1e6 * counted["requests"] / counted["microseconds"],

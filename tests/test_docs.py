@@ -11,6 +11,7 @@ import pytest
 from tests.conftest import ROOT
 from trainer import cli, task
 from trainer import config as configs
+from trainer.commands import serve, submit
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 VALUES = {
@@ -43,7 +44,15 @@ def test_training_commands_have_flags_that_exist(command: str) -> None:
 def test_docker_commands_have_flags_that_exist(command: str) -> None:
     words = shlex.split(command)
     image = next(n for n, word in enumerate(words) if re.fullmatch("trainer(:[a-z]+)?|mine", word))
-    task.parse(words[image + 1 :])
+    if words[image] == "trainer:serve":
+        serve.read(words[image + 1 :], {}, program="trainer serve")
+    else:
+        task.parse(words[image + 1 :])
+
+
+@pytest.mark.parametrize("command", commands("trainer serve"))
+def test_serving_commands_have_flags_that_exist(command: str) -> None:
+    serve.read(shlex.split(command)[2:], {}, program="trainer serve")
 
 
 @pytest.mark.parametrize("command", commands("trainer submit"))
@@ -64,14 +73,14 @@ def test_the_commands_are_found() -> None:
     assert len(commands("python -m trainer.task")) >= 4
     assert len(commands("trainer submit")) >= 4
     assert commands("docker run")
+    assert commands("trainer serve")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_flags_that_are_named_exist(page: Path) -> None:
     """In tables and text; those of other programs stand in code blocks."""
-    from trainer.commands.submit import Settings
-
-    known = {configs.flag_name(s.name) for s in (*configs.settings(), *configs.settings(Settings))}
+    of = (configs.Config, submit.Settings, serve.Settings)
+    known = {configs.flag_name(each.name) for kind in of for each in configs.settings(kind)}
     others = {"--gpus", "--read-only", "--tmpfs", "--help", "--memory", "--target"}
     others |= {"--substitutions"}
     text = re.sub(r"^    .*$", "", page.read_text(), flags=re.MULTILINE)

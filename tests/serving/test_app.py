@@ -8,6 +8,7 @@ import io
 import json
 import re
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 import requests
 from PIL import Image
 
+from tests.killing import ROOT
 from tests.serving.conftest import HOSTILE, served
 from trainer import trained
 from trainer.datasets.dataset import Dataset
@@ -180,6 +182,21 @@ def test_other_routes(digits_url: str, digits_run: Path) -> None:
     assert set(described["paths"]) == {"/predict", "/health", "/v1/model", "/metrics"}
     content = described["paths"]["/predict"]["post"]["requestBody"]["content"]
     assert content["application/json"]["schema"]["properties"]["instances"]["maxItems"] == 1024
+
+
+def test_requests_in_the_documentation_get_what_it_shows(
+    digits_url: str, mnist: Dataset, tmp_path: Path
+) -> None:
+    Image.fromarray(mnist.test.examples[0, ..., 0]).save(tmp_path / "digit.png")
+    page = (ROOT / "docs" / "serving.md").read_text()
+    shown = re.findall(r"^    \$ ((?:.*\n)+?)    (\{.*)$", page, re.MULTILINE)
+    assert len(shown) == 2
+    for command, answer in shown:
+        found = subprocess.run(
+            ["bash", "-c", command.replace("http://localhost:8080", digits_url)],
+            cwd=tmp_path, capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+        assert found.partition('"probability"')[0] == answer.partition('"probability"')[0]
 
 
 def test_metrics_count_requests_and_examples(digits_url: str) -> None:

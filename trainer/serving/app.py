@@ -86,30 +86,25 @@ def make(
         exception_handlers={HTTPException: _refused, Exception: _failed},
     )
     app.router.route_class = _PlainRoute
-    description = schemas.Description.of(trained, predict_route=routes.predict)
-    described = _json(description.model_dump())
-    page = _page((_HERE / "page.html").read_text("utf-8"))
+    asked = Predictions(trained.input, trained.classes, batcher, limits)
+    _answer_the_service(app, trained, asked, batcher, routes)
+    _answer_others(app, trained, metrics, routes)
+    own = ("/", "/v1/model", "/metrics", "/docs", "/openapi.json")
+    names = {routes.predict: "predict", routes.health: "health"}
+    return Measured(app, metrics, {path: path for path in own} | names)
 
+
+def _answer_the_service(
+    app: FastAPI, trained: Trained, asked: Predictions, batcher: Batcher, routes: Routes
+) -> None:
     async def health(request: Request) -> Response:
         if not batcher.alive:
             raise HTTPException(503, "the model is not being asked any more")
         return _json({"status": "ready"})
 
-    async def model(request: Request) -> Response:
-        return described
-
-    async def counted(request: Request) -> Response:
-        return Response(metrics.text(), media_type=CONTENT_TYPE)
-
-    async def front(request: Request) -> Response:
-        return page
-
-    async def documented(request: Request) -> Response:
-        return _page(_documentation(app.openapi(), str(request.base_url).rstrip("/")))
-
     app.add_api_route(
         routes.predict,
-        Predictions(trained.input, trained.classes, batcher, limits),
+        asked,
         methods=["POST"],
         summary="Ask the model",
         name="predict",
@@ -125,16 +120,32 @@ def make(
         responses={503: {"model": schemas.Failure}},
     )
     app.add_api_route(routes.health, health, methods=["HEAD"], include_in_schema=False)
+
+
+def _answer_others(app: FastAPI, trained: Trained, metrics: Metrics, routes: Routes) -> None:
+    described = schemas.Description.of(trained, predict_route=routes.predict).model_dump()
+    page = _page((_HERE / "page.html").read_text("utf-8"))
+
+    async def model(request: Request) -> Response:
+        return _json(described)
+
+    async def counted(request: Request) -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
+
+    async def front(request: Request) -> Response:
+        return page
+
+    async def documented(request: Request) -> Response:
+        return _page(_documentation(app.openapi(), str(request.base_url).rstrip("/")))
+
     app.add_api_route(
         "/v1/model", model, summary="What the model is", response_model=schemas.Description
     )
     app.add_api_route(
         "/metrics", counted, summary="Figures for Prometheus", response_class=PlainTextResponse
     )
-    for path, shown in (("/", front), ("/docs", documented)):
-        app.add_api_route(path, shown, include_in_schema=False)
-    names = {routes.predict: "predict", routes.health: "health"}
-    return Measured(app, metrics, names | {path: path for path in ("/", "/v1/model", "/docs")})
+    app.add_api_route("/", front, include_in_schema=False)
+    app.add_api_route("/docs", documented, include_in_schema=False)
 
 
 def _json(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -29,6 +29,7 @@ _MOST_HELD_BYTES = 512_000_000  # Of all bodies that are being read or worked on
 _SMALL_BYTES = 50_000
 _READERS = 2
 _PATIENT_S = 0.05  # Before that nobody looks whether the client has gone.
+_CLOSE = {"Connection": "close"}
 _CLIENT_HAS_GONE = 499  # As nginx counts it; nobody is there to read it.
 
 
@@ -82,12 +83,13 @@ class Predictions:
                 answers = await self._answers(await self._examples(body), request)
         except ClientDisconnect:
             return Response(status_code=_CLIENT_HAS_GONE)
+        except asyncio.CancelledError:  # What the server gave requests to end is over.
+            raise HTTPException(503, "the server is being stopped", _CLOSE) from None
         except TimeoutError:
             waited = f"within {self._limits.timeout_s:g} s"
             if received:
                 raise HTTPException(504, f"the model had no answer {waited}") from None
-            close = {"Connection": "close"}
-            raise HTTPException(408, f"the body did not arrive {waited}", close) from None
+            raise HTTPException(408, f"the body did not arrive {waited}", _CLOSE) from None
         finally:
             self._held_bytes -= len(body)
         return Response(self._told(answers), media_type="application/json")

@@ -8,6 +8,7 @@ import ipaddress
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -24,7 +25,7 @@ _KEEP_ALIVE_S = 620
 
 
 class _Server(uvicorn.Server):
-    """Tells when it answers."""
+    """Tells when it answers, and has done what a signal is for when it has stopped."""
 
     def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
         super().__init__(config)
@@ -33,6 +34,10 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._announce()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # uvicorn's own raises the signal again in the end, and breaks off at a second Ctrl-C.
+        self.should_exit = True
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -84,8 +89,7 @@ def run(app: ASGIApp, listener: socket.socket, announce: Callable[[str], None]) 
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     server = _Server(config, lambda: announce(url))
     for number in uvicorn.server.HANDLED_SIGNALS:
-        # uvicorn raises them again when it has stopped; then they have done what they are for.
-        signal.signal(number, server.handle_exit)
+        signal.signal(number, server.handle_exit)  # uvicorn does it too, a moment later.
     # TensorFlow's million objects, looked through for garbage, would stop everything for 0.2 s.
     gc.freeze()
     server.run(sockets=[listener])
