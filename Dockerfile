@@ -3,6 +3,7 @@
 #   docker build -t trainer .                       for GPUs, with CUDA
 #   docker build -t trainer:root --target root .    the same as root, for Vertex AI's tuning trials
 #   docker build -t trainer:cpu --target cpu .      without CUDA
+#   docker build -t trainer:serve --target serve .  to serve a run's model over HTTP, without CUDA
 #
 # The two bases must have the same Python. Pin one with --build-arg BASE_IMAGE=docker.io/nvidia/cuda@sha256:...
 # CUDA in the base is there for the driver's checks; what TensorFlow loads comes from wheels.
@@ -55,6 +56,19 @@ LABEL org.opencontainers.image.title="trainer" \
 WORKDIR /job
 USER 10001:10001
 ENTRYPOINT ["python", "-m", "trainer.task"]
+
+# --- To serve a run: what cpu has, and a web server -----------------------------------------------
+FROM builder AS web
+COPY requirements/cpu.txt requirements/serve.txt ./
+RUN awk 'NR == FNR { known[$1]; next } /^[^ ]/ { more = !($1 in known) } more' cpu.txt serve.txt > more.txt \
+    && pip install --no-deps --require-hashes -r more.txt
+
+FROM cpu AS serve
+COPY --from=web /opt/trainer /opt/trainer
+ENV TRAINER_IMAGE=serve
+LABEL org.opencontainers.image.description="Answers requests to a trained model over HTTP"
+EXPOSE 8080
+ENTRYPOINT ["python", "-m", "trainer", "serve"]
 
 # --- With CUDA: the layers that change least come first -------------------------------------------
 FROM builder AS cuda

@@ -1,6 +1,6 @@
 # Everything starts from Python 3.11 or newer with pip; `make train` and `make test` install the rest.
 PYTHON ?= python3
-# cpu, or gpu for TensorFlow with CUDA.
+# cpu, gpu for TensorFlow with CUDA, or serve for `trainer serve`.
 EXTRA  ?= cpu
 MODEL  ?= cnn_fast
 ARGS   ?=

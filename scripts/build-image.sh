@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds the image: trainer:latest with CUDA, trainer:cpu, or trainer:root.
+# Builds the image: trainer:latest with CUDA, trainer:cpu, trainer:root, or trainer:serve.
 #
-#     scripts/build-image.sh [gpu|cpu|root] [BUILD ARGUMENT...]
+#     scripts/build-image.sh [gpu|cpu|root|serve] [BUILD ARGUMENT...]
 #
 # By docker if its engine answers, else by podman; ENGINE names one. IMAGE is another name for the
 # result. Further arguments go to the build: --build-arg BASE_IMAGE=docker.io/nvidia/cuda@sha256:...
@@ -9,8 +9,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 target=${1:-gpu}
-[[ $target =~ ^(gpu|cpu|root)$ ]] ||
-  { echo "$0: found target '$target', expected gpu, cpu or root" >&2; exit 2; }
+[[ $target =~ ^(gpu|cpu|root|serve)$ ]] ||
+  { echo "$0: found target '$target', expected gpu, cpu, root or serve" >&2; exit 2; }
 shift $(($# > 0))
 [[ ${ENGINE:-} ]] || { docker info >/dev/null 2>&1 && ENGINE=docker; } || ENGINE=podman
 command -v "$ENGINE" >/dev/null || { echo "$0: found neither docker nor podman" >&2; exit 2; }

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds the image for real, and leads a job through its whole life in it.
+# Builds the image for real, and leads a job through its whole life in it. With cpu it also builds
+# the image that serves, which is made of that one, and serves the job's run with it.
 #
 #     scripts/check-container.sh [cpu|gpu|root]
 #
@@ -90,10 +91,14 @@ fi
 [[ $base ]] && build+=(--build-arg "BASE_IMAGE=$base" --build-arg "CPU_BASE_IMAGE=$base")
 
 # --- Build ----------------------------------------------------------------------------------------
-t=$SECONDS
-ENGINE=${engine[0]} IMAGE=$image scripts/build-image.sh "$target" "${build[@]}" \
-  >"$work/build.log" 2>&1 || { tail -n 60 "$work/build.log" >&2; die "the build"; }
-say "built in $((SECONDS - t)) s; its layers, the last one first:"
+build_image() {
+  local t=$SECONDS
+  ENGINE=${engine[0]} IMAGE=$2 scripts/build-image.sh "$1" "${build[@]}" \
+    >"$work/build.log" 2>&1 || { tail -n 60 "$work/build.log" >&2; die "the build"; }
+  say "$1 built in $((SECONDS - t)) s"
+}
+build_image "$target" "$image"
+say "its layers, the last one first:"
 pod history --no-trunc --human=true --format '{{.Size}}\t{{.CreatedBy}}' "$image" |
   awk -F'\t' '$1 !~ /^0 ?B/ { printf "    %-9s %.90s\n", $1, $2 }'
 
@@ -198,5 +203,49 @@ models = [storage.read(f"gs://check/{name}/model.h5") for name in ("undisturbed"
 sys.exit(models[0] != models[1])' || die "the models of both runs differ"
 job 0 "${cloud[@]}" --entrypoint trainer "$image" verify gs://check/disturbed
 say "stopped (143, a snapshot), killed (137), gone on: the same model as undisturbed, to the bit"
+
+# --- Serve ----------------------------------------------------------------------------------------
+if [[ $target == cpu ]]; then
+  image=localhost/trainer-check:serve
+  build_image serve "$image"
+  port=$(.venv/bin/python -c 'import socket; s = socket.create_server(("", 0)); print(s.getsockname()[1])')
+  at=http://127.0.0.1:$port
+  served=(--network host -v "$work/out/shipped:/run-directory:ro" -e "AIP_HTTP_PORT=$port"
+    -e AIP_HEALTH_ROUTE=/v1/health -e AIP_PREDICT_ROUTE=/v1/models/1:predict)
+  : >"$work/log"
+  pod run --rm --name "$box" "${locked[@]}" "${served[@]}" "$image" /run-directory >"$work/log" 2>&1 & running=$!
+  until grep -q "^http://localhost:$port" "$work/log"; do
+    kill -0 "$running" 2>/dev/null || { cat "$work/log" >&2; die "the server did not start"; }
+    sleep 0.2
+  done
+  [[ $(pod exec "$box" id -u) == 10001 ]] || die "the server runs as another user"
+  .venv/bin/python - "$at" <<'END' || die "its answers"
+import base64, io, json, sys, urllib.request
+from PIL import Image
+from trainer import datasets
+
+test = datasets.load("mnist", seed=0).test
+file = io.BytesIO()
+Image.fromarray(test.examples[1, ..., 0]).save(file, "png")
+instances = [test.examples[0].tolist(), {"b64": base64.b64encode(file.getvalue()).decode()}]
+urllib.request.urlopen(f"{sys.argv[1]}/v1/health", timeout=10).read()
+body = json.dumps({"instances": instances}).encode()
+asked = urllib.request.Request(
+    f"{sys.argv[1]}/v1/models/1:predict", body, {"Content-Type": "application/json"}
+)
+answer = json.load(urllib.request.urlopen(asked, timeout=10))
+assert [int(each["class"]) for each in answer["predictions"]] == test.labels[:2].tolist(), answer
+counted = urllib.request.urlopen(f"{sys.argv[1]}/metrics", timeout=10).read().decode()
+assert 'trainer_requests_total{route="predict",status="200"} 1.0' in counted, counted
+END
+  pod stop -t 9 "$box" >/dev/null
+  ended 0
+  logged 'stopped'
+  cp -r "$work/out/shipped" "$work/damaged"
+  printf x >>"$work/damaged/saved_model/saved_model.pb"
+  offline 3 -v "$work/damaged:/damaged:ro" "$image" /damaged
+  logged 'saved_model.pb: is not the file of the manifest'
+  say "served as user 10001: an image as list and as PNG, metrics; stopped, it ends with 0; a damaged run, with 3"
+fi
 
 say "OK, $((SECONDS - began)) s in all"

@@ -102,6 +102,7 @@ def job(tmp_path: Path) -> Job:
     return run
 
 
+# No longer than a module: while it is there, asyncio finds its loop running in this thread.
 @pytest.fixture(scope="session")
 def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultProxy]:
     with gcs.served(tmp_path_factory.mktemp("gcs") / "log") as proxy:

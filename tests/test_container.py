@@ -43,7 +43,7 @@ def test_nothing_unneeded_goes_into_the_build(context: set[str]) -> None:
     ).stdout.split()  # fmt: skip
     assert "trainer/datasets/builtin/mnist/train-images-idx3-ubyte.gz" in context
     rest = {"LICENSE", "NOTICE", "README.md", "pyproject.toml", "setup.py",
-            "requirements/cpu.txt", "requirements/gpu.txt"}  # fmt: skip
+            "requirements/cpu.txt", "requirements/gpu.txt", "requirements/serve.txt"}  # fmt: skip
     assert context - {".dockerignore", "Dockerfile"} == rest | set(tracked)
 
 
@@ -62,6 +62,8 @@ def test_a_process_of_its_own_gets_the_signals_and_no_root_runs_it() -> None:
         assert entry is not None
         assert json.loads(entry[1]) == ["python", "-m", "trainer.task"]
     assert "USER 10001:10001" in stages["cpu"]
+    assert re.search(r'^ENTRYPOINT \["python", "-m", "trainer", "serve"\]$', stages["serve"], re.M)
+    assert re.search("^FROM cpu AS serve$", DOCKERFILE, re.MULTILINE)
     assert "USER 10001:10001" in stages["gpu"]
     assert list(stages)[-1] == "gpu"  # What is built when no target is named.
     assert "USER" not in stages["root"]
@@ -115,7 +117,8 @@ def test_the_smoke_test_is_a_command_that_the_job_takes(build: dict[str, Any]) -
 
     arguments = build["steps"][-1]["args"]
     place = arguments.index("$_IMAGE:$_TAG")
-    config = task.parse(arguments[place + 1 :])
+    assert arguments[place + 1 : place + 3] == ["-m", "trainer.task"]
+    config = task.parse(arguments[place + 3 :])
     assert (config.device, config.epochs) == ("cpu", 1)
 
 
@@ -134,4 +137,4 @@ def test_scripts_are_sound() -> None:
         [ROOT / "scripts" / "build-image.sh", "tpu"], capture_output=True, text=True
     )
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
-    assert "found target 'tpu', expected gpu, cpu or root" in refused.stderr
+    assert "found target 'tpu', expected gpu, cpu, root or serve" in refused.stderr

@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import ROOT
 from trainer import cli, command_line, task
 from trainer import config as configs
+from trainer.commands import data, serve
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 VALUES = {
@@ -44,7 +45,15 @@ def test_training_commands_have_flags_that_exist(command: str) -> None:
 def test_docker_commands_have_flags_that_exist(command: str) -> None:
     words = shlex.split(command)
     image = next(n for n, word in enumerate(words) if re.fullmatch("trainer(:[a-z]+)?|mine", word))
-    task.parse(words[image + 1 :])
+    if words[image] == "trainer:serve":
+        serve.read(words[image + 1 :], {}, program="trainer serve")
+    else:
+        task.parse(words[image + 1 :])
+
+
+@pytest.mark.parametrize("command", commands("trainer serve"))
+def test_serving_commands_have_flags_that_exist(command: str) -> None:
+    serve.read(shlex.split(command)[2:], {}, program="trainer serve")
 
 
 @pytest.mark.parametrize("command", commands("trainer submit"))
@@ -93,6 +102,7 @@ def test_the_commands_are_found() -> None:
     assert commands("docker run")
     assert commands("trainer export")
     assert len(commands("trainer predict")) >= 3
+    assert commands("trainer serve")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -100,6 +110,7 @@ def test_flags_that_are_named_exist(page: Path) -> None:
     """In tables and text; those of other programs stand in code blocks."""
     modules = [importlib.import_module(place) for place, _ in cli.COMMANDS.values()]
     kinds = [getattr(module, "Settings", configs.Config) for module in modules]
+    kinds += [data.Check, data.Convert]
     known = {
         configs.flag_name(setting.name) for kind in kinds for setting in configs.settings(kind)
     }

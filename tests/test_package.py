@@ -40,10 +40,12 @@ def test_the_cpu_environment_has_no_cuda() -> None:
             for line in (ROOT / "requirements" / f"{extra}.txt").read_text().splitlines()
             if "==" in line
         }
-        for extra in ("cpu", "gpu", "dev")
+        for extra in ("cpu", "gpu", "serve", "dev")
     }
     assert not any("nvidia" in name or "cuda" in name for name in locks["cpu"] | locks["dev"])
     more = {name for name in locks["gpu"] - locks["cpu"] if not name.startswith("tensorflow[")}
     assert more
     assert all(name.startswith("nvidia-") for name in more)
     assert {name for name in locks["cpu"] if "[" not in name} <= locks["dev"]
+    # So that the image that serves is the one for the CPU and some packages more.
+    assert locks["cpu"] < locks["serve"] < locks["dev"]

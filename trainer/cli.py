@@ -19,6 +19,7 @@ COMMANDS = {
     "compare": ("trainer.commands.compare", "put finished runs beside each other"),
     "export": ("trainer.commands.export", "put a run's model into another format, and check it"),
     "data": ("trainer.commands.data", "check a data set, or convert it into what trains fastest"),
+    "serve": ("trainer.commands.serve", "answer requests to a finished run's model over HTTP"),
     "submit": ("trainer.commands.submit", "train on Vertex AI, or write a Kubernetes Job"),
 }
 

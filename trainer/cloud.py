@@ -1,7 +1,7 @@
 """What the service that runs the job says in its environment: defaults of flags, hosts, trials.
 
-Sources: Vertex AI's custom training (AIP_*, CLOUD_ML_*, CLUSTER_SPEC), TensorFlow's TF_CONFIG, and
-Cloud Run's jobs (CLOUD_RUN_JOB).
+Sources: Vertex AI's custom training (AIP_*, CLOUD_ML_*, CLUSTER_SPEC) and custom containers for
+prediction (AIP_*), TensorFlow's TF_CONFIG, and Cloud Run's jobs (CLOUD_RUN_JOB).
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ _DATA = {
 }
 _DATA_FORMAT = "AIP_DATA_FORMAT"
 _COLLECTS_LOGS = ("CLOUD_ML_PROJECT_ID", "CLOUD_RUN_JOB")  # And reads JSON lines.
+_SERVING_PORT = "AIP_HTTP_PORT"
+_SERVING_ROUTES = {"predict": "AIP_PREDICT_ROUTE", "health": "AIP_HEALTH_ROUTE"}
+_ALL_ADDRESSES = "0.0.0.0"  # noqa: S104
+SERVED_RUN = "AIP_STORAGE_URI"
 _IMAGE = "TRAINER_IMAGE"  # Set by the Dockerfile.
 # The roles of replicas in TF_CONFIG; Vertex AI's own name for them is worker pools.
 _CHIEFS = ("chief", "master")
@@ -88,6 +92,44 @@ def flags(
     if collector is not None and "log" not in typed:
         decided["log"] = (collector, "json")
     return decided
+
+
+def serving_flags(
+    environment: Mapping[str, str], *, typed: Collection[str]
+) -> dict[str, tuple[str, str]]:
+    """Returns the settings of a server that the environment decides, unless the user did.
+
+    Args:
+        environment: the variables of the process.
+        typed: names of settings that the user gave as flags.
+
+    Returns:
+        By the name of the setting: the variable that says so, and its value.
+    """
+    decided = {}
+    if environment.get(_SERVING_PORT):
+        decided["port"] = (_SERVING_PORT, environment[_SERVING_PORT])
+    if environment.get(_SERVING_PORT) or in_image(environment):
+        decided["host"] = (_SERVING_PORT, _ALL_ADDRESSES)
+    if (collector := collects_logs(environment)) is not None:
+        decided["log"] = (collector, "json")
+    return {name: found for name, found in decided.items() if name not in typed}
+
+
+def serving_routes(environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns the paths that the service asks a server at: of "predict" and "health", if it says.
+
+    Raises:
+        UsageError: one of them is no plain path.
+    """
+    routes = {}
+    for name, variable in _SERVING_ROUTES.items():
+        path = environment.get(variable)
+        if path and not re.fullmatch(r"/[^\s{}?#]*", path):
+            raise UsageError(f"{variable}: found {path!r}, expected a path like /{name}")
+        if path:
+            routes[name] = path
+    return routes
 
 
 def collects_logs(environment: Mapping[str, str]) -> str | None:

@@ -56,6 +56,7 @@ Text = Annotated[str, Field(min_length=1), AfterValidator(_encodable)]
 Place = Annotated[Text, AfterValidator(_without_last_slash)]
 File = Annotated[Text, AfterValidator(_plain_file)]  # To be written.
 Count = Annotated[int, BeforeValidator(_plain_number), Field(gt=0)]
+Port = Annotated[int, BeforeValidator(_plain_number), Field(ge=0, le=65535)]
 Seed = Annotated[int, BeforeValidator(_plain_number), Field(ge=0, lt=2**31)]
 Rate = Annotated[float, BeforeValidator(_plain_number), Field(gt=0, allow_inf_nan=False)]
 Folds = Annotated[int, BeforeValidator(_plain_number), Field(ge=2, le=100)]

@@ -94,16 +94,25 @@ class Input:
         Raises:
             DataError: it has another shape, or values that the data set could not hold.
         """
+        example: Array = self.from_batch(numbers[np.newaxis])[0]
+        return example
+
+    def from_batch(self, numbers: Array) -> Array:
+        """Returns examples from an array (N, ...), each as `from_numbers` takes them.
+
+        Raises:
+            DataError: they have another shape, or values that the data set could not hold.
+        """
         shapes = {self.shape}
         if self.kind == "image" and self.shape[-1] == 1:
             shapes.add(self.shape[:-1])
-        if numbers.shape not in shapes or numbers.dtype.kind not in "iuf":
-            found = f"{numbers.dtype} of shape {numbers.shape}"
+        if numbers.shape[1:] not in shapes or numbers.dtype.kind not in "iuf":
+            found = f"{numbers.dtype} of shape {numbers.shape[1:]}"
             if numbers.dtype.kind not in "iuf":
                 found = "something that is no number"
             raise DataError(f"found {found}, expected {self.expected()}")
         self._check_values(numbers)
-        return numbers.reshape(self.shape).astype(self.dtype)
+        return numbers.reshape(-1, *self.shape).astype(self.dtype)
 
     def from_image(self, content: bytes, name: str) -> Array:
         """Returns an example from an image file, brought to size as `--image-size` does.

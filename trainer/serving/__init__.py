@@ -1,0 +1,1 @@
+"""The model of a finished run behind HTTP; `commands/serve.py` starts it."""

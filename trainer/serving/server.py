@@ -1,0 +1,104 @@
+"""An application on a socket, until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import ipaddress
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from trainer.errors import UsageError
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+_BACKLOG = 2048
+_GRACE_S = 8  # Less than the 10 s after which docker stop kills.
+# Google's load balancers keep a connection for 600 s, and may use it again until then.
+_KEEP_ALIVE_S = 620
+
+
+class _Server(uvicorn.Server):
+    """Tells when it answers, and has done what a signal is for when it has stopped."""
+
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._announce()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # uvicorn's own raises the signal again in the end, and breaks off at a second Ctrl-C.
+        self.should_exit = True
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """Returns a socket that has an address, and does not listen yet: whoever connects is refused.
+
+    Raises:
+        UsageError: the address is not to be had.
+    """
+    with _explained(host, port):
+        (family, _, _, _, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except BaseException:
+            listener.close()
+            raise
+        return listener
+
+
+def run(app: ASGIApp, listener: socket.socket, announce: Callable[[str], None]) -> None:
+    """Serves until SIGTERM or SIGINT; then answers what was asked before, for 8 s at most.
+
+    Args:
+        app: the application.
+        listener: as `bound` returned it.
+        announce: is called with the server's URL when it answers.
+
+    Raises:
+        UsageError: another process listens there now.
+    """
+    host, port = listener.getsockname()[:2]
+    with _explained(host, port):
+        listener.listen(_BACKLOG)
+    config = uvicorn.Config(
+        app,
+        access_log=False,
+        headers=[("X-Content-Type-Options", "nosniff")],
+        log_config=None,
+        log_level="warning",
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE_S,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        ws="none",
+    )
+    if ipaddress.ip_address(host).is_unspecified:
+        host = "localhost"
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    server = _Server(config, lambda: announce(url))
+    for number in uvicorn.server.HANDLED_SIGNALS:
+        signal.signal(number, server.handle_exit)  # uvicorn does it too, a moment later.
+    # TensorFlow's million objects, looked through for garbage, would stop everything for 0.2 s.
+    gc.freeze()
+    server.run(sockets=[listener])
+
+
+@contextlib.contextmanager
+def _explained(host: str, port: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(f"--host {host} --port {port}: cannot listen there: {reason}") from None
