@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,13 @@ def test_kill_counts_its_kills() -> None:
 
 def test_safety_prints_what_safety_costs() -> None:
     assert "sentiment" in run("benchmarks.safety", "--models", "sentiment", "--repeats", 1)
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="no wrk here; apt-get install wrk")
+def test_serving_prints_its_table() -> None:
+    said = run("benchmarks.serving", "--seconds", 4, "--connections", 1)
+    assert "| 1 | trainer serve |" in said
+    assert "| 1 | Flask, model.predict |" in said
 
 
 def test_what_is_to_run_on_a_gpu_runs_on_a_cpu(tmp_path: Path, digits: Path) -> None:
