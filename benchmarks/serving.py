@@ -32,7 +32,6 @@ from trainer import datasets
 from trainer.datasets.dataset import Dataset
 
 ROOT = Path(__file__).parents[1]
-CONNECTIONS = (1, 16, 64)
 OURS = "trainer serve"
 PEERS = {
     "Flask, model.predict": "predict",
@@ -58,6 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--run", type=Path, help="a finished run of cnn_fast")
     parser.add_argument("--seconds", type=int, default=10, help="of load for each figure")
+    parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 64])
     options = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("benchmarks.serving: found no wrk, expected it: apt-get install wrk")
@@ -69,7 +69,7 @@ def main() -> None:
             urls[name] = running.enter_context(flask(run, way))
         for url in urls.values():
             check(url, mnist)
-        figures = measure(urls, mnist, options.seconds, Path(place))
+        figures = measure(urls, mnist, options, Path(place))
         for url in urls.values():
             check(url, mnist)
     print("\n".join(table(figures)))
@@ -133,17 +133,17 @@ def check(url: str, mnist: Dataset) -> None:
 
 
 def measure(
-    urls: dict[str, str], mnist: Dataset, seconds: int, place: Path
+    urls: dict[str, str], mnist: Dataset, options: argparse.Namespace, place: Path
 ) -> dict[str, dict[int, dict[str, float]]]:
     (place / "post.lua").write_text(SCRIPT)
     (place / "body").write_text(json.dumps({"instances": [mnist.test.examples[0].tolist()]}))
     figures: dict[str, dict[int, dict[str, float]]] = {name: {} for name in urls}
-    for connections in CONNECTIONS:
+    for connections in options.connections:
         for name, url in urls.items():
             load(url, connections, 2, place)  # The first requests of a kind take longer.
-            found = load(url, connections, seconds, place)
+            found = load(url, connections, options.seconds, place)
             if not found["rate"]:
-                sys.exit(f"benchmarks.serving: {name}: no answer within {seconds} s")
+                sys.exit(f"benchmarks.serving: {name}: no answer within {options.seconds} s")
             figures[name][connections] = found
     return figures
 
@@ -171,7 +171,7 @@ def table(figures: dict[str, dict[int, dict[str, float]]]) -> list[str]:
         "| connections | server | requests/s | p50, ms | p99, ms | trainer serve is faster by |",
         "|---|---|---|---|---|---|",
     ]
-    for connections in CONNECTIONS:
+    for connections in figures[OURS]:
         for name in figures:
             found = figures[name][connections]
             ratio = figures[OURS][connections]["rate"] / found["rate"]

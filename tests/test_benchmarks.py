@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,13 @@ def test_exports_has_a_row_for_each_format(finished_run: Path) -> None:
     table = run("benchmarks.exports", finished_run)
     for title in ("`saved_model`", "`onnx`", "`litert`", "`keras`", "`h5`", "`litert` int8"):
         assert re.search(rf"\| {title} \| [\d,]+ \| [\d.]+ s \| [\d.]+ ms \| [\d,]+ \|", table)
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="no wrk here; apt-get install wrk")
+def test_serving_prints_its_table() -> None:
+    said = run("benchmarks.serving", "--seconds", 4, "--connections", 1)
+    assert "| 1 | trainer serve |" in said
+    assert "| 1 | Flask, model.predict |" in said
 
 
 def test_what_is_to_run_on_a_gpu_runs_on_a_cpu(tmp_path: Path, digits: Path) -> None:
