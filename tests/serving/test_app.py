@@ -43,6 +43,11 @@ def metric(url: str, name: str) -> float:
     return float(found[1]) if found else 0
 
 
+def long_string() -> bytes:
+    """For which an array of NumPy's, of strings, would take 80 GB."""
+    return json.dumps({"instances": [["a" * 200_000, *["b"] * 100_000], [1]]}).encode()
+
+
 def probabilities(response: requests.Response) -> Any:
     assert response.status_code == 200, response.text
     return np.array([each["probabilities"] for each in response.json()["predictions"]])
@@ -88,7 +93,9 @@ def test_texts(texts_url: str) -> None:
         (b'{"instances": [1], "signature": "x"}', "found 'signature'"),
         (json.dumps({"instances": [0] * 1025}).encode(), "found 1025 instances"),
         (b'{"instances": [[[1, 2], [3]]]}', "instances[0]: found lists of unequal lengths"),
-        (b'{"instances": [[[1e400]]]}', ""),
+        (b'{"instances": [[[1e400]]]}', "the body is no JSON"),
+        (b'{"instances": [[[123456789012345678901234567890]]]}', "instances[0]: found float64"),
+        (long_string(), "instances[0]: found something that is no number"),
         (b'{"instances": [{"b64": "AAAA"}]}', "instances[0]: b64: no image, or a damaged one"),
         (b'{"instances": [{"url": "x"}]}', "instances[0]: found an object with 'url'"),
         (b'{"instances": [null]}', "instances[0]: found null, expected an image of 28x28x1"),
@@ -266,6 +273,18 @@ def test_a_body_that_does_not_arrive_is_given_up(digits_run: Path) -> None:
             answer = b"".join(iter(lambda: connection.recv(10_000), b"")).decode()
     assert answer.startswith("HTTP/1.1 408 ")
     assert "the body did not arrive within 0.3 s" in answer
+
+
+def test_reading_stops_when_the_time_is_over(digits_run: Path) -> None:
+    """Or images of a few kB, of many million pixels, would hold up everybody else's."""
+    huge = png(np.zeros((6000, 6000, 1), np.uint8))
+    with (
+        served(digits_run, timeout_s=1, body_bytes=10_000_000) as url,
+        concurrent.futures.ThreadPoolExecutor(2) as pool,
+    ):
+        for each in [pool.submit(ask, url, *[huge] * 100) for _ in range(2)]:
+            assert each.result().status_code == 504
+        assert ask(url, png(np.zeros((28, 28, 1), np.uint8))).status_code == 200
 
 
 def test_when_too_many_wait_the_next_is_told_to_come_again(texts_run: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -110,15 +111,39 @@ class Predictions:
 
     async def _examples(self, body: bytearray) -> Array:
         if len(body) > _SMALL_BYTES:
-            return await self._in_thread(lambda: examples(self._taken, instances(body)))
+            return await self._in_thread(lambda over: self._read(instances(body), over))
         asked = instances(body)
         if any(isinstance(each, dict) for each in asked):
-            return await self._in_thread(lambda: examples(self._taken, asked))
-        return examples(self._taken, asked)
+            return await self._in_thread(lambda over: self._read(asked, over))
+        return self._read(asked, threading.Event())
 
-    async def _in_thread(self, read: Any) -> Array:
-        made: Array = await asyncio.get_running_loop().run_in_executor(self._readers, read)
-        return made
+    async def _in_thread(self, read: Callable[[threading.Event], Array]) -> Array:
+        over = threading.Event()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._readers, read, over)
+        finally:
+            over.set()
+
+    def _read(self, asked: Sequence[Any], over: threading.Event) -> Array:
+        """Returns examples (N, ...) from what JSON can say; stops when the request is over.
+
+        Raises:
+            HTTPException: 400, which names the first instance that is none.
+        """
+        if isinstance(asked[0], list):
+            try:
+                return self._taken.batch_from_json(asked)
+            except DataError:
+                pass  # For one of them at least; which one is told below.
+        examples = []
+        for index, each in enumerate(asked):
+            if over.is_set():  # A thousand images of some kB each can take minutes.
+                raise TimeoutError
+            try:
+                examples.append(self._taken.from_json(each))
+            except DataError as error:
+                raise HTTPException(400, f"instances[{index}]: {error}") from None
+        return self._taken.stacked(examples)
 
     async def _answers(self, asked: Array, request: Request) -> Array:
         try:
@@ -168,26 +193,6 @@ def instances(body: bytes | bytearray) -> list[Any]:
     if not 1 <= len(found) <= MOST_INSTANCES:
         raise HTTPException(400, f"found {len(found)} instances, expected 1 to {MOST_INSTANCES}")
     return found
-
-
-def examples(taken: Input, asked: Sequence[Any]) -> Array:
-    """Returns examples (N, ...) from what JSON can say.
-
-    Raises:
-        HTTPException: 400, which names the first instance that is none.
-    """
-    if isinstance(asked[0], list):
-        try:
-            return taken.from_batch(np.array(asked))
-        except (DataError, ValueError, OverflowError):
-            pass  # One of them at least; which one is told below.
-    made = []
-    for index, each in enumerate(asked):
-        try:
-            made.append(taken.from_json(each))
-        except DataError as error:
-            raise HTTPException(400, f"instances[{index}]: {error}") from None
-    return taken.stacked(made)
 
 
 def _check_media_type(headers: Mapping[str, str]) -> None:
