@@ -79,6 +79,7 @@ def test_more_folds_than_asked_for_are_somebody_elses(job: Job, digits: Path) ->
     assert "holds files that are none of 2 folds (fold-3/config.json" in done.stderr
 
 
+@pytest.mark.long
 def test_overwriting_replaces_all_folds_once(job: Job, digits: Path, tmp_path: Path) -> None:
     """Killed and started again, it goes on from the folds that it has replaced."""
 

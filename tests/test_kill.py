@@ -21,8 +21,6 @@ from tests.killing import Runner, fingerprint
 from trainer import storage
 from trainer.results import names
 
-KILLS = 20
-
 
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Runner:
@@ -35,22 +33,23 @@ def undisturbed(runner: Runner) -> dict[str, Any]:
     return fingerprint(str(runner.folder / "undisturbed"), runner.folder)
 
 
+@pytest.mark.parametrize("wanted", [6, pytest.param(20, marks=pytest.mark.long)])
 def test_sigkill_at_random_instants_changes_nothing(
-    runner: Runner, undisturbed: dict[str, Any]
+    runner: Runner, undisturbed: dict[str, Any], wanted: int
 ) -> None:
     """With a snapshot as often as can be, so that many a kill falls into the middle of one."""
     seed = time.time_ns()
     print(f"seed {seed}")
     instants = random.Random(seed)
     kills = runs = 0
-    while kills < KILLS:
-        out, runs = f"killed{runs}", runs + 1  # On a fast machine one run is soon through.
+    while kills < wanted:
+        out, runs = f"killed{wanted}-{runs}", runs + 1  # On a fast machine one run is soon through.
         ended = None
         while ended is None:
             process = runner.start(out, "--checkpoint-steps=1")
             runner.wait_for_training(process)
             try:
-                ended = process.wait(None if kills == KILLS else instants.uniform(0, 1.8))
+                ended = process.wait(None if kills == wanted else instants.uniform(0, 1.8))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -151,6 +150,7 @@ def killer(proxy: FaultProxy) -> Iterator[Any]:
     proxy.clear()
 
 
+@pytest.mark.long
 def test_kills_in_the_middle_of_uploads_change_nothing(
     runner: Runner, undisturbed: dict[str, Any], bucket: str, proxy: FaultProxy, killer: Any
 ) -> None:
@@ -168,6 +168,7 @@ def test_kills_in_the_middle_of_uploads_change_nothing(
     assert [name for name in left if name.startswith((".", names.CHECKPOINTS))] == []
 
 
+@pytest.mark.long
 def test_two_jobs_never_share_a_run_directory(runner: Runner, bucket: str) -> None:
     for out in ("shared", f"{bucket}/shared"):
         # So many steps that it has not stopped early before the second one has started.

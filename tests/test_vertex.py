@@ -78,6 +78,7 @@ def variables(base: str) -> dict[str, str]:
     return {name: value.replace("gs://bucket/base", base) for name, value in VERTEX.items()}
 
 
+@pytest.mark.long
 def test_a_job_that_is_killed_is_restarted_and_goes_on(
     bucket: str, managed: dict[str, str], tmp_path: Path
 ) -> None:
