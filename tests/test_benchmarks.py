@@ -54,6 +54,12 @@ def test_exports_has_a_row_for_each_format(finished_run: Path) -> None:
         assert re.search(rf"\| {title} \| [\d,]+ \| [\d.]+ s \| [\d.]+ ms \| [\d,]+ \|", table)
 
 
+def test_streaming_trains_from_shards_and_beside_them(tmp_path: Path) -> None:
+    said = run("benchmarks.streaming", "--gb", 0.02, "--memory-gb", 3, "--folder", tmp_path)
+    assert said.count("shards, all 0.02 GB, one epoch:") == 2
+    assert said.count("examples/s") == 5
+
+
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="no wrk here; apt-get install wrk")
 def test_serving_prints_its_table() -> None:
     said = run("benchmarks.serving", "--seconds", 4, "--connections", 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +66,8 @@ class Model:
 
     def __init__(self, path: Path) -> None:
         """Loads the SavedModel at a local path."""
+        # Else TensorFlow would take all of a GPU's memory, which others may be using.
+        os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
         with native_greetings_hidden():
             import tensorflow as tf
 
