@@ -36,7 +36,7 @@ def main() -> None:
         folder = Path(temporary)
         with gcs.served(folder / "server.log") as proxy:
             os.environ["STORAGE_EMULATOR_HOST"] = proxy.url
-            storage._client().create_bucket("kills")
+            storage._bucket.client().create_bucket("kills")
             sys.exit(0 if kill(options, folder) else 1)
 
 

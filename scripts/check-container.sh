@@ -160,7 +160,7 @@ mkfifo "$work/url"
 read -r url <"$work/url"
 cloud=(--network host -e "STORAGE_EMULATOR_HOST=$url" -e TRAINER_LEASE_SECONDS=6)
 bucket() { STORAGE_EMULATOR_HOST=$url .venv/bin/python -c "$1" "${@:2}"; }
-bucket 'from trainer import storage; storage._client().create_bucket("check")
+bucket 'from trainer import storage; storage._bucket.client().create_bucket("check")
 import pathlib
 files = {p.name: p for p in pathlib.Path("trainer/datasets/builtin/mnist").glob("*.gz")}
 storage.put_all(storage.folder("gs://check/mnist"), files)'

@@ -122,10 +122,10 @@ def bucket(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
     monkeypatch.setenv("TRAINER_RETRY_SECONDS", "6")
     monkeypatch.setenv("TRAINER_LEASE_SECONDS", "6")
-    storage._client.cache_clear()
+    storage._bucket.client.cache_clear()
     name = f"test-{uuid.uuid4().hex[:12]}"
-    storage._client().create_bucket(name)
+    storage._bucket.client().create_bucket(name)
     proxy.requests.clear()
     yield f"gs://{name}"
-    storage._client().close()
-    storage._client.cache_clear()
+    storage._bucket.client().close()
+    storage._bucket.client.cache_clear()

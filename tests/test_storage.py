@@ -114,7 +114,7 @@ def test_one_object_is_downloaded_under_its_name(bucket: str, source: Path) -> N
 
 
 def test_a_name_that_leaves_its_folder_is_refused(bucket: str, source: Path) -> None:
-    blob = storage._client().bucket(bucket.removeprefix("gs://")).blob("data/../../evil")
+    blob = storage._bucket.client().bucket(bucket.removeprefix("gs://")).blob("data/../../evil")
     blob.upload_from_filename(source)
     with pytest.raises(DataError, match="leaves its folder"):
         storage.local_copy(f"{bucket}/data").__enter__()
@@ -250,7 +250,7 @@ def test_files_are_listed_as_in_a_bucket(tmp_path: Path, bucket: str, source: Pa
 @pytest.fixture
 def in_pieces(bucket: str, source: Path, monkeypatch: pytest.MonkeyPatch) -> storage.File:
     """An object that is read in 26 pieces."""
-    monkeypatch.setattr(storage, "_PIECE_BYTES", 10_000)
+    monkeypatch.setattr(storage._bucket, "_PIECE_BYTES", 10_000)
     storage.folder(bucket).put("large", source)
     (file,) = storage.files(f"{bucket}/large")
     return file
@@ -297,12 +297,15 @@ def test_an_object_that_was_replaced_since_it_was_listed(bucket: str, source: Pa
 
 
 def test_what_would_be_unpacked_on_its_way_is_refused(bucket: str) -> None:
-    blob = storage._client().bucket(bucket.removeprefix("gs://")).blob("a.txt")
+    blob = storage._bucket.client().bucket(bucket.removeprefix("gs://")).blob("a.txt")
     blob.content_encoding = "gzip"
     blob.upload_from_string(gzip.compress(b"hello"))
     (file,) = storage.files(f"{bucket}/a.txt")
-    with pytest.raises(DataError, match=r"a.txt: stored with Content-Encoding: gzip, expected"):
+    expected = r"a.txt: stored with Content-Encoding: gzip, expected"
+    with pytest.raises(DataError, match=expected):
         file.read(1000)
+    with pytest.raises(DataError, match=expected), storage.local_copy(f"{bucket}/a.txt"):
+        pass
 
 
 def test_what_is_done_at_once_is_given_in_order() -> None:

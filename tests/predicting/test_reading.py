@@ -311,7 +311,7 @@ def test_a_bucket_is_read_as_a_folder_is(tmp_path: Path, bucket: str, proxy: Fau
 def test_a_large_object_is_read_as_a_file_is(
     tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "_PIECE_BYTES", 100)
+    monkeypatch.setattr(storage._bucket, "_PIECE_BYTES", 100)
     file = tmp_path / "a.txt"
     file.write_text("\n".join(f"line {number} \N{SNOWMAN}" for number in range(100)))
     storage.folder(bucket).put("a.txt", file)

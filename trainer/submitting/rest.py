@@ -1,6 +1,6 @@
 """Google's REST interfaces: signed requests, and when to try one again.
 
-As in `storage.py`, a request is tried again for `TRAINER_RETRY_SECONDS`, and waits a quarter of
+As in `storage`, a request is tried again for `TRAINER_RETRY_SECONDS`, and waits a quarter of
 that for its answer.
 """
 

@@ -1,0 +1,150 @@
+"""Files on this machine. One is written beside its place, synced and renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pathlib
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.errors import StorageError
+from trainer.storage._faults import explained
+from trainer.storage._paths import PARTIAL, check_size, is_hidden, is_pattern, matching
+
+
+class LocalFolder:
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._root = Path(path)
+        self._made = False  # By a first write.
+
+    def names(self) -> list[str]:
+        with explained(self.path):
+            files = (path for path in self._root.rglob("*") if path.is_file())
+            return sorted(path.relative_to(self._root).as_posix() for path in files)
+
+    def read(self, name: str) -> bytes | None:
+        with explained(f"{self.path}/{name}"):
+            try:
+                return (self._root / name).read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def put(self, name: str, source: Path, *, replaces: int | None = None) -> int:
+        target = self._root / name
+        partial = target.with_name(f".{target.name}{PARTIAL}")
+        with explained(str(target)):
+            if self._made:  # A folder that was deleted meanwhile stays so.
+                self._root.stat()
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._made = True
+            try:
+                shutil.copyfile(source, partial)
+                _sync(partial)
+                os.replace(partial, target)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
+            _sync(target.parent)
+        return self.version(name)
+
+    def version(self, name: str) -> int:
+        try:
+            return (self._root / name).stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
+    def remove(self, name: str) -> None:
+        target = self._root / name
+        with explained(str(target)):
+            target.unlink(missing_ok=True)
+            for parent in target.relative_to(self._root).parents:
+                with contextlib.suppress(OSError):  # Not empty: others' files stay.
+                    if parent != pathlib.PurePath("."):
+                        (self._root / parent).rmdir()
+
+    def check_writable(self) -> None:
+        ancestor = self._root
+        while not os.path.lexists(ancestor):
+            ancestor = ancestor.parent
+        if not ancestor.is_dir():
+            raise StorageError(f"{self.path}: {ancestor} is a file, expected a folder")
+        # A real file: os.access says yes to root, and to a read-only file system.
+        with explained(self.path), tempfile.TemporaryFile(dir=ancestor):
+            pass
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    path: str
+
+    def read(self, most_bytes: int) -> bytes:
+        with self.open() as file, explained(self.path):
+            check_size(self.path, os.fstat(file.fileno()).st_size, most_bytes)
+            return file.read()
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[io.BufferedReader]:
+        with explained(self.path):
+            kind = os.stat(self.path).st_mode
+            if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # A pipe would be waited for.
+                raise StorageError(f"{self.path}: neither a file nor a folder")
+            file = open(self.path, "rb")  # Of a folder that cannot be listed, this says why.
+        with file:
+            yield file
+
+
+def files(path: str) -> Iterator[LocalFile]:
+    if os.path.isdir(path):
+        yield from _below(path)
+    elif os.path.lexists(path):
+        yield LocalFile(path)
+    elif is_pattern(path):
+        paths = map(str, matches(path))
+        yield from (LocalFile(each) for each in paths if not is_hidden(os.path.basename(each)))
+    else:
+        raise StorageError(f"{path}: no such file or folder")
+
+
+def _below(folder: str) -> Iterator[LocalFile]:
+    """Gives the files below a folder, in the order that a bucket would list them in."""
+    try:
+        with os.scandir(folder) as entries:
+            # Links to folders are not followed, for they can lead in circles; they are told of.
+            names = sorted(
+                entry.name + "/" * entry.is_dir(follow_symlinks=False)
+                for entry in entries
+                if not is_hidden(entry.name)
+            )
+    except OSError:
+        yield LocalFile(folder)
+        return
+    for name in names:
+        path = os.path.join(folder, name)
+        if name.endswith("/"):
+            yield from _below(path)
+        else:
+            yield LocalFile(path)
+
+
+def matches(pattern: str) -> list[Path]:
+    """Returns the local files that a pattern in the last part of a path matches, sorted."""
+    parent = Path(pattern).parent
+    if not parent.is_dir():
+        return []
+    names = (f"{parent}/{file.name}" for file in parent.iterdir() if file.is_file())
+    return list(map(Path, matching(names, f"{parent}/{Path(pattern).name}")))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
