@@ -67,6 +67,46 @@ def make_parquet(
     parquet.write_table(table.replace_schema_metadata(metadata), path)
 
 
+def tf_records(path: Path, rows: list[dict[str, Any]]) -> None:
+    import tensorflow as tf
+
+    def feature(value: Any) -> Any:
+        if isinstance(value, int):
+            return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for row in rows:
+            features = tf.train.Features(feature={k: feature(v) for k, v in row.items()})
+            writer.write(tf.train.Example(features=features).SerializeToString())
+
+
+def test_tf_records_of_texts_and_images_are_tables_too(tmp_path: Path) -> None:
+    texts_place, images_place = tmp_path / "texts", tmp_path / "images"
+    texts_place.mkdir()
+    images_place.mkdir()
+    lines = [{"text": text.encode(), "label": label.encode()} for text, label in LINES]
+    tf_records(texts_place / "a.tfrecords", lines)
+    assert texts(datasets.load(str(texts_place), seed=0)) == dict(LINES)
+    pictures = [
+        {"image": encoded(np.full((5, 4), n, np.uint8)), "label": n % 2, "number": n}
+        for n in range(20)
+    ]
+    tf_records(images_place / "my-train.tfrecord-00000-of-00002", pictures[:10])
+    tf_records(images_place / "my-train.tfrecord-00001-of-00002", pictures[10:16])
+    tf_records(images_place / "my-test.tfrecord-00000-of-00001", pictures[16:])
+    spec = datasets.load(str(images_place), seed=0).spec
+    assert (spec.sizes, spec.classes) == ({"train": 16, "test": 4}, ("0", "1"))
+    file = images_place / "my-train.tfrecord-00001-of-00002"
+    for content, message in (
+        (file.read_bytes()[:-3], "record 6: no tf.train.Example, or a damaged one"),
+        (b"no records at all", "record 1: no tf.train.Example, or a damaged one"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=f"00001-of-00002: {message}"):
+            datasets.load(str(images_place), seed=0)
+
+
 @pytest.mark.parametrize(
     "name", ["a.csv", "a.CSV", "b.tsv", "semicolons.csv", "c.jsonl", "d.parquet"]
 )

@@ -30,6 +30,12 @@ def of_name(name: str) -> str | None:
     return _PARTS.get(word[0] if word else "")
 
 
+def of_file(name: str) -> str | None:
+    """Returns the part that one word of a file's name tells: train-0.csv, mnist-test.tfrecord."""
+    words = re.split(r"[^a-z]+", name.lower())
+    return next((_PARTS[word] for word in words if word in _PARTS), None)
+
+
 def source(examples: Array, labels: Sequence[str], parts: Sequence[str]) -> Source:
     """Returns examples by the part that each belongs to; all of one part are data in one piece.
 

@@ -1,32 +1,47 @@
-"""Tables, CSV, TSV, JSON lines or Parquet, with a column of labels and one of texts or images."""
+"""Tables: CSV, TSV, JSON lines, Parquet or TFRecord, with labels and one of texts or images.
+
+A column of TFRecord is a feature of its `tf.train.Example`s.
+"""
 
 from __future__ import annotations
 
 import csv
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from trainer import memory, storage
 from trainer.datasets import images, managed, parts
 from trainer.datasets.dataset import Array, Reading, Source, Split
 from trainer.errors import DataError
-from trainer.log import LOGGER
+from trainer.log import LOGGER, native_greetings_hidden
 from trainer.storage import Folder
 
 NAME = (
-    "CSV, TSV, JSON lines or Parquet with a column of labels and one of texts or of image files, "
-    "as train.csv, validation.csv and test.csv if the data has such parts"
+    "CSV, TSV, JSON lines, Parquet or TFRecord with a column of labels and one of texts or of "
+    "images, as train.csv, validation.csv and test.csv if the data has such parts"
 )
 
 # Column names that are plain, in lower case.
-_LABELS = ("label", "labels", "class", "category", "target", "sentiment", "y")
+_LABELS = ("label", "labels", "image/class/label", "class", "category", "target", "sentiment", "y")
 _TEXTS = ("text", "sentence", "review", "content", "comment", "message", "document")
-_IMAGES = ("image", "image_path", "image_file", "file", "file_name", "filename", "filepath", "path")
+_IMAGES = (
+    "image",
+    "image/encoded",
+    "image_path",
+    "image_file",
+    "file",
+    "file_name",
+    "filename",
+    "filepath",
+    "path",
+)
 
 _MOST_CHARACTERS = 1_000_000
 _MOST_MISSING = 0.1
@@ -56,9 +71,9 @@ def read(files: Sequence[Path], options: Reading) -> Source:
         StorageError: an image that a row names is not there, or may not be read.
     """
     rows = [
-        (place, row, parts.of_name(file.stem) or "train")
+        (place, row, parts.of_file(file.name) or "train")
         for file in filter(_is_table, files)
-        for place, row in _READERS[file.suffix.lower()](file)
+        for place, row in _READERS[_kind(file)](file)
     ]
     if not rows:
         raise DataError(f"{files[0].name}: no rows")
@@ -75,7 +90,12 @@ def read(files: Sequence[Path], options: Reading) -> Source:
 
 
 def _is_table(file: Path) -> bool:
-    return file.suffix.lower() in _READERS
+    return _kind(file) in _READERS
+
+
+def _kind(file: Path) -> str:
+    """Returns the end of a file's name, without a number of shards behind it, in lower case."""
+    return Path(re.sub(r"-\d+-of-\d+$", "", file.name)).suffix.lower()
 
 
 def _columns(first: dict[str, Any], options: Reading) -> tuple[str, str, bool]:
@@ -97,7 +117,8 @@ def _columns(first: dict[str, Any], options: Reading) -> tuple[str, str, bool]:
         )
     value = first[chosen[0]]
     is_file = isinstance(value, str) and value.lower().endswith(images.SUFFIXES)
-    return label, chosen[0], is_file or isinstance(value, bytes | dict)
+    is_content = isinstance(value, bytes) and chosen[0].lower() not in _TEXTS
+    return label, chosen[0], is_file or is_content or isinstance(value, dict)
 
 
 def _column(first: dict[str, Any], name: str | None, usual: Sequence[str], flag: str) -> str:
@@ -125,6 +146,8 @@ def _label(value: Any) -> str:
         return ""
     if isinstance(value, float) and value.is_integer():  # Whole numbers beside missing ones.
         value = int(value)
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
     return str(value).strip()
 
 
@@ -147,6 +170,11 @@ def _tell_missing(places: Sequence[str], complete: Sequence[str]) -> None:
 def _texts(places: Sequence[str], values: Sequence[Any]) -> Array:
     texts = np.empty(len(values), dtype=object)
     for number, (place, value) in enumerate(zip(places, values, strict=True)):
+        if isinstance(value, bytes):
+            try:
+                value = value.decode()
+            except UnicodeDecodeError as error:
+                raise DataError(f"{place}: not UTF-8: {error}") from None
         if not isinstance(value, str) or len(value) > _MOST_CHARACTERS:
             found = f"{len(value)} characters" if isinstance(value, str) else type(value).__name__
             raise DataError(f"{place}: {found}, expected a text of up to {_MOST_CHARACTERS}")
@@ -233,6 +261,30 @@ def _parquet(file: Path) -> Iterator[_Row]:
         raise DataError(f"{file.name}: no Parquet file, or a damaged one: {reason}") from None
 
 
+def _tf_records(file: Path) -> Iterator[_Row]:
+    memory.check_data(4 * file.stat().st_size, file.name)  # Records, features, examples.
+    with native_greetings_hidden():
+        import tensorflow as tf
+
+        records = tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
+    number = 0
+    try:
+        for number, record in enumerate(records, 1):
+            found = tf.train.Example.FromString(record)
+            row = {name: _feature(each) for name, each in found.features.feature.items()}
+            yield f"{file.name}: record {number}", dict(sorted(row.items()))
+    except (tf.errors.OpError, DecodeError) as error:
+        reason = str(getattr(error, "message", error)).split("\n")[0]
+        raise DataError(
+            f"{file.name}: record {number + 1}: no tf.train.Example, or a damaged one: {reason}"
+        ) from None
+
+
+def _feature(feature: Any) -> Any:
+    values = getattr(feature, feature.WhichOneof("kind") or "bytes_list").value
+    return values[0] if len(values) == 1 else list(values) or None
+
+
 def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
     """Returns the names that Hugging Face's `datasets` keeps of a column of class numbers."""
     try:
@@ -281,4 +333,6 @@ _READERS: dict[str, Callable[[Path], Iterator[_Row]]] = {
     ".tsv": _delimited,
     ".jsonl": managed.objects,
     ".parquet": _parquet,
+    ".tfrecord": _tf_records,
+    ".tfrecords": _tf_records,
 }
