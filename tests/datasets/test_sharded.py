@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from trainer import datasets, storage
 from trainer.datasets import sharded
 from trainer.datasets.dataset import Dataset
 from trainer.datasets.sharded import Stream
-from trainer.datasets.shards import Shards
+from trainer.datasets.shards import Shards, array
 from trainer.errors import DataError
 
 CLASSES = ("odd", "even", "none")
@@ -189,6 +190,18 @@ def test_a_damaged_file_is_named_when_it_is_read(tmp_path: Path, content: bytes 
     (tmp_path / "train-labels.npy").write_bytes(b"")
     with pytest.raises(DataError, match="train-labels.npy: missing, or damaged"):
         datasets.load(str(tmp_path), seed=0)
+
+
+@pytest.mark.parametrize("kind", ["|u1", "<f4", "<i4"])
+@pytest.mark.parametrize("shape", [(3,), (3, 2), (2, 5, 4, 3)])
+def test_arrays_are_read_as_numpy_writes_them(kind: str, shape: tuple[int, ...]) -> None:
+    values = np.arange(np.prod(shape)).reshape(shape).astype(kind)
+    file = io.BytesIO()
+    np.save(file, values)
+    np.testing.assert_array_equal(array(file.getvalue(), "a"), values, strict=True)
+    for damaged in (file.getvalue()[:-1], file.getvalue()[:60], b"", b"x" + file.getvalue()):
+        with pytest.raises(DataError, match=r"a: no .npy file of numbers"):
+            array(damaged, "a")
 
 
 def test_data_that_was_cut_short_is_none(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ import base64
 import concurrent.futures
 import dataclasses
 import hashlib
-import io
 import itertools
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +22,12 @@ from trainer.errors import DataError
 from trainer.storage import Folder
 
 Array = npt.NDArray[Any]
+
+_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '(?P<dtype>[<|][uif]\d)', 'fortran_order': False, "
+    rb"'shape': \((?P<shape>[\d, ]+)\), \} *\n",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -234,16 +240,14 @@ def array(content: bytes, place: str) -> Array:
     Raises:
         DataError: it holds no array of plain numbers, or less of it than it says.
     """
+    # NumPy reads the header by Python's own parser, which fails now and then if another thread uses
+    # that at the same time, as TensorFlow does when it compiles (seen with CPython 3.11.7).
+    found = _HEADER.match(content)
+    if found is None:
+        raise DataError(f"{place}: no .npy file of numbers as NumPy writes it")
+    shape = tuple(int(size) for size in found["shape"].split(b",") if size.strip())
     try:
-        file = io.BytesIO(content)
-        version = np.lib.format.read_magic(file)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
-        shape, fortran, dtype = read_header(file)
-        if fortran or dtype.hasobject:
-            raise ValueError("not rows of plain numbers")
-        return np.frombuffer(content, dtype, offset=file.tell()).reshape(shape)
-    except (ValueError, KeyError) as error:
+        values = np.frombuffer(content, found["dtype"].decode(), offset=found.end())
+        return values.reshape(shape)
+    except (ValueError, TypeError) as error:
         raise DataError(f"{place}: no .npy file of numbers: {error}") from None
