@@ -54,6 +54,11 @@ def test_exports_has_a_row_for_each_format(finished_run: Path) -> None:
         assert re.search(rf"\| {title} \| [\d,]+ \| [\d.]+ s \| [\d.]+ ms \| [\d,]+ \|", table)
 
 
+def test_scaling_counts_what_a_network_computes() -> None:
+    table = run("benchmarks.scaling")
+    assert re.search(r"\| `cnn` \| 16,384 \| 8 \| [\d.]+ \| \d+% \| [4-8]\.\d \|", table)
+
+
 def test_streaming_trains_from_shards_and_beside_them(tmp_path: Path) -> None:
     said = run("benchmarks.streaming", "--gb", 0.02, "--memory-gb", 3, "--folder", tmp_path)
     assert said.count("shards, all 0.02 GB, one epoch:") == 2
