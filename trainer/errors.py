@@ -3,6 +3,10 @@
 The text of an error names the flag or file, what was found and what was expected.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class TrainerError(Exception):
     """Base of all errors that `trainer` reports without a traceback."""
@@ -16,6 +20,23 @@ class UsageError(TrainerError):
 
 class DataError(TrainerError):
     """Data that cannot be trained on: missing, damaged, or of the wrong kind."""
+
+
+class DamagedFilesError(DataError):
+    """Files of the data that cannot be read; the message names the first of them."""
+
+    MOST_NAMED = 5
+
+    def __init__(self, findings: Sequence[str], of: int) -> None:
+        """Makes the error.
+
+        Args:
+            findings: what is wrong with each damaged file, its name first.
+            of: how many files were read.
+        """
+        more = f" ({len(findings)} of {of} files)" if len(findings) > 1 else ""
+        super().__init__("; ".join(findings[: self.MOST_NAMED]) + more)
+        self.findings, self.of = list(findings), of
 
 
 class DeviceError(TrainerError):
@@ -43,7 +64,7 @@ class DamagedRunError(TrainerError):
 
 
 class UnreadError(TrainerError):
-    """Files that could not be read, each told of by then; what could be read is predicted."""
+    """Files that could not be read, each told of by then; what could be read is done."""
 
     exit_code = 3
 

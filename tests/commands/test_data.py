@@ -137,6 +137,15 @@ def test_texts_become_parquet_with_their_classes(
     assert after.classes == before.classes
 
 
+def test_every_damaged_file_is_named(data: Command, pictures: Path) -> None:
+    for number in range(3, 10):
+        (pictures / f"red/{number}.png").write_bytes(b"")
+    code, lines, err = data("check", pictures)
+    assert (code, len(lines)) == (3, 7)
+    assert lines[0].startswith(f"{pictures}/red/3.png: no image, or a damaged one")
+    assert err == f"trainer data: error: {pictures}: 7 of 110 files are damaged\n"
+
+
 def test_mistakes_are_told_in_one_line(data: Command, pictures: Path, tmp_path: Path) -> None:
     shards = tmp_path / "shards"
     assert data("convert", pictures, shards)[0] == 0
@@ -151,8 +160,7 @@ def test_mistakes_are_told_in_one_line(data: Command, pictures: Path, tmp_path: 
     for arguments, message in (
         (("convert", pictures, shards), f"OUT {shards}: holds files (index.json), expected a new"),
         (("convert", shards, tmp_path / "x"), f"PATH {shards}: is shards already"),
-        (("convert", damaged, tmp_path / "x"), "(2 of 2 images)"),
-        (("check", damaged), f"{damaged}/a/1.png: no image, or a damaged one"),
+        (("convert", damaged, tmp_path / "x"), "(2 of 2 files)"),
         (("convert", sizes, tmp_path / "x"), "b/1.png: an image of 4x4, expected 3x3"),
         (("convert", tmp_path / "nowhere", tmp_path / "x"), "nowhere: no such file or folder"),
         (("convert", pictures), "Missing OUT"),

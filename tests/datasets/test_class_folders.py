@@ -85,7 +85,7 @@ def test_a_size_brings_all_to_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"cats/x.png": b"", "dogs/y.png": b"GIF89a"}, r"cats/x.png: no image.* dogs/y.png: no im"),
+        ({"cats/x.png": b"", "dogs/y.png": b"GIF89a"}, r"cats/x.png: no image.*/dogs/y.png: no im"),
         ({"x.png": encoded(CAT), "cats/1.png": encoded(CAT)}, "x.png: lies in no folder of a cl"),
         ({"train/x.png": encoded(CAT)}, "train/x.png: lies in no folder of a class"),
         (images("val/") | images("test/"), ": no part to train on, found validation and test"),

@@ -99,7 +99,7 @@ def test_images_of_different_sizes_name_the_flag() -> None:
 def test_all_that_are_damaged_are_named() -> None:
     files = [encoded(GREY)] * 100
     files[3], files[70] = b"", encoded(GREY)[:-30]
-    with pytest.raises(DataError, match=r"^3: no image.*; 70: no image.* \(2 of 100 images\)$"):
+    with pytest.raises(DataError, match=r"^3: no image.*; 70: no image.* \(2 of 100 files\)$"):
         images.read(list(map(str, range(100))), files)
 
 

@@ -12,7 +12,7 @@ from trainer import command_line, storage
 from trainer import config as configs
 from trainer.config import Config, Count, Place, Text, flag, word
 from trainer.datasets import SHIPPED
-from trainer.errors import UsageError
+from trainer.errors import DamagedFilesError, UnreadError, UsageError
 
 if TYPE_CHECKING:
     from trainer.datasets.dataset import Reading
@@ -90,7 +90,13 @@ def _check(arguments: Sequence[str], program: str) -> None:
     from trainer.datasets import survey
     from trainer.results import data_page
 
-    found = survey.survey(settings.path, settings.reading())
+    try:
+        found = survey.survey(settings.path, settings.reading())
+    except DamagedFilesError as error:
+        print(*error.findings, sep="\n", flush=True)
+        raise UnreadError(
+            f"{settings.path}: {len(error.findings)} of {error.of} files are damaged"
+        ) from None
     print(f"{settings.path}: {data_page.what(found)}")
     _print(found)
     for finding in data_page.findings(found) or ["no example is there twice"]:

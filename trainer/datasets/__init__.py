@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer import storage
-from trainer.errors import DataError
+from trainer.errors import DamagedFilesError, DataError
 
 if TYPE_CHECKING:
     from trainer.datasets.dataset import Dataset, Reading, Source
@@ -102,9 +102,9 @@ def read(data: str, options: Reading) -> Source:
 
     if data not in SHIPPED and not storage.is_pattern(data):
         cache = options.cache if storage.is_remote(data) else None
-        streamed = sharded.source(storage.folder(data), cache)
-        if streamed is not None:
-            return streamed
+        found = sharded.source(storage.folder(data), cache)
+        if found is not None:
+            return found
     with _opened(data, options) as (module, files, options):
         source: Source = module.read(files, options)
     return source
@@ -146,7 +146,11 @@ def _opened(data: str, options: Reading) -> Iterator[tuple[Any, list[Path], Read
             if str(error).startswith(("gs://", "/", "--")):  # What a line of the data refers to.
                 raise
             # Formats name the file inside the data; the user knows it by the path that was given.
-            raise DataError(f"{folder}/{error}" if folder else str(error)) from None
+            within = f"{folder}/" if folder else ""
+            if isinstance(error, DamagedFilesError):
+                findings = [within + finding for finding in error.findings]
+                raise DamagedFilesError(findings, error.of) from None
+            raise DataError(f"{within}{error}") from None
 
 
 def _with_part(source: Source, name: str, place: str, other: Source) -> Source:

@@ -15,7 +15,7 @@ import numpy as np
 
 from trainer import memory
 from trainer.datasets.dataset import Array
-from trainer.errors import DataError
+from trainer.errors import DamagedFilesError, DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff")  # The usual ones.
 
@@ -23,7 +23,6 @@ _OPENING = threading.Lock()  # What is to become of warnings is not a thread's o
 _GREY = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
 _AT_ONCE = 64  # Images in memory that are not decoded yet.
-_MOST_NAMED = 5
 
 
 def decode(
@@ -160,8 +159,7 @@ def _decoded(
                 elif not damaged:
                     yield name, outcome
     if damaged:
-        more = f" ({len(damaged)} of {len(names)} images)" if len(damaged) > 1 else ""
-        raise DataError("; ".join(map(str, damaged[:_MOST_NAMED])) + more)
+        raise DamagedFilesError(list(map(str, damaged)), len(names))
 
 
 def _stack(held: Sequence[tuple[str, Array]], first: str, shape: tuple[int, ...]) -> Array:
