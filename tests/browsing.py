@@ -66,7 +66,7 @@ def check_it_opens_alone_fits_and_can_be_read(browser: Browser, file: Path) -> N
         for width in (360, 1200):
             page.set_viewport_size({"width": width, "height": 800})
             assert page.evaluate("document.documentElement.scrollWidth") <= width
-        for selector in ("h1", "p", "svg text", "td"):
+        for selector in filter(page.query_selector, ("h1", "p", "svg text", "td")):
             assert contrast(page, selector) >= 4.5, (selector, scheme)
         papers.add(colour(page, "body", "background-color"))
     assert len(papers) == 2

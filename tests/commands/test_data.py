@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import Browser
 from pyarrow import parquet
 
+from tests.browsing import check_it_opens_alone_fits_and_can_be_read
 from trainer import cli, datasets, storage
 from trainer.datasets import sharded
 from trainer.datasets.dataset import Dataset, Reading
@@ -69,6 +71,15 @@ def test_what_may_be_wrong_is_found(data: Command, pictures: Path, tmp_path: Pat
     text = page.read_text()
     assert all(finding in text for finding in findings)
     assert text.count("<img src=") == 11 + 12  # At most twelve of a class.
+
+
+@pytest.mark.parametrize("place", ["digits", "sentences"])
+def test_the_page_opens_alone_fits_and_can_be_read(
+    data: Command, browser: Browser, tmp_path: Path, place: str, request: pytest.FixtureRequest
+) -> None:
+    page = tmp_path / "page.html"
+    assert data("check", request.getfixturevalue(place), "--out", page)[0] == 0
+    check_it_opens_alone_fits_and_can_be_read(browser, page)
 
 
 def test_a_leak_and_rare_classes_are_found(data: Command, tmp_path: Path) -> None:
