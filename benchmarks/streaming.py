@@ -5,8 +5,8 @@
 Generates colour images of 32x32 (random, so that nothing compresses or is sparse), once; the folder
 is kept. Each run is a process of its own, all in a control group with that limit of memory (as
 root; else the peak is told and nothing limited): one epoch over all shards; three over a twentieth
-of the examples in memory; one over all by `fit` with tf.data on the same files. For a real bucket,
---data gs://bucket/path of such shards.
+of the examples in memory; a fifth of an epoch by `fit` with tf.data on the same files. For a real
+bucket, --data gs://bucket/path of such shards.
 """
 
 from __future__ import annotations
@@ -58,9 +58,10 @@ files = tf.data.Dataset.from_tensor_slices(files)
 images = files.interleave(records, cycle_length=8, num_parallel_calls=tf.data.AUTOTUNE)
 images = images.map(decoded, num_parallel_calls=tf.data.AUTOTUNE)
 pairs = tf.data.Dataset.zip((images, labels)).shuffle(80_000).batch(batch).prefetch(4)
+steps = max(1, len(data.train) // batch // 5)
 started = time.perf_counter()
-model.fit(pairs, epochs=1, verbose=0)
-print(len(data.train) / (time.perf_counter() - started))
+model.fit(pairs, epochs=1, steps_per_epoch=steps, verbose=0)
+print(steps * batch / (time.perf_counter() - started))
 """
 
 
@@ -152,6 +153,7 @@ def main() -> None:
     parser.add_argument("--memory-gb", type=float, default=3)
     parser.add_argument("--model", default="mlp")
     parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--data", help="gs:// path of the shards, if not the folder's")
     args = parser.parse_args()
@@ -160,12 +162,12 @@ def main() -> None:
     generate(shards, args.gb)
     in_memory = held(shards, args.folder, 20)
     with limited(args.memory_gb) as group:
-        for _ in range(2):
+        for _ in range(args.repeats):
             print("in memory, a twentieth of them, the last of 3 epochs:")
             ours(str(in_memory), args, args.folder / "run-held", 3, group)
             print(f"shards, all {args.gb:g} GB, one epoch:")
             ours(args.data or str(shards), args, args.folder / "run-shards", 1, group)
-        print("tf.data on the same files, one epoch of fit:")
+        print("tf.data on the same files, a fifth of an epoch of fit:")
         command = [sys.executable, "-c", TF_DATA, str(shards), args.model, str(args.batch_size)]
         printed, peak = run(command, group)
         speed = float(printed.split("\n")[0])
