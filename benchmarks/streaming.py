@@ -4,7 +4,7 @@
 
 Generates colour images of 32x32 (random, so that nothing compresses or is sparse), once; the folder
 is kept. Each run is a process of its own, all in a control group with that limit of memory (as
-root; else the peak is told and nothing limited): one epoch over all shards; three over a twentieth
+root; else the peak is told and nothing limited): one epoch over all shards; three over a fortieth
 of the examples in memory; a fifth of an epoch by `fit` with tf.data on the same files. For a real
 bucket, --data gs://bucket/path of such shards.
 """
@@ -160,10 +160,10 @@ def main() -> None:
     shards = args.folder / "shards"
     args.folder.mkdir(exist_ok=True)
     generate(shards, args.gb)
-    in_memory = held(shards, args.folder, 20)
+    in_memory = held(shards, args.folder, 40)
     with limited(args.memory_gb) as group:
         for _ in range(args.repeats):
-            print("in memory, a twentieth of them, the last of 3 epochs:")
+            print("in memory, a fortieth of them, the last of 3 epochs:")
             ours(str(in_memory), args, args.folder / "run-held", 3, group)
             print(f"shards, all {args.gb:g} GB, one epoch:")
             ours(args.data or str(shards), args, args.folder / "run-shards", 1, group)

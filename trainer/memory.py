@@ -12,6 +12,9 @@ from trainer.errors import DataError, DeviceError
 # lowering the limits of a cgroup and of `ulimit -v` until they fail, TensorFlow 2.21 for CPU).
 _BASE_BYTES = 300_000_000
 _BASE_ADDRESSES = 2_500_000_000
+# How often data is in memory when it is handed to TensorFlow: as it was read, as a tensor, and as
+# the tensor's copy on its device (0.5 GB as an array take 1.5 GB for a moment).
+_COPIES = 3
 
 
 def limit() -> int:
@@ -40,18 +43,19 @@ def check_training(data_bytes: int) -> None:
 
     A process that is over its limit is killed without a word, so it is told before.
     """
-    needed, most = _BASE_BYTES + 2 * data_bytes, limit()
+    needed, most = _BASE_BYTES + _COPIES * data_bytes, limit()
     if needed > most:
         raise DeviceError(
             f"the memory limit is {in_words(most)}, expected at least {in_words(needed)}: "
-            f"{in_words(_BASE_BYTES)} for TensorFlow, and the data twice. Give the job more memory "
-            "(docker run --memory, or the machine type)"
+            f"{in_words(_BASE_BYTES)} for TensorFlow, and the data three times. Give the job more "
+            "memory (docker run --memory, or the machine type), or let `trainer data convert` make "
+            "shards of images and vectors"
         )
     addresses, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if addresses != resource.RLIM_INFINITY and addresses < _BASE_ADDRESSES + 2 * data_bytes:
+    if addresses != resource.RLIM_INFINITY and addresses < _BASE_ADDRESSES + _COPIES * data_bytes:
         raise DeviceError(
             f"the limit of addresses (ulimit -v) is {in_words(addresses)}, expected at least "
-            f"{in_words(_BASE_ADDRESSES + 2 * data_bytes)}"
+            f"{in_words(_BASE_ADDRESSES + _COPIES * data_bytes)}"
         )
 
 
