@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer import datasets, storage, trained
+from trainer import datasets, preparation, storage, trained
 from trainer.errors import DamagedRunError, StorageError
 
 
@@ -60,3 +61,16 @@ def test_what_is_no_run_of_a_model_is_refused(copied: Path, tmp_path: Path) -> N
     (copied / "manifest.json").write_text(json.dumps(described))
     with pytest.raises(DamagedRunError, match="do not describe the model"):
         trained.read(str(copied))
+
+
+def test_its_data_is_read_again_without_the_cache_of_its_machine(
+    finished_run: Path, digits: Path
+) -> None:
+    found = trained.read(str(finished_run))
+    elsewhere = dataclasses.replace(found, config={**found.config, "cache_dir": "/proc/none"})
+    assert preparation.load_again(elsewhere).fingerprint == found.manifest["data_fingerprint"]
+    gone = dataclasses.replace(found, config={**found.config, "data": "/nowhere"})
+    with pytest.raises(StorageError, match="--data says where the data is now"):
+        preparation.load_again(gone)
+    again = preparation.load_again(gone, str(digits))
+    assert again.fingerprint == found.manifest["data_fingerprint"]

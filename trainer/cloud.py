@@ -28,7 +28,7 @@ _DATA_FORMAT = "AIP_DATA_FORMAT"
 _COLLECTS_LOGS = ("CLOUD_ML_PROJECT_ID", "CLOUD_RUN_JOB")  # And reads JSON lines.
 _SERVING_PORT = "AIP_HTTP_PORT"
 _SERVING_ROUTES = {"predict": "AIP_PREDICT_ROUTE", "health": "AIP_HEALTH_ROUTE"}
-_ALL_ADDRESSES = "0.0.0.0"  # noqa: S104
+_ALL_ADDRESSES = "0.0.0.0"  # noqa: S104 - Else nobody outside of a container reaches the server.
 SERVED_RUN = "AIP_STORAGE_URI"
 _IMAGE = "TRAINER_IMAGE"  # Set by the Dockerfile.
 # The roles of replicas in TF_CONFIG; Vertex AI's own name for them is worker pools.

@@ -13,7 +13,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import fire
 
@@ -22,6 +22,8 @@ from trainer import config as configs
 from trainer.errors import TrainerError, UsageError
 
 _SWITCHED = ("true", "false", "yes", "no", "on", "off")
+
+_Settings = TypeVar("_Settings")
 
 
 @contextlib.contextmanager
@@ -63,6 +65,34 @@ def exits(program: str, arguments: Sequence[str]) -> Iterator[None]:
 def printable(text: str) -> str:
     """Returns a text without what would move a terminal's cursor, or change its colours."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def settings(
+    kind: type[_Settings],
+    arguments: Sequence[str],
+    *,
+    program: str,
+    summary: str,
+    names: Mapping[str, str] | None = None,
+) -> _Settings:
+    """Returns the checked settings of a command; answers `--help` by itself.
+
+    Args:
+        kind: their class.
+        arguments: of the command line.
+        program: how the command is called, for the help.
+        summary: what the command does, for the help.
+        names: what stands for `{name}` in the help of a setting.
+
+    Raises:
+        UsageError: one of them is wrong, unknown or missing.
+        SystemExit: with code 0, after the help was printed.
+    """
+    known = configs.settings(kind)
+    flags = read(arguments, known, program=program, summary=summary, names=names)
+    # Words are told of as the help shows them.
+    places = {each.name: each.name.upper() for each in known if each.positional}
+    return configs.check(kind, flags, places=places)
 
 
 def read(

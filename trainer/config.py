@@ -52,9 +52,16 @@ def _plain_file(value: str) -> str:
     return value
 
 
+def _html(value: str) -> str:
+    if not value.endswith(".html"):
+        raise ValueError("a name that ends in .html")
+    return value
+
+
 Text = Annotated[str, Field(min_length=1), AfterValidator(_encodable)]
 Place = Annotated[Text, AfterValidator(_without_last_slash)]
 File = Annotated[Text, AfterValidator(_plain_file)]  # To be written.
+Page = Annotated[Text, AfterValidator(_html)]
 Count = Annotated[int, BeforeValidator(_plain_number), Field(gt=0)]
 Port = Annotated[int, BeforeValidator(_plain_number), Field(ge=0, le=65535)]
 Seed = Annotated[int, BeforeValidator(_plain_number), Field(ge=0, lt=2**31)]

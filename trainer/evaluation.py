@@ -13,7 +13,7 @@ from trainer import config as configs
 from trainer import datasets, preparation, storage, trained
 from trainer.config import ResolvedConfig
 from trainer.datasets.dataset import Array, Dataset, Reading, Source, Split, labelled, numbers_in
-from trainer.errors import DataError, StorageError
+from trainer.errors import DataError
 from trainer.results import metrics, names, predictions
 from trainer.trained import Trained
 
@@ -51,10 +51,7 @@ def read(found: Trained, data: str | None, *, allow_pickle: bool = False) -> Lab
     """
     config = configs.check(ResolvedConfig, found.config)
     if data is None:
-        try:
-            own = preparation.load(config)
-        except StorageError as error:
-            raise StorageError(f"{error}; --data says where the data is now") from None
+        own = preparation.load_again(found)
         return _fitted(found, config.data, "own", own.test, own.spec.classes)
     height, width, *_ = (*found.input.shape, 0, 0)
     options = Reading(

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer import cloud, datasets, memory, models, storage
+from trainer import config as configs
 from trainer.cloud import Cluster
 from trainer.config import Config, ResolvedConfig, complete
-from trainer.errors import UsageError
+from trainer.errors import StorageError, UsageError
 from trainer.log import LOGGER, native_greetings_hidden
 from trainer.models import Definition, Recipe
 from trainer.results import tuning
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from trainer.datasets.dataset import Array, Dataset
     from trainer.engine.devices import Devices
+    from trainer.trained import Trained
 
 _IMBALANCED = 10  # Times as many examples of one class as of another.
 
@@ -190,6 +192,31 @@ def fill_in(config: Config, recipe: Recipe) -> ResolvedConfig:
         batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate,
     )
+
+
+def load_again(run: Trained, data: str | None = None) -> Dataset:
+    """Reads the data of a finished run, split as by the run.
+
+    Args:
+        run: the run.
+        data: where it is now, or other data in its place, by name, path or gs://.
+
+    Raises:
+        StorageError: it is not there any more.
+        DataError: it is damaged.
+    """
+    # What the machine of the run had for a cache, this one need not have.
+    values = {**run.config, "cache_dir": None}
+    if data is not None:
+        values |= {"data": data, "validation_data": None, "test_data": None}
+    places = {name: f"{run.run}/config.json: {name}" for name in values}
+    config = configs.check(ResolvedConfig, values, places=places)
+    try:
+        return load(config)
+    except StorageError as error:
+        if data is not None:
+            raise
+        raise type(error)(f"{error}; --data says where the data is now") from None
 
 
 def load(config: ResolvedConfig) -> Dataset:

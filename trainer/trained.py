@@ -98,7 +98,7 @@ class Model:
 
         taken = self._signature.structured_input_signature[1][self._name]
 
-        @tf.function(input_signature=[tf.TensorSpec(taken.shape, taken.dtype, name=name)])  # type: ignore[untyped-decorator]
+        @tf.function(input_signature=[tf.TensorSpec(taken.shape, taken.dtype, name=name)])
         def predict(examples: Any) -> dict[str, Any]:
             return {output: self._signature(**{self._name: examples})[self._output]}
 

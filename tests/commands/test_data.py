@@ -164,6 +164,7 @@ def test_mistakes_are_told_in_one_line(data: Command, pictures: Path, tmp_path: 
     for name in ("a/1.png", "b/1.png"):
         (damaged / name).parent.mkdir(parents=True)
         (damaged / name).write_bytes(b"")
+    (tmp_path / "notes.html").write_text("mine")
     sizes = tmp_path / "sizes"
     for name, side in (("a", 3), ("b", 4)):
         (sizes / name).mkdir(parents=True)
@@ -176,6 +177,10 @@ def test_mistakes_are_told_in_one_line(data: Command, pictures: Path, tmp_path: 
         (("convert", tmp_path / "nowhere", tmp_path / "x"), "nowhere: no such file or folder"),
         (("convert", pictures), "Missing OUT"),
         (("check", pictures, "--out", "page.pdf"), "--out: found 'page.pdf', expected a name that"),
+        (
+            ("check", pictures, "--out", tmp_path / "notes.html"),
+            "is there, and not a page of train",
+        ),
         (("chek", pictures), "Unknown command 'chek'. Expected one of: check, convert"),
         (("check", pictures, "--image-sise", "8"), "Did you mean --image-size?"),
     ):

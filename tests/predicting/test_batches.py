@@ -71,5 +71,5 @@ def test_who_wants_no_more_does_not_wait_for_input() -> None:
     given = ahead(waiting())
     assert next(given) == 1
     assert asked.wait(5)
-    given.close()  # type: ignore[attr-defined]
+    given.close()
     come.set()

@@ -14,7 +14,7 @@ from trainer.predicting.lines import Lines, Rows
 
 
 def lines(content: bytes, most_bytes: int = 100) -> Lines:
-    reader: io.BufferedReader = io.BufferedReader(io.BytesIO(content))  # type: ignore[arg-type]
+    reader: io.BufferedReader = io.BufferedReader(io.BytesIO(content))
     return Lines(reader, most_bytes=most_bytes, live=False)
 
 

@@ -12,9 +12,7 @@ import pydantic
 from pydantic import AfterValidator
 
 from trainer import command_line, storage
-from trainer import config as configs
-from trainer.config import Place, Text, flag, word
-from trainer.errors import UsageError
+from trainer.config import Page, Place, flag, word
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -36,12 +34,6 @@ def _runs(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
-def _page(value: str) -> str:
-    if not value.endswith(".html"):
-        raise ValueError("a name that ends in .html")
-    return value
-
-
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """The settings of the command."""
@@ -50,7 +42,7 @@ class Settings:
         "Finished run directories, local or gs://bucket/path; the others are compared with the "
         "first."
     )
-    out: Annotated[Text, AfterValidator(_page)] = flag(
+    out: Page = flag(
         "comparison.html",
         "The page, local or gs://bucket/path; an earlier one is replaced.",
     )
@@ -59,20 +51,16 @@ class Settings:
 def main(arguments: Sequence[str], *, program: str) -> None:
     """Prints the tables, writes the page, and prints where it is."""
     with command_line.exits(program, arguments):
-        flags = command_line.read(
+        settings = command_line.settings(
+            Settings,
             arguments,
-            configs.settings(Settings),
             program=program,
             summary="Puts finished runs beside each other: settings, figures, and by McNemar's "
             "test whether they differ by more than chance.",
         )
-        settings = configs.check(Settings, flags, places={"runs": "RUN"})
-        from trainer.results import comparison, comparison_page
+        from trainer.results import comparison, comparison_page, pages
 
-        folder, name = storage.parent(settings.out)
-        earlier = folder.read(name)
-        if earlier is not None and comparison_page.MARK.encode() not in earlier:
-            raise UsageError(f"--out {settings.out}: is there, and not a page of {program}")
+        pages.check_replaceable(settings.out)
         found = comparison.compare(
             [comparison.read(run, number) for number, run in enumerate(settings.runs)]
         )

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pydantic
-from pydantic import AfterValidator
 
 from trainer import command_line, storage
-from trainer import config as configs
-from trainer.config import Config, Count, Place, Text, flag, word
+from trainer.config import Config, Count, Page, Place, Text, flag, word
 from trainer.datasets import SHIPPED
 from trainer.errors import DamagedFilesError, UnreadError, UsageError
 
@@ -19,12 +17,6 @@ if TYPE_CHECKING:
     from trainer.datasets.survey import Survey
 
 _Kind = TypeVar("_Kind", bound="_Reading")
-
-
-def _page(value: str) -> str:
-    if not value.endswith(".html"):
-        raise ValueError("a name that ends in .html")
-    return value
 
 
 def _same(name: str) -> Any:
@@ -60,8 +52,10 @@ class _Reading:
 class Check(_Reading):
     """The settings of `trainer data check`."""
 
-    out: Annotated[Text, AfterValidator(_page)] | None = flag(
-        None, "A page with examples of each class, local or gs://. Left out, none is written."
+    out: Page | None = flag(
+        None,
+        "A page with examples of each class, local or gs://, in place of an earlier one. Left out, "
+        "none is written.",
     )
 
 
@@ -88,8 +82,10 @@ def main(arguments: Sequence[str], *, program: str) -> None:
 def _check(arguments: Sequence[str], program: str) -> None:
     settings = _settings(Check, arguments, program)
     from trainer.datasets import survey
-    from trainer.results import data_page
+    from trainer.results import data_page, pages
 
+    if settings.out is not None:
+        pages.check_replaceable(settings.out)
     try:
         found = survey.survey(settings.path, settings.reading())
     except DamagedFilesError as error:
@@ -132,15 +128,13 @@ def _convert(arguments: Sequence[str], program: str) -> None:
 
 
 def _settings(kind: type[_Kind], arguments: Sequence[str], program: str) -> _Kind:
-    """Returns the checked settings of a command."""
-    flags = command_line.read(
+    return command_line.settings(
+        kind,
         arguments,
-        configs.settings(kind),
         program=program,
         summary=_COMMANDS[program.rpartition(" ")[2]][0],
         names={"datasets": ", ".join(SHIPPED)},
     )
-    return configs.check(kind, flags, places={"path": "PATH"})
 
 
 _COMMANDS: dict[str, tuple[str, Callable[[Sequence[str], str], None]]] = {

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import pydantic
 
 from trainer import command_line, termination
-from trainer import config as configs
 from trainer.config import File, Text, flag, word
 
 if TYPE_CHECKING:
@@ -43,15 +42,14 @@ def main(arguments: Sequence[str], *, program: str) -> None:
     with command_line.exits(program, arguments):
         from trainer.datasets import SHIPPED
 
-        flags = command_line.read(
+        settings = command_line.settings(
+            Settings,
             arguments,
-            configs.settings(Settings),
             program=program,
             summary="Tests the model of a finished run again, on what it was tested on or on other "
             "labelled data, whose classes are matched by name.",
             names={"datasets": ", ".join(SHIPPED)},
         )
-        settings = configs.check(Settings, flags)
         from trainer import evaluation, storage, trained
 
         found = trained.read(settings.run)
@@ -62,20 +60,11 @@ def main(arguments: Sequence[str], *, program: str) -> None:
             result = evaluation.test(found, on, model)
         text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         if settings.out is not None:
-            _put(text, settings.out)
+            storage.write_text(settings.out, text)
         if settings.format == "json":
             sys.stdout.write(text)
         else:
             _show(result)
-
-
-def _put(text: str, out: str) -> None:
-    from trainer import storage
-
-    folder, name = storage.parent(out)
-    with storage.scratch() as place:
-        (place / "figures").write_text(text, encoding="utf-8")
-        folder.put(name, place / "figures")
 
 
 def _show(result: Mapping[str, Any]) -> None:

@@ -9,7 +9,6 @@ import pydantic
 from pydantic import AfterValidator
 
 from trainer import command_line, exporting, termination
-from trainer import config as configs
 from trainer.config import Place, Text, flag, word
 from trainer.errors import UsageError
 
@@ -53,14 +52,13 @@ def main(arguments: Sequence[str], *, program: str) -> None:
     """Exports, and prints how the file compares with the run; its path is the last line."""
     termination.exit_at_once()
     with command_line.exits(program, arguments):
-        flags = command_line.read(
+        settings = command_line.settings(
+            Settings,
             arguments,
-            configs.settings(Settings),
             program=program,
             summary="Puts the model of a finished run into another format, loads it again by that "
             "format's own runtime, and leaves it only if it agrees with the run.",
         )
-        settings = configs.check(Settings, flags)
         if settings.format is None:
             raise UsageError(f"Missing --format, {_FORMATS}.")
         if settings.quantize and settings.format != "litert":

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Literal, TextIO
 import pydantic
 
 from trainer import command_line, termination
-from trainer import config as configs
 from trainer.config import File, Text, flag, word
 from trainer.errors import UnreadError
 
@@ -63,14 +62,13 @@ def main(arguments: Sequence[str], *, program: str) -> None:
     """Writes a row an example, and exits with 3 if something could not be read, else with 0."""
     termination.exit_at_once()
     with command_line.exits(program, arguments):
-        flags = command_line.read(
+        settings = command_line.settings(
+            Settings,
             arguments,
-            configs.settings(Settings),
             program=program,
             summary="Tells what a run's model says of each example: its class, and how sure it is. "
             "What cannot be read is told of on stderr, the others go on, and the exit code is 3.",
         )
-        settings = configs.check(Settings, flags)
         from trainer import trained
         from trainer.predicting.reading import Reader
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import pydantic
 
 from trainer import command_line
-from trainer import config as configs
 from trainer.config import Text, word
 from trainer.errors import DamagedRunError
 
@@ -23,13 +22,13 @@ class Settings:
 def main(arguments: Sequence[str], *, program: str) -> None:
     """Prints what is missing, changed or extra, and exits with 3 if anything is, else with 0."""
     with command_line.exits(program, arguments):
-        flags = command_line.read(
+        settings = command_line.settings(
+            Settings,
             arguments,
-            configs.settings(Settings),
             program=program,
             summary="Reads every file of a finished run, and compares it with the run's manifest.",
         )
-        run = configs.check(Settings, flags).run
+        run = settings.run
         from trainer import storage
         from trainer.results import manifest
 

@@ -189,7 +189,8 @@ class Dataset:
         validation: held out of the training data, to choose by; None unless asked for.
         test: used once, after training.
         fingerprint: SHA-256 over every example, label and class name, split by split.
-        shared: how many examples of each other part are in the training part too.
+        shared: how many examples of each other part are in the training part too; of shards nobody
+            knows it before they are read.
     """
 
     spec: Spec
@@ -235,7 +236,13 @@ class Dataset:
         for name, part in present.items():
             _check_labels(name, part.labels, classes)
         spec = _spec(train, classes, {name: len(part) for name, part in present.items()})
-        shared = {name: _shared(train, part) for name, part in present.items() if name != "train"}
+        shared = {
+            name: _shared(train.examples, part.examples)
+            for name, part in present.items()
+            if name != "train"
+            and not isinstance(train.examples, Shards)
+            and not isinstance(part.examples, Shards)
+        }
         return cls(spec, train, held_out, test, _fingerprint(present, classes), shared)
 
     def class_counts(self) -> Array:
@@ -464,15 +471,10 @@ def _spec(train: Split, classes: tuple[str, ...], sizes: dict[str, int]) -> Spec
     )
 
 
-def _shared(train: Split, other: Split) -> int:
-    """Counts the examples of a part that are in the training part too, to the bit.
-
-    Those of shards are not read for that.
-    """
-    if isinstance(train.examples, Shards) or isinstance(other.examples, Shards):
-        return 0
-    known = collections.Counter(map(_content, other.examples))
-    return sum(known.pop(key, 0) for key in map(_content, train.examples))
+def _shared(train: Array, other: Array) -> int:
+    """Counts the examples of a part that are in the training part too, to the bit."""
+    known = collections.Counter(map(_content, other))
+    return sum(known.pop(key, 0) for key in map(_content, train))
 
 
 def _content(example: Any) -> str | bytes:

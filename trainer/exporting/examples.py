@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from trainer import config as configs
-from trainer.config import ResolvedConfig
-from trainer.errors import DataError, StorageError
+from trainer.errors import DataError
 
 if TYPE_CHECKING:
     from trainer.datasets.dataset import Dataset
@@ -41,28 +39,19 @@ def load(run: Trained, data: str | None = None) -> Examples:
     from trainer import preparation
     from trainer.datasets.inputs import Input
 
-    settings = dict(run.config)
-    if data is not None:
-        settings |= {"data": data, "validation_data": None, "test_data": None}
-    places = {name: f"{run.run}/config.json: {name}" for name in settings}
-    config = configs.check(ResolvedConfig, settings, places=places)
-    try:
-        dataset = preparation.load(config)
-    except StorageError as error:
-        if data is not None:
-            raise
-        raise type(error)(f"{error}; --data names the run's data where it is now") from None
+    dataset = preparation.load_again(run, data)
+    place = data or run.config["data"]
     found = Input.of(dataset.spec)
     if (found.kind, found.shape, found.dtype) != (run.input.kind, run.input.shape, run.input.dtype):
         raise DataError(
-            f"--data {config.data}: found {found.expected()}, expected {run.input.expected()}, as "
+            f"--data {place}: found {found.expected()}, expected {run.input.expected()}, as "
             "the model takes it"
         )
     if dataset.spec.classes != run.classes:
         raise DataError(
-            f"--data {config.data}: found the classes {', '.join(dataset.spec.classes)}, expected "
+            f"--data {place}: found the classes {', '.join(dataset.spec.classes)}, expected "
             f"those of the run: {', '.join(run.classes)}"
         )
     same = dataset.fingerprint == run.manifest.get("data_fingerprint")
-    of = "the run's test part" if same else f"{config.data}, which is not the data of the run"
+    of = "the run's test part" if same else f"{place}, which is not the data of the run"
     return Examples(dataset, f"of {of}")

@@ -9,9 +9,6 @@ from typing import Any
 from trainer.results import comparison_words, pages
 from trainer.results.comparison import ClassRow, Comparison, Run
 
-# How such a page is told from somebody's file, which is not replaced.
-MARK = '<meta name="generator" content="trainer compare">'
-
 _TEMPLATE = "comparison.html.jinja"
 _MOST_CLASSES = 40
 _CURVES: Mapping[str, tuple[str, dict[str, bool]]] = {
@@ -30,7 +27,6 @@ def page(comparison: Comparison) -> str:
 
     return pages.render(
         _TEMPLATE,
-        mark=MARK,
         comparison=comparison,
         made=datetime.datetime.now(datetime.UTC),
         colours=charts.RUN_COLOURS,

@@ -5,6 +5,20 @@ from __future__ import annotations
 import importlib.resources
 from typing import Any
 
+from trainer import storage
+from trainer.errors import UsageError
+
+# How a page is told from somebody's file, which is not replaced.
+_MARK = b'<meta name="generator" content="trainer">'
+
+
+def check_replaceable(path: str) -> None:
+    """Raises UsageError if there is a file, local or gs://, that is no page of this program."""
+    folder, name = storage.parent(path)
+    earlier = folder.read(name)
+    if earlier is not None and _MARK not in earlier:
+        raise UsageError(f"--out {path}: is there, and not a page of trainer")
+
 
 def render(template: str, **values: Any) -> str:
     """Returns a page.
