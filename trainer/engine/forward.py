@@ -6,52 +6,54 @@ their variables stay Keras's own; only what computes them here is another.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-Forward = Callable[[tf.Tensor], tf.Tensor]
+Forward = Callable[..., tf.Tensor]
 
 
 def training_pass(network: keras.Model) -> Forward:
     """Returns a function from inputs to what `network(inputs, training=True)` gives.
 
-    A network that is no plain chain of layers is called as it is.
+    A network that is no graph of layers is called as it is.
     """
-    chain = _chain(network)
-    if chain is None or tf.distribute.get_strategy().num_replicas_in_sync > 1:
-        return lambda inputs: network(inputs, training=True)
+    graph = getattr(network, "_functional", None) or network  # A Sequential has one within.
+    if (
+        not hasattr(graph, "_run_through_graph")
+        or len(graph.inputs) != 1
+        or len(graph.outputs) != 1
+        or any(layer.activity_regularizer for layer in network._flatten_layers())
+        or tf.distribute.get_strategy().num_replicas_in_sync > 1
+    ):
+        return lambda inputs, **_: network(inputs, training=True)
+    calls: dict[int, Callable[..., tf.Tensor]] = {}
+    for operation in graph.operations:
+        if _is_fusible(operation):
+            calls[id(operation)] = functools.partial(_normalised, operation)
+        elif isinstance(operation, keras.Model):
+            calls[id(operation)] = training_pass(operation)
+        elif isinstance(operation, keras.Layer):
+            calls[id(operation)] = functools.partial(_in_training, operation)
 
-    def forward(inputs: tf.Tensor) -> tf.Tensor:
-        outputs = inputs
-        for layer in chain:
-            if _is_fusible(layer):
-                outputs = _normalised(layer, outputs)
-            else:
-                outputs = layer(outputs, training=True)
-        return outputs
+    def forward(inputs: tf.Tensor, **_: object) -> tf.Tensor:
+        outputs = graph._run_through_graph(
+            [inputs], operation_fn=lambda operation: calls.get(id(operation), operation)
+        )
+        return outputs[0] if isinstance(outputs, list) else outputs
 
     return forward
 
 
-def _chain(network: keras.Model) -> list[keras.layers.Layer] | None:
-    """Returns the layers of a network in which each takes what the one before it gives."""
-    layers = [layer for layer in network.layers if not isinstance(layer, keras.layers.InputLayer)]
-    nodes = [layer._inbound_nodes for layer in layers]
-    tensor = network.inputs[0] if len(network.inputs) == len(network.outputs) == 1 else None
-    for layer in layers:
-        # A layer may have other nodes, of models that share it; one of them must continue here.
-        found = [
-            n for n in layer._inbound_nodes if [id(t) for t in n.input_tensors] == [id(tensor)]
-        ]
-        if len(found) != 1 or len(found[0].output_tensors) != 1 or layer.activity_regularizer:
-            return None
-        tensor = found[0].output_tensors[0]
-    return layers if nodes and tensor is network.outputs[0] else None
+def _in_training(layer: keras.Layer, *inputs: Any, **settings: Any) -> Any:
+    # As Keras does, even where the model was put together with training=False.
+    return layer(*inputs, **{**settings, "training": True})
 
 
-def _is_fusible(layer: keras.layers.Layer) -> bool:
+def _is_fusible(layer: keras.Operation) -> bool:
     return (
         type(layer) is keras.layers.BatchNormalization
         and layer.built
@@ -63,7 +65,9 @@ def _is_fusible(layer: keras.layers.Layer) -> bool:
     )
 
 
-def _normalised(layer: keras.layers.BatchNormalization, inputs: tf.Tensor) -> tf.Tensor:
+def _normalised(
+    layer: keras.layers.BatchNormalization, inputs: tf.Tensor, **_: object
+) -> tf.Tensor:
     """Normalises over all axes but the last, and moves the layer's averages."""
     inputs = tf.cast(inputs, layer.compute_dtype)  # Of pixels, say.
     channels = inputs.shape[-1]
