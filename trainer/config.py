@@ -23,6 +23,18 @@ def _plain_number(value: object) -> object:
     return value
 
 
+# Networks of keras.applications, which takes seconds to import.
+BACKBONES = (
+    "ConvNeXtBase", "ConvNeXtLarge", "ConvNeXtSmall", "ConvNeXtTiny", "ConvNeXtXLarge",
+    "DenseNet121", "DenseNet169", "DenseNet201", "EfficientNetB0", "EfficientNetB1",
+    "EfficientNetB2", "EfficientNetB3", "EfficientNetB4", "EfficientNetB5", "EfficientNetB6",
+    "EfficientNetB7", "EfficientNetV2B0", "EfficientNetV2B1", "EfficientNetV2B2",
+    "EfficientNetV2B3", "EfficientNetV2L", "EfficientNetV2M", "EfficientNetV2S",
+    "InceptionResNetV2", "InceptionV3", "MobileNet", "MobileNetV2", "MobileNetV3Large",
+    "MobileNetV3Small", "NASNetLarge", "NASNetMobile", "ResNet101", "ResNet101V2", "ResNet152",
+    "ResNet152V2", "ResNet50", "ResNet50V2", "VGG16", "VGG19", "Xception",
+)  # fmt: skip
+
 _Settings = typing.TypeVar("_Settings")
 
 
@@ -58,11 +70,18 @@ def _html(value: str) -> str:
     return value
 
 
+def _backbone(value: str) -> str:
+    if value not in BACKBONES:
+        raise ValueError(f"one of: {', '.join(BACKBONES)}")
+    return value
+
+
 Text = Annotated[str, Field(min_length=1), AfterValidator(_encodable)]
 Place = Annotated[Text, AfterValidator(_without_last_slash)]
 File = Annotated[Text, AfterValidator(_plain_file)]  # To be written.
 Page = Annotated[Text, AfterValidator(_html)]
 Count = Annotated[int, BeforeValidator(_plain_number), Field(gt=0)]
+Number = Annotated[int, BeforeValidator(_plain_number), Field(ge=0)]
 Port = Annotated[int, BeforeValidator(_plain_number), Field(ge=0, le=65535)]
 Seed = Annotated[int, BeforeValidator(_plain_number), Field(ge=0, lt=2**31)]
 Rate = Annotated[float, BeforeValidator(_plain_number), Field(gt=0, allow_inf_nan=False)]
@@ -136,6 +155,47 @@ class Config:
     learning_rate: Rate | None = flag(
         None, "Step size of the optimizer. Left out, the recipe's number."
     )
+    augmentation: Literal["none", "shift", "flip"] | None = flag(
+        None,
+        "How training images are changed: none; shift, by up to a tenth of their side; or flip, "
+        "mirrored besides. Left out, the recipe's way.",
+    )
+    width: Count | None = flag(
+        None,
+        "Of image, and of text if it is a convolution: channels of the first layers. Left out, the "
+        "data decides.",
+    )
+    depth: Count | None = flag(
+        None,
+        "Of image: blocks of layers at each size; of text: convolutions. Left out, the data "
+        "decides.",
+    )
+    backbone: Annotated[Text, AfterValidator(_backbone)] | None = flag(
+        None,
+        "Of image: a network of keras.applications to fine-tune, as MobileNetV2. Left out, a small "
+        "residual network is trained from nothing.",
+    )
+    weights: Text | None = flag(
+        None,
+        "Of image: file with the weights of --backbone, local or gs://, as Keras saves them: "
+        ".weights.h5, or .h5 without the top. Left out, it is trained from nothing.",
+    )
+    frozen_epochs: Number | None = flag(
+        None,
+        "Of image: first epochs, in which --backbone stays as it is and only the layer behind it "
+        "is trained. Left out, the data decides.",
+    )
+    vocabulary: Count | None = flag(
+        None, "Of text: words that a convolution knows. Left out, the data decides."
+    )
+    length: Count | None = flag(
+        None, "Of text: words of a text that a convolution reads. Left out, the data decides."
+    )
+    network: Literal["ngram", "convolution"] | None = flag(
+        None,
+        "Of text: ngram or convolution. Left out, both are tried, and the better one by "
+        "validation is trained.",
+    )
     seed: Seed = flag(0, "Seed of every random choice, 0 to 2147483647.")
     validation: Fraction = flag(
         0.0, "Part of the training data held out to validate each epoch, 0 to 1."
@@ -208,6 +268,21 @@ class Config:
             raise ValueError(f"1 to {folds}" if folds else "--folds beside it")
         return fold
 
+    @pydantic.field_validator("weights", "frozen_epochs")
+    @classmethod
+    def _belongs_to(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        needed = {"weights": "backbone", "frozen_epochs": "weights"}[str(info.field_name)]
+        if value is not None and info.data.get(needed) is None:
+            raise ValueError(f"{flag_name(needed)} beside it")
+        return value
+
+    @pydantic.field_validator("backbone")
+    @classmethod
+    def _has_its_own_sizes(cls, backbone: str | None, info: pydantic.ValidationInfo) -> str | None:
+        if backbone and (info.data.get("width") or info.data.get("depth")):
+            raise ValueError("no --width or --depth beside it, which are of the network without it")
+        return backbone
+
     @pydantic.field_validator("tensorboard_dir")
     @classmethod
     def _lies_outside(cls, folder: str | None, info: pydantic.ValidationInfo) -> str | None:
@@ -232,14 +307,27 @@ class Config:
 @pydantic.dataclasses.dataclass(
     frozen=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid")
 )
-class ResolvedConfig(Config):
-    """The settings of a run with nothing left open: what `config.json` holds."""
+class LocatedConfig(Config):
+    """The settings of a run of which only that is open what its data will decide."""
 
     data: Text
     out: Place
+
+
+@pydantic.dataclasses.dataclass(
+    frozen=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid")
+)
+class ResolvedConfig(LocatedConfig):
+    """The settings of a run with nothing left open: what `config.json` holds.
+
+    Attributes:
+        chosen: names of the settings that nobody gave and the data decided.
+    """
+
     epochs: Count
     batch_size: Count
     learning_rate: Rate
+    chosen: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,8 +350,13 @@ _NOT_THE_EXPERIMENT = frozenset(
     {
         "out", "config", "overwrite", "resume", "checkpoint_dir", "checkpoint_seconds",
         "checkpoint_steps", "tensorboard_dir", "log", "dry_run", "price_per_hour", "cache_dir",
-        "cache_gb",
+        "cache_gb", "chosen",
     }
+)  # fmt: skip
+
+# What only some models have.
+OF_MODELS = (
+    "width", "depth", "backbone", "weights", "frozen_epochs", "network", "vocabulary", "length",
 )  # fmt: skip
 
 
@@ -326,10 +419,13 @@ def check(
         raise UsageError("; ".join(problems)) from None
 
 
-def complete(config: Config, **defaults: Any) -> ResolvedConfig:
-    """Returns the settings with those that are None replaced by `defaults`."""
+_Located = typing.TypeVar("_Located", bound=LocatedConfig)
+
+
+def complete(kind: type[_Located], config: Config, **defaults: Any) -> _Located:
+    """Returns the settings as another class of them, with those that are None from `defaults`."""
     given = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
-    return ResolvedConfig(**{**defaults, **given})
+    return kind(**{**defaults, **given})
 
 
 def flag_name(field: str) -> str:
@@ -358,7 +454,7 @@ def settings(of: type = Config) -> list[Setting]:
     return found
 
 
-def to_json(config: ResolvedConfig) -> str:
+def to_json(config: LocatedConfig) -> str:
     """Returns the settings as the text of `config.json`, which `--config` reads back."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
@@ -368,21 +464,30 @@ def decides(name: str) -> bool:
     return name not in _NOT_THE_EXPERIMENT
 
 
-def experiment(config: ResolvedConfig) -> dict[str, Any]:
+def experiment(config: LocatedConfig) -> dict[str, Any]:
     """Returns the settings that decide the result."""
     settings = dataclasses.asdict(config)
     return {name: settings[name] for name in settings if decides(name)}
 
 
-def differences(config: ResolvedConfig, earlier: Mapping[str, Any]) -> list[str]:
-    """Lists the settings in which `config` is another experiment than an earlier run's."""
+def differences(config: LocatedConfig, earlier: Mapping[str, Any]) -> list[str]:
+    """Lists the settings in which `config` is another experiment than an earlier run's.
+
+    What is left open is the same as what the earlier run's data decided.
+    """
     # A setting that was not there yet when the earlier run began had its default.
     was = {setting.name: setting.default for setting in settings()} | dict(earlier)
     return [
         f"{flag_name(name)} was {json.dumps(was[name])}, now {json.dumps(value)}"
         for name, value in experiment(config).items()
-        if was[name] != value
+        if was[name] != value and not (value is None and name in chosen(earlier))
     ]
+
+
+def chosen(earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of an earlier run that its data decided."""
+    names = earlier.get("chosen")
+    return {name: earlier.get(name) for name in names} if isinstance(names, list) else {}
 
 
 def _from_json(text: str, name: str) -> dict[str, Any]:
@@ -394,7 +499,9 @@ def _from_json(text: str, name: str) -> dict[str, Any]:
         raise UsageError(
             f"--config {name}: found {type(settings).__name__}, expected a JSON object of settings"
         )
-    settings.pop("config", None)  # A run's own config.json says which file it was read from.
+    # A run's own config.json says which file it was read from, and who decided.
+    for name in ("config", "chosen"):
+        settings.pop(name, None)
     return {name: value for name, value in settings.items() if value is not None}
 
 

@@ -1,8 +1,9 @@
-"""A model in two parts: preprocessing, run once over the data, and the network to train."""
+"""A model in two parts: what is fixed, run once over the data, and the network to train."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -23,15 +24,15 @@ class Features:
     """The two parts of a model, which share its variables.
 
     Attributes:
-        network: from features, or from raw examples if there is no preprocessing, to probabilities.
+        network: from features, or from raw examples if nothing is fixed, to probabilities.
     """
 
-    def __init__(self, model: keras.Model) -> None:
-        """Splits a model behind its layer named `preprocess`, if it has one."""
+    def __init__(self, model: keras.Model, fixed: str = PREPROCESS) -> None:
+        """Splits a model behind its layer named `fixed`, if it has one."""
         names = [layer.name for layer in model.layers]
-        if PREPROCESS in names:
+        if fixed in names:
             # Its `output` would be an inner one if the layer is a model itself.
-            middle = model.get_layer(PREPROCESS)._inbound_nodes[-1].output_tensors[0]
+            middle = model.get_layer(fixed)._inbound_nodes[-1].output_tensors[0]
             self._preprocess = tf.function(keras.Model(model.inputs, middle))
             self.network: keras.Model = keras.Model(middle, model.outputs[0])
         else:
@@ -46,8 +47,8 @@ class Features:
         if self._preprocess is None:
             return split.examples
         batches = [
-            _compact(self._preprocess(as_input(split.examples[at : at + _BATCH])).numpy())
-            for at in range(0, len(split), _BATCH)
+            _compact(self._preprocess(as_input(batch)).numpy())
+            for batch in _batches(split.examples)
         ]
         if len({batch.shape[1:] for batch in batches}) > 1:
             batches = _padded(batches)
@@ -63,13 +64,7 @@ class Features:
         Raises:
             DivergedError: they are no numbers.
         """
-        size = min(_BATCH, max(batch_size, _VALUES // np.size(inputs[0])))
-        blocks = inputs.blocks() if isinstance(inputs, Shards) else (inputs,)
-        outputs = [
-            self._predict(as_input(block[at : at + size])).numpy()
-            for block in blocks
-            for at in range(0, len(block), size)
-        ]
+        outputs = [self._predict(as_input(batch)).numpy() for batch in _batches(inputs, batch_size)]
         probabilities = np.concatenate(outputs).astype(np.float32)
         if not np.isfinite(probabilities).all():
             raise DivergedError(
@@ -77,6 +72,14 @@ class Features:
                 "--learning-rate"
             )
         return probabilities
+
+
+def _batches(inputs: Array | Shards, least: int = 1) -> Iterator[Array]:
+    """Gives examples, as many at a time as can be computed at once."""
+    size = min(_BATCH, max(least, _VALUES // np.size(inputs[0])))
+    for block in inputs.blocks() if isinstance(inputs, Shards) else (inputs,):
+        for at in range(0, len(block), size):
+            yield block[at : at + size]
 
 
 def _compact(values: Any) -> Array:

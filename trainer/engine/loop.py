@@ -6,10 +6,13 @@ Python to the device at each step, and it cannot be resumed within an epoch.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -21,8 +24,9 @@ from trainer.engine.devices import Devices
 from trainer.engine.features import Features
 from trainer.engine.hosts import Hosts
 from trainer.engine.state import Progress, Row
-from trainer.engine.steps import Objective
+from trainer.engine.steps import Objective, Steps
 from trainer.errors import DivergedError
+from trainer.models import BACKBONE, PREPROCESS
 from trainer.models.augmentation import Augmentation
 from trainer.results.metrics import loss_accuracy
 
@@ -61,6 +65,7 @@ def fit(
     label_smoothing: float = 0.0,
     augmentation: Augmentation | None = None,
     class_weights: Array | None = None,
+    frozen_epochs: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     shown: keras.callbacks.Callback | None = None,
     reports: Sequence[Report] = (),
@@ -81,6 +86,8 @@ def fit(
         augmentation: changes training examples.
         class_weights: what the loss of an example counts in training, by its class: float32
             (classes,); as `fit` does, the mean is over the examples, not over the weights.
+        frozen_epochs: the first epochs, in which the layer named `backbone` is fixed. What it gives
+            is computed once for each example, without augmentation.
         callbacks: part of the run. If one of them listens to batches, a call has one step; else
             many steps run in a call.
         shown: shows what happens, and changes nothing; it is told of calls, not of batches.
@@ -95,71 +102,141 @@ def fit(
     Raises:
         DivergedError: the loss became NaN or infinite.
     """
-    features = Features(model)
-    objective = Objective(label_smoothing, augmentation, class_weights)
-    run_steps = steps.compiled(features, train, model.optimizer, objective, devices)
-    held_out = None if validation is None else (features.of(validation), validation.labels)
-    keeper, hosts = keeper or Keeper(), devices.hosts
-    one_by_one = any(map(_listens_to_batches, callbacks))
-    width = min(batch_size, len(train)) + devices.replicas
+    training = _Training(
+        model=model,
+        train=train,
+        validation=validation,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+        devices=devices,
+        callbacks=callbacks,
+        shown=[shown] if shown else [],
+        reports=reports,
+        keeper=keeper or Keeper(),
+        clock=clock,
+    )
+    whole = Objective(label_smoothing, augmentation, class_weights)
+    head = dataclasses.replace(whole, augmentation=None)
+    with training.begun() as progress:
+        if progress.epoch < frozen_epochs:
+            training.run(BACKBONE, head, until=min(frozen_epochs, epochs))
+        training.run(PREPROCESS, whole, until=epochs)
+    return progress.history
 
-    def most_steps() -> int | None:
-        limits = (keeper.most_steps(), run_steps.most(width))
-        return 1 if one_by_one else min((each for each in limits if each), default=None)
 
-    pace = Pace(clock, most_steps, hosts)
-    told = {"model": model, "epochs": epochs, "steps": math.ceil(len(train) / batch_size)}
-    driven = keras.callbacks.CallbackList(list(callbacks), **told)
-    display = keras.callbacks.CallbackList([shown] if shown else [], **told)
-    model.stop_training = False
-    driven.on_train_begin()
-    progress = keeper.restore()
-    for report in reports:
-        report(progress.history)
-    seen = min(progress.step * batch_size, len(train))
-    run_steps.begin(seed=seed, epochs=epochs, epoch=progress.epoch, position=seen)
-    while progress.epoch < epochs and not progress.stopped:
-        epoch = progress.epoch
+@dataclass(kw_only=True)
+class _Training:
+    """What stays the same through a training, as `fit` takes it, and where it stands."""
+
+    model: keras.Model
+    train: Split
+    validation: Split | None
+    epochs: int
+    batch_size: int
+    seed: int
+    devices: Devices
+    callbacks: Sequence[keras.callbacks.Callback]
+    shown: Sequence[keras.callbacks.Callback]
+    reports: Sequence[Report]
+    keeper: Keeper
+    clock: Callable[[], float]
+
+    @contextlib.contextmanager
+    def begun(self) -> Iterator[Progress]:
+        """Begins, or goes on from a snapshot, and ends."""
+        model = self.model
+        steps_each = math.ceil(len(self.train) / self.batch_size)
+        told = {"model": model, "epochs": self.epochs, "steps": steps_each}
+        self._driven = keras.callbacks.CallbackList(list(self.callbacks), **told)
+        self._display = keras.callbacks.CallbackList(list(self.shown), **told)
+        self._one_by_one = any(map(_listens_to_batches, self.callbacks))
+        model.stop_training = False
+        with self.devices.strategy.scope():  # A snapshot holds its variables.
+            model.optimizer.build(Features(model).network.trainable_variables)
+        self._driven.on_train_begin()
+        self._progress = self.keeper.restore()
+        self._report()
+        yield self._progress
+        # Averages, if it has any.
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+        self._driven.on_train_end()
+
+    def run(self, fixed: str, objective: Objective, *, until: int) -> None:
+        """Trains what lies behind a layer, or all of the model without it, to the end of an epoch.
+
+        Args:
+            fixed: name of the layer.
+            objective: the loss, and what is done to examples.
+            until: how many epochs are behind the run then.
+        """
+        progress, train = self._progress, self.train
+        features = Features(self.model, fixed)
+        run_steps = steps.compiled(features, train, self.model.optimizer, objective, self.devices)
+        held_out = None
+        if self.validation is not None:
+            held_out = (features.of(self.validation), self.validation.labels)
+        width = min(self.batch_size, len(train)) + self.devices.replicas
+
+        def most_steps() -> int | None:
+            limits = (self.keeper.most_steps(), run_steps.most(width))
+            return 1 if self._one_by_one else min((each for each in limits if each), default=None)
+
+        pace = Pace(self.clock, most_steps, self.devices.hosts)
+        seen = min(progress.step * self.batch_size, len(train))
+        run_steps.begin(seed=self.seed, epochs=until, epoch=progress.epoch, position=seen)
+        while progress.epoch < until and not progress.stopped:
+            row = self._epoch(run_steps, pace)
+            if held_out is not None:
+                probabilities = features.predict(held_out[0], self.batch_size)
+                measured = loss_accuracy(probabilities, held_out[1])
+                row |= {f"val_{name}": value for name, value in measured.items()}
+            self._end_epoch(row)
+
+    def _epoch(self, run_steps: Steps, pace: Pace) -> Row:
+        """Makes the steps of an epoch, or the rest of them; returns its loss and accuracy."""
+        progress, epoch, hosts = self._progress, self._progress.epoch, self.devices.hosts
         if progress.step == 0:  # Else it was told before the snapshot that we come from.
-            driven.on_epoch_begin(epoch)
-        display.on_epoch_begin(epoch)
-        indices = batches(train.order(seed, epoch), batch_size, devices.replicas)
+            self._driven.on_epoch_begin(epoch)
+        self._display.on_epoch_begin(epoch)
+        order = self.train.order(self.seed, epoch)
+        indices = batches(order, self.batch_size, self.devices.replicas)
         counts = (indices >= 0).sum(axis=1)
-        key, counters = steps.randomness(seed, epoch, len(indices))
-        calls = pace.calls(functools.partial(run_steps, key), counters, indices, progress)
+        key, counters = steps.randomness(self.seed, epoch, len(indices))
         if progress.step < len(indices):
-            driven.on_train_batch_begin(progress.step)
-        for done in calls:
+            self._driven.on_train_batch_begin(progress.step)
+        for done in pace.calls(functools.partial(run_steps, key), counters, indices, progress):
             figures = _figures(progress, counts)
-            driven.on_train_batch_end(progress.step - 1, figures)
-            display.on_train_batch_end(progress.step - 1, figures)
+            self._driven.on_train_batch_end(progress.step - 1, figures)
+            self._display.on_train_batch_end(progress.step - 1, figures)
             # Nobody else listens within an epoch, and hosts that ask each other take a moment.
-            if one_by_one and hosts.chief_says(model.stop_training):
-                model.stop_training = True
+            if self._one_by_one and hosts.chief_says(self.model.stop_training):
+                self.model.stop_training = True
                 break
-            keeper.after_steps(progress, done)
+            self.keeper.after_steps(progress, done)
             if progress.step < len(counts):
-                driven.on_train_batch_begin(progress.step)
-        row = _figures(progress, counts)
-        if held_out is not None:
-            measured = loss_accuracy(features.predict(held_out[0], batch_size), held_out[1])
-            row |= {f"val_{name}": value for name, value in measured.items()}
-        row["learning_rate"] = _learning_rate(model)
+                self._driven.on_train_batch_begin(progress.step)
+        return _figures(progress, counts)
+
+    def _end_epoch(self, row: Row) -> None:
+        """Tells everybody of an epoch that is over, and goes on to the next."""
+        progress, hosts = self._progress, self.devices.hosts
+        row["learning_rate"] = _learning_rate(self.model)
         row["seconds"] = progress.seconds
-        row["examples_per_second"] = len(train) / progress.seconds
+        row["examples_per_second"] = len(self.train) / progress.seconds
         row = dict(zip(row, hosts.chiefs(row.values()), strict=True))
-        driven.on_epoch_end(epoch, row)
-        display.on_epoch_end(epoch, row)
+        self._driven.on_epoch_end(progress.epoch, row)
+        self._display.on_epoch_end(progress.epoch, row)
         # A callback may have added figures of NumPy, which JSON does not know.
         row = {name: getattr(value, "item", lambda v=value: v)() for name, value in row.items()}
-        stopped = hosts.chief_says(model.stop_training)
-        progress.end_epoch({"epoch": epoch + 1, **row}, stopped=stopped)
-        for report in reports:
-            report(progress.history)
-        keeper.after_steps(progress, 0, epoch_end=True)
-    model.optimizer.finalize_variable_values(model.trainable_variables)  # Averages, if it has any.
-    driven.on_train_end()
-    return progress.history
+        stopped = hosts.chief_says(self.model.stop_training)
+        progress.end_epoch({"epoch": progress.epoch + 1, **row}, stopped=stopped)
+        self._report()
+        self.keeper.after_steps(progress, 0, epoch_end=True)
+
+    def _report(self) -> None:
+        for report in self.reports:
+            report(self._progress.history)
 
 
 def predict(model: keras.Model, split: Split, *, batch_size: int) -> Array:

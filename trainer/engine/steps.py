@@ -107,7 +107,7 @@ def compiled(
     Args:
         features: the model.
         train: what it is fitted to.
-        optimizer: of the model; it is built here.
+        optimizer: of the model; it is built here, unless it is.
         objective: the loss, and what is done to examples.
         devices: where, and in which precision. XLA compiles what a step computes, if it is to and
             the network does not take texts; data that would take more than half of a device's
@@ -124,7 +124,8 @@ def compiled(
         if not isinstance(inputs, Shards):
             examples = _placed(inputs, devices.memory_bytes)
         labels = tf.Variable(train.labels, trainable=False, dtype=tf.int64)
-        optimizer.build(network.trainable_variables)
+        if not optimizer.built:
+            optimizer.build(network.trainable_variables)
         update = updates.of(optimizer, network.trainable_variables)
         forward = training_pass(network)
 

@@ -19,7 +19,7 @@ def of(optimizer: keras.Optimizer, variables: Sequence[keras.Variable]) -> Updat
 
     Args:
         optimizer: any; plain Adam and RMSprop are fused.
-        variables: those it will update.
+        variables: those it will update, of those that it was built for.
     """
     if tf.distribute.get_strategy().num_replicas_in_sync > 1:
         return _own(optimizer)  # It sums over the replicas.
@@ -61,10 +61,13 @@ def _adam(
     if optimizer.amsgrad:
         return None
     beta_1, beta_2 = optimizer.beta_1, optimizer.beta_2
+    places = [optimizer._get_variable_index(variable) for variable in variables]
+    momentums = [optimizer._momentums[place] for place in places]
+    velocities = [optimizer._velocities[place] for place in places]
 
     def update(gradients: Sequence[tf.Tensor], rate: tf.Tensor) -> None:
         step = tf.cast(optimizer.iterations.value + 1, tf.float32)
-        slots = zip(variables, optimizer._momentums, optimizer._velocities, gradients, strict=True)
+        slots = zip(variables, momentums, velocities, gradients, strict=True)
         for variable, momentum, velocity, gradient in slots:
             tf.raw_ops.ResourceApplyAdam(
                 var=variable.value.handle,
@@ -87,11 +90,13 @@ def _rmsprop(
 ) -> Callable[[Sequence[tf.Tensor], tf.Tensor], None] | None:
     if optimizer.momentum or optimizer.centered:
         return None
+    places = [optimizer._get_variable_index(variable) for variable in variables]
+    velocities = [optimizer._velocities[place] for place in places]
     # The kernel wants a place for momentum; with none it is overwritten at each step.
     unused = [tf.Variable(tf.zeros_like(variable.value), trainable=False) for variable in variables]
 
     def update(gradients: Sequence[tf.Tensor], rate: tf.Tensor) -> None:
-        slots = zip(variables, optimizer._velocities, unused, gradients, strict=True)
+        slots = zip(variables, velocities, unused, gradients, strict=True)
         for variable, velocity, momentum, gradient in slots:
             tf.raw_ops.ResourceApplyRMSProp(
                 var=variable.value.handle,

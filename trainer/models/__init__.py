@@ -3,15 +3,22 @@
 A model's module has a function `build(spec)`, which returns a `keras.Model` from raw examples to
 class probabilities, and a `RECIPE`, how to train it. A user's own module is the same, named on the
 command line as package.module:build; without a RECIPE it gets the defaults of `Recipe`.
+
+`build` is given the settings of the run that its keyword-only parameters name, `width` say. If the
+module has a function `choose(spec, config)`, that returns what the settings are that nobody gave.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from trainer import config as configs
+from trainer.config import Config
 from trainer.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -28,11 +35,15 @@ MODELS = {
     "sentiment": "trainer.models.sentiment:build",
     "sentiment_small": "trainer.models.sentiment:build_small",
     "ngram": "trainer.models.ngram:build",
+    "image": "trainer.models.image:build",
+    "text": "trainer.models.text:build",
 }
 
 # A layer of this name at the front of a model is fixed before training (a vocabulary, say). It is
 # run once over the data and not at each step.
 PREPROCESS = "preprocess"
+# And one of this name for the first `--frozen-epochs`.
+BACKBONE = "backbone"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,33 +55,50 @@ class Recipe:
         accepts: kinds of examples it can take: "image", "vector", "text".
         optimizer: a name that keras.optimizers knows; or a function from the learning rate and the
             number of steps to an optimizer, for a schedule. Of Keras's own classes, so that the
-            saved model needs nothing of this program.
+            saved model needs nothing of this program. Like `build` it is given the settings that
+            its keyword-only parameters name.
         learning_rate: step size, the greatest one of a schedule.
         batch_size: examples a step, over all devices.
         epochs: passes over the training data.
         label_smoothing: part of each target that is spread over all classes.
         augmentation: changes training examples, if anything does.
         callbacks: makes the Keras callbacks of a run; they are driven as by `fit`.
+        candidates: values of settings, of which the best by validation is trained if none is given.
     """
 
     data: str = "mnist"
     accepts: tuple[str, ...] = ("image", "vector", "text")
-    optimizer: str | Callable[[float, int], keras.Optimizer] = "adam"
+    optimizer: str | Callable[..., keras.Optimizer] = "adam"
     learning_rate: float = 0.001
     batch_size: int = 128
     epochs: int = 10
     label_smoothing: float = 0.0
     augmentation: Augmentation | None = None
     callbacks: Callable[[], Sequence[keras.callbacks.Callback]] = tuple
+    candidates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def numbers(self) -> dict[str, Any]:
+        """Returns the settings of a run that it decides."""
+        names = ("epochs", "batch_size", "learning_rate")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
 class Definition:
-    """A model that was looked up by name, not built yet."""
+    """A model that was looked up by name, not built yet.
+
+    Attributes:
+        name: as on the command line.
+        function: its `build`.
+        recipe: how it is trained.
+        choose: from its spec and the settings to those that the data decides; None if it decides
+            none.
+    """
 
     name: str
-    function: Callable[[Spec], keras.Model]
+    function: Callable[..., keras.Model]
     recipe: Recipe
+    choose: Callable[[Spec, Config], Mapping[str, Any]] | None = None
 
 
 def find(name: str) -> Definition:
@@ -100,7 +128,31 @@ def find(name: str) -> Definition:
         raise UsageError(
             f"--model {name}: RECIPE is {type(recipe).__name__}, expected trainer.models.Recipe"
         )
-    return Definition(name, function, recipe)
+    _check_parameters(name, function)
+    return Definition(name, function, recipe, getattr(module, "choose", None))
+
+
+def check_settings(definition: Definition, config: Config) -> None:
+    """Raises UsageError for a setting that other models have, and this one has not."""
+    optimizer = definition.recipe.optimizer
+    taken = _keywords(definition.function) | (_keywords(optimizer) if callable(optimizer) else {})
+    for name in configs.OF_MODELS:
+        if name not in taken and getattr(config, name) is not None:
+            raise UsageError(
+                f"{configs.flag_name(name)}: is no setting of --model {definition.name}"
+            )
+
+
+def choose(definition: Definition, spec: Spec, config: Config) -> dict[str, Any]:
+    """Returns the settings that nobody gave and the data decides.
+
+    Raises:
+        DataError: the model cannot take such data.
+    """
+    if definition.choose is None:
+        return {}
+    found = definition.choose(spec, config)
+    return {name: value for name, value in found.items() if getattr(config, name) is None}
 
 
 def check_data(definition: Definition, spec: Spec) -> None:
@@ -120,6 +172,7 @@ def build(
     steps: int,
     seed: int,
     precision: str = "float32",
+    settings: Mapping[str, Any] | None = None,
 ) -> keras.Model:
     """Builds and compiles the model, and tries it on two examples.
 
@@ -130,6 +183,7 @@ def build(
         steps: that will be made in all, for a schedule.
         seed: of Python's, NumPy's and Keras's random generators, for first weights and dropout.
         precision: what steps will be computed in; in float16 the optimizer scales the loss.
+        settings: of the run, by name, for those functions that take some.
 
     Raises:
         UsageError: what was built does not give class probabilities, float (N, classes).
@@ -137,7 +191,8 @@ def build(
     import keras
 
     keras.utils.set_random_seed(seed)
-    model: Any = definition.function(spec)
+    given = settings or {}
+    model: Any = definition.function(spec, **_wanted(definition.function, given))
     if not isinstance(model, keras.Model):
         raise UsageError(
             f"--model {definition.name}: returned {type(model).__name__}, expected a keras.Model"
@@ -148,7 +203,7 @@ def build(
         optimizer = keras.optimizers.get(optimizer)
         optimizer.learning_rate = learning_rate
     else:
-        optimizer = optimizer(learning_rate, steps)
+        optimizer = optimizer(learning_rate, steps, **_wanted(optimizer, given))
     if precision == "float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(optimizer=optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
@@ -170,6 +225,29 @@ def callbacks(definition: Definition, *, validation: bool) -> list[keras.callbac
                 "--validation 0.1 to hold out a part of the training data for it"
             )
     return made
+
+
+def _keywords(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Returns the keyword-only parameters of a function, which are settings of the run."""
+    found = inspect.signature(function).parameters
+    return {name: each for name, each in found.items() if each.kind is each.KEYWORD_ONLY}
+
+
+def _wanted(function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those settings that a function takes; what is left open has its own default."""
+    found = {name: settings[name] for name in _keywords(function) if name in settings}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _check_parameters(name: str, function: Callable[..., Any]) -> None:
+    """Raises UsageError if `build` wants to be given what is no setting."""
+    known = {each.name for each in dataclasses.fields(Config)}
+    for parameter in _keywords(function).values():
+        if parameter.name not in known and parameter.default is parameter.empty:
+            raise UsageError(
+                f"--model {name}: its {function.__name__} wants {parameter.name!r}, which is no "
+                "setting of a run"
+            )
 
 
 def _check_outputs(definition: Definition, model: keras.Model, spec: Spec) -> None:

@@ -6,8 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from trainer.errors import DataError
+
 if TYPE_CHECKING:
     import tensorflow as tf
+
+    from trainer.config import Config
+    from trainer.datasets.dataset import Spec
+    from trainer.models import Recipe
 
 
 class Augmentation(Protocol):
@@ -52,6 +58,30 @@ class Shift:
 
 
 @dataclass(frozen=True)
+class Flip:
+    """Mirrors every other image, left for right, and moves each as `Shift` does.
+
+    Attributes:
+        pixels: the most that an image moves, whole pixels.
+    """
+
+    pixels: int
+    numbers: int = 3
+
+    def __call__(self, examples: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
+        """Returns images (B, H, W, C) of the same type, mirrored and shifted."""
+        import tensorflow as tf
+
+        _, _, width, _ = examples.shape
+        whole = tf.floor(uniform[:, :2] * (2 * self.pixels + 1)) - self.pixels
+        down, right = tf.unstack(whole, axis=1)  # (B,)
+        mirrored = tf.cast(uniform[:, 2] < 0.5, tf.float32)
+        one, zero = tf.ones_like(right), tf.zeros_like(right)
+        across = [1 - 2 * mirrored, zero, right + mirrored * (width - 1)]
+        return _transformed(examples, [*across, zero, one, down], "NEAREST")
+
+
+@dataclass(frozen=True)
 class Distort:
     """Turns, scales and moves each image; what comes in is 0, pixels between are interpolated.
 
@@ -81,6 +111,33 @@ class Distort:
         c = middle_x - a * middle_x - b * middle_y + self.pixels * either_way[3]
         f = middle_y - d * middle_x - e * middle_y + self.pixels * either_way[4]
         return _transformed(examples, [a, b, c, d, e, f], "BILINEAR")
+
+
+_SHIFTED = 10  # Images are moved by up to one part in so many of their shorter side.
+
+
+def of(config: Config, recipe: Recipe, spec: Spec) -> Augmentation | None:
+    """Returns the augmentation of a run: what its settings name, else that of the recipe.
+
+    Raises:
+        DataError: as `named`.
+    """
+    return named(config.augmentation, spec) if config.augmentation else recipe.augmentation
+
+
+def named(name: str, spec: Spec) -> Augmentation | None:
+    """Returns the augmentation that `--augmentation` names.
+
+    Raises:
+        DataError: the data has no images.
+    """
+    if name == "none":
+        return None
+    if spec.kind != "image":
+        raise DataError(f"--augmentation {name}: found {spec.kind}s, expected images")
+    height, width, _ = spec.shape
+    pixels = max(1, round(min(height, width) / _SHIFTED))
+    return Flip(pixels) if name == "flip" else Shift(pixels)
 
 
 def _transformed(examples: tf.Tensor, places: list[tf.Tensor], interpolation: str) -> tf.Tensor:
