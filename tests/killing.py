@@ -11,6 +11,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,18 @@ def build(spec):
 class Runner:
     """Starts the job as processes that can be killed."""
 
-    def __init__(self, folder: Path, digits: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        data: Path,
+        *,
+        model: str = "killed:build",
+        arguments: Sequence[str] = ("--validation=0.2", "--seed=7"),
+    ) -> None:
         self.folder = folder
         (folder / "killed.py").write_text(MODEL)
-        self._command = [sys.executable, "-m", "trainer.task", "--model=killed:build"]
-        self._command += [f"--data={digits}", "--validation=0.2", "--seed=7"]
+        self._command = [sys.executable, "-m", "trainer.task", f"--model={model}"]
+        self._command += [f"--data={data}", *arguments]
         self.log = folder / "log"
 
     def start(self, out: str, *arguments: str) -> subprocess.Popen[bytes]:

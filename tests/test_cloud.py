@@ -9,6 +9,7 @@ import pytest
 
 from trainer import cloud, preparation, task
 from trainer import config as configs
+from trainer.config import ResolvedConfig
 from trainer.errors import UsageError
 
 BASE = "gs://bucket/base"
@@ -59,6 +60,7 @@ def test_flags_and_files_win() -> None:
 def test_an_earlier_runs_settings_do_not_lead_into_its_directory() -> None:
     earlier = configs.to_json(
         configs.complete(
+            ResolvedConfig,
             configs.resolve({"out": f"{BASE}/earlier", "log": "text"}),
             data="mnist", epochs=2, batch_size=8, learning_rate=0.1,
         )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from trainer import config as configs
-from trainer.config import Config
+from trainer.config import Config, LocatedConfig, ResolvedConfig
 from trainer.errors import UsageError
 
 
@@ -77,9 +77,8 @@ def test_flags_win_over_the_file() -> None:
 
 
 def test_a_runs_own_settings_can_be_read_back() -> None:
-    config = configs.complete(
-        Config(seed=4), data="mnist", out="x", epochs=1, batch_size=2, learning_rate=0.5
-    )
+    numbers = {"epochs": 1, "batch_size": 2, "learning_rate": 0.5}
+    config = configs.complete(LocatedConfig, Config(seed=4), data="mnist", out="x", **numbers)
     again = configs.resolve({"config": "config.json"}, configs.to_json(config))
     expected = {**dataclasses.asdict(config), "config": "config.json"}
     assert dataclasses.asdict(again) == expected
@@ -87,12 +86,59 @@ def test_a_runs_own_settings_can_be_read_back() -> None:
 
 
 def test_what_is_given_wins_over_the_recipe() -> None:
-    config = configs.complete(
-        Config(epochs=9), data="mnist", out="x", epochs=1, batch_size=2, learning_rate=0.5
-    )
+    numbers = {"epochs": 1, "batch_size": 2, "learning_rate": 0.5}
+    config = configs.complete(ResolvedConfig, Config(epochs=9), data="mnist", out="x", **numbers)
     assert (config.epochs, config.batch_size) == (9, 2)
 
 
 def test_every_setting_says_what_it_is() -> None:
     for setting in configs.settings():
         assert setting.help.endswith("."), setting.name
+
+
+def chosen_run(**settings: Any) -> ResolvedConfig:
+    values = {"data": "d", "out": "x", "epochs": 7, "batch_size": 2, "learning_rate": 0.5}
+    return ResolvedConfig(model="image", **{**values, "width": 32, **settings})
+
+
+def test_what_the_data_decided_is_the_same_as_what_is_left_open() -> None:
+    earlier = json.loads(configs.to_json(chosen_run(chosen=("epochs", "width"))))
+    left_open = {"model": "image", "data": "d", "out": "x", "batch_size": 2, "learning_rate": 0.5}
+    assert configs.differences(LocatedConfig(**left_open), earlier) == []
+    assert configs.chosen(earlier) == {"epochs": 7, "width": 32}
+    other = LocatedConfig(**left_open, epochs=8)
+    assert configs.differences(other, earlier) == ["--epochs was 7, now 8"]
+
+
+def test_what_was_given_is_not_the_same_as_what_is_left_open() -> None:
+    earlier = json.loads(configs.to_json(chosen_run(chosen=("epochs",))))
+    left_open = {"model": "image", "data": "d", "out": "x", "batch_size": 2, "learning_rate": 0.5}
+    found = configs.differences(LocatedConfig(**left_open), earlier)
+    assert found == ["--width was 32, now null"]
+
+
+def test_settings_that_were_chosen_are_given_when_a_run_is_read_back() -> None:
+    text = configs.to_json(chosen_run(chosen=("epochs", "width")))
+    again = configs.resolve({"config": "config.json"}, text)
+    assert (again.epochs, again.width) == (7, 32)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"backbone": "ResNet5"}, "--backbone: found 'ResNet5', expected one of: ConvNeXtBase, "),
+        ({"weights": "w.h5"}, "--weights: found 'w.h5', expected --backbone beside it"),
+        (
+            {"backbone": "ResNet50", "frozen_epochs": "1"},
+            "--frozen-epochs: found '1', expected --weights beside it",
+        ),
+        ({"backbone": "ResNet50", "width": "8"}, "expected no --width or --depth beside it"),
+        ({"augmentation": "turn"}, "--augmentation: found 'turn', expected 'none', 'shift' or "),
+    ],
+)
+def test_settings_of_models_that_do_not_fit_together_are_refused(
+    flags: dict[str, str], message: str
+) -> None:
+    with pytest.raises(UsageError) as refused:
+        configs.resolve(flags)
+    assert message in str(refused.value)

@@ -6,13 +6,12 @@ The runs are ordinary ones: one that is finished is not run again, and one that 
 from __future__ import annotations
 
 import dataclasses
-import gc
 import json
 import sys
 from typing import Any
 
 from trainer import models, preparation, storage, train
-from trainer.config import Config, ResolvedConfig
+from trainer.config import Config, LocatedConfig
 from trainer.errors import RunExistsError
 from trainer.log import LOGGER
 from trainer.results import manifest, names
@@ -34,12 +33,12 @@ def run(config: Config, folds: int, *, started: float | None = None) -> str:
     Raises:
         TrainerError: as `train.run`.
     """
-    resolved, definition = preparation.resolve(config)
-    settings = [of_fold(resolved, fold) for fold in range(1, folds + 1)]
+    located, definition = preparation.resolve(config)
+    settings = [of_fold(located, fold) for fold in range(1, folds + 1)]
     models.check_data(definition, preparation.load(settings[0]).spec)
-    folder = storage.folder(resolved.out)
+    folder = storage.folder(located.out)
     _check_alone(folder, folds)
-    if resolved.overwrite and folder.version(names.FOLDS):
+    if located.overwrite and folder.version(names.FOLDS):
         for each in settings:
             with RunDirectory(each).begun():  # Empties it.
                 pass
@@ -52,7 +51,10 @@ def run(config: Config, folds: int, *, started: float | None = None) -> str:
         out = train.run(each, started=started)
         started = None
         results.append(json.loads(storage.read_text(f"{out}/{names.METRICS}")))
-        _forget_models()
+        if "keras" in sys.modules:  # Not where all folds were finished already.
+            from trainer.engine import building
+
+            building.forget()
     from trainer.results import metrics
 
     summary = metrics.across_folds(results)
@@ -61,10 +63,10 @@ def run(config: Config, folds: int, *, started: float | None = None) -> str:
         path.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         folder.put(names.FOLDS, path)
     LOGGER.info("%s", metrics.folds_in_words(summary))
-    return resolved.out
+    return located.out
 
 
-def of_fold(config: ResolvedConfig, fold: int) -> ResolvedConfig:
+def of_fold(config: LocatedConfig, fold: int) -> LocatedConfig:
     """Returns the settings of one fold, which has folders of its own."""
     places: dict[str, Any] = {
         name: f"{place}/fold-{fold}"
@@ -85,7 +87,7 @@ def _check_alone(folder: Folder, folds: int) -> None:
         )
 
 
-def _looked_at(run: ResolvedConfig) -> ResolvedConfig:
+def _looked_at(run: LocatedConfig) -> LocatedConfig:
     """Returns the settings of a fold, with `overwrite` only if there is something to replace.
 
     Raises:
@@ -103,10 +105,3 @@ def _looked_at(run: ResolvedConfig) -> ResolvedConfig:
             raise
         return run
     return kept
-
-
-def _forget_models() -> None:
-    """Frees the memory of a fold's model; names of layers are counted anew, as in a new process."""
-    if "keras" in sys.modules:
-        sys.modules["keras"].utils.clear_session()
-        gc.collect()

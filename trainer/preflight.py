@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from trainer import config as configs
 from trainer import cross_validation, memory, preparation
-from trainer.config import Config
+from trainer.config import Config, LocatedConfig
 from trainer.log import LOGGER
+from trainer.models import Definition
 from trainer.preparation import Prepared
 from trainer.results.run_directory import RunDirectory, snapshots_path
 from trainer.stopwatch import Stopwatch
@@ -31,15 +34,14 @@ def run(config: Config, *, started: float | None = None) -> None:
         TrainerError: as `train.run`.
     """
     watch = Stopwatch(started)
-    resolved, definition = preparation.resolve(config)
+    located, definition = preparation.resolve(config)
     runs = 1
-    if resolved.folds and not resolved.fold:
-        runs, resolved = resolved.folds, cross_validation.of_fold(resolved, 1)
-    directory = RunDirectory(resolved)
-    if directory.is_finished():
-        LOGGER.info("%s: this run is finished already, nothing to do", resolved.out)
+    if located.folds and not located.fold:
+        runs, located = located.folds, cross_validation.of_fold(located, 1)
+    if RunDirectory(located).is_finished():
+        LOGGER.info("%s: this run is finished already, nothing to do", located.out)
         return
-    job = preparation.prepare(resolved, definition, watch)
+    job = preparation.prepare(_with_candidates(located, definition), definition, watch)
     begin_s = watch.total()
     from trainer.engine import devices, rehearsal, steps
     from trainer.results import exports
@@ -53,14 +55,14 @@ def run(config: Config, *, started: float | None = None) -> None:
             devices=job.devices,
             objective=steps.Objective(
                 definition.recipe.label_smoothing,
-                definition.recipe.augmentation,
+                job.augmentation,
                 job.class_weights,
             ),
         )
         size_bytes, snapshot_s = rehearsal.snapshot(job.model, job.callbacks)
         peaks = rehearsal.peak_memory()
         before = time.perf_counter()
-        exports.rehearse(job.model, resolved.model)
+        exports.rehearse(job.model, job.config.model)
         write_s = time.perf_counter() - before
     for line in _data(job):
         LOGGER.info("%s", line)
@@ -75,6 +77,21 @@ def run(config: Config, *, started: float | None = None) -> None:
     )  # fmt: skip
     _tell_time(job, begin_s + speed.first_step_s + write_s, speed, runs=runs)
     LOGGER.info("all checks passed; nothing was left behind")
+
+
+def _with_candidates(config: LocatedConfig, definition: Definition) -> LocatedConfig:
+    """Returns the settings with the first of candidates, to choose among which is to train."""
+    open_ones: dict[str, Any] = {
+        name: candidates[0]
+        for name, candidates in definition.recipe.candidates.items()
+        if getattr(config, name) is None
+    }
+    for name, candidate in open_ones.items():
+        LOGGER.info(
+            "%s: %s is tried here; the run will take time to choose",
+            configs.flag_name(name), candidate,
+        )  # fmt: skip
+    return dataclasses.replace(config, **open_ones)
 
 
 def _data(job: Prepared) -> Iterator[str]:

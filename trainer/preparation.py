@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import datetime
-import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from trainer import cloud, datasets, memory, models, storage
+from trainer import cloud, datasets, memory, models, selection, storage
 from trainer import config as configs
 from trainer.cloud import Cluster
-from trainer.config import Config, ResolvedConfig, complete
+from trainer.config import Config, LocatedConfig, ResolvedConfig, complete
 from trainer.errors import StorageError, UsageError
 from trainer.log import LOGGER, native_greetings_hidden
-from trainer.models import Definition, Recipe
+from trainer.models import Definition, augmentation
 from trainer.results import tuning
 from trainer.results.tuning import TuningReport
 from trainer.stopwatch import Stopwatch
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
     from trainer.datasets.dataset import Array, Dataset
     from trainer.engine.devices import Devices
+    from trainer.models.augmentation import Augmentation
     from trainer.trained import Trained
 
 _IMBALANCED = 10  # Times as many examples of one class as of another.
@@ -43,6 +43,7 @@ class Prepared:
         devices: opened.
         model: built and compiled.
         callbacks: of the recipe.
+        augmentation: of the training examples, if there is one.
         trial: the report of a tuning trial, if the run is one.
     """
 
@@ -52,27 +53,30 @@ class Prepared:
     devices: Devices
     model: keras.Model
     callbacks: Sequence[keras.callbacks.Callback]
+    augmentation: Augmentation | None
     trial: TuningReport | None
 
     @property
     def class_weights(self) -> Array | None:
         """What an example counts in training, by its class: float32 (classes,); None for 1."""
-        return self.data.balanced_weights() if self.config.class_weights == "balanced" else None
+        return self.data.weights(self.config.class_weights)
 
 
 def prepare(
-    config: ResolvedConfig,
+    config: LocatedConfig,
     definition: Definition,
     watch: Stopwatch,
     cluster: Cluster | None = None,
+    chosen: Mapping[str, Any] | None = None,
 ) -> Prepared:
-    """Reads the data, opens the devices and builds the model.
+    """Reads the data, opens the devices, settles what was left open, and builds the model.
 
     Args:
         config: the settings.
         definition: the model, as looked up.
         watch: of the run.
         cluster: the hosts that train together; None for one.
+        chosen: settings that the data decided when this very run was begun.
 
     Raises:
         TrainerError: what a user can put right: data, device, settings.
@@ -81,8 +85,13 @@ def prepare(
     if writes and not storage.is_remote(config.out):
         _check_stays(config.out)
     trial = tuning.report(os.environ) if writes else None
+    if config.weights is not None:
+        _check_there("--weights", config.weights)
     data = load(config)
     models.check_data(definition, data.spec)
+    models.choose(definition, data.spec, config)  # So that what it refuses is told now.
+    if config.augmentation is not None:
+        augmentation.named(config.augmentation, data.spec)
     if writes:
         _tell(config, data)
     if trial is not None and data.validation is None:
@@ -94,7 +103,7 @@ def prepare(
     watch.lap("data")
     # Not before all that is cheap to check is known to be right: TensorFlow takes seconds.
     with native_greetings_hidden():
-        from trainer.engine import devices
+        from trainer.engine import building, devices
         from trainer.results import exports
 
         watch.lap("import")
@@ -106,27 +115,31 @@ def prepare(
             cluster=cluster,
         )
     LOGGER.info("training %s on %s, %s", config.model, config.data, device.description)
-    with (
-        devices.failures_explained(),
-        device.hosts.losses_explained(),
-        device.strategy.scope(),
-    ):
-        model = models.build(
-            definition,
-            data.spec,
-            learning_rate=config.learning_rate,
-            steps=config.epochs * math.ceil(len(data.train) / config.batch_size),
-            seed=config.seed,
-            precision=device.precision,
-        )
+    with devices.failures_explained(), device.hosts.losses_explained():
+        resolved = selection.settle(config, definition, data, device, chosen or {})
+        model = building.build(resolved, definition, data.spec, device)
     if config.model not in models.MODELS:  # Those are known to be saved.
         exports.rehearse(model, config.model)
     watch.lap("build")
-    callbacks = models.callbacks(definition, validation=data.validation is not None)
-    return Prepared(config, definition, data, device, model, callbacks, trial)
+    return Prepared(
+        resolved,
+        definition,
+        data,
+        device,
+        model,
+        models.callbacks(definition, validation=data.validation is not None),
+        augmentation.of(resolved, definition.recipe, data.spec),
+        trial,
+    )
 
 
-def _tell(config: ResolvedConfig, data: Dataset) -> None:
+def _check_there(flag: str, path: str) -> None:
+    folder, name = storage.parent(path)
+    if not folder.version(name):
+        raise UsageError(f"{flag} {path}: no such file")
+
+
+def _tell(config: LocatedConfig, data: Dataset) -> None:
     """Warns of what makes figures of quality mean less than they seem to."""
     for part, count in data.shared.items():
         if count:
@@ -168,29 +181,31 @@ def _check_stays(out: str) -> None:
         )  # fmt: skip
 
 
-def resolve(config: Config) -> tuple[ResolvedConfig, Definition]:
-    """Looks up the model, and fills in what the user left open.
+def resolve(config: Config) -> tuple[LocatedConfig, Definition]:
+    """Looks up the model, and fills in what the user left open and the data will not decide.
 
     From the recipe, but for `out`, which is `runs/MODEL-DATE-TIME`.
 
     Raises:
-        UsageError: there is no such model.
+        UsageError: there is no such model, or a setting that it does not have.
     """
     with native_greetings_hidden():  # A user's module imports Keras.
         definition = models.find(config.model)
-    return fill_in(config, definition.recipe), definition
+    models.check_settings(definition, config)
+    return fill_in(config, definition), definition
 
 
-def fill_in(config: Config, recipe: Recipe) -> ResolvedConfig:
-    """Returns the settings with what the user left open."""
+def fill_in(config: Config, definition: Definition) -> LocatedConfig:
+    """Returns the settings with what the user left open, but for what the data will decide."""
     name = re.sub(r"\W+", "-", config.model)
+    recipe = definition.recipe
+    fixed = {} if definition.choose else recipe.numbers()
     return complete(
+        LocatedConfig,
         config,
         data=recipe.data,
         out=f"runs/{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}",
-        epochs=recipe.epochs,
-        batch_size=recipe.batch_size,
-        learning_rate=recipe.learning_rate,
+        **fixed,
     )
 
 
@@ -219,7 +234,7 @@ def load_again(run: Trained, data: str | None = None) -> Dataset:
         raise type(error)(f"{error}; --data says where the data is now") from None
 
 
-def load(config: ResolvedConfig) -> Dataset:
+def load(config: LocatedConfig) -> Dataset:
     """Reads the data of a run, as `datasets.load`."""
     return datasets.load(
         config.data,

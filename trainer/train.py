@@ -42,20 +42,22 @@ def run(config: Config, *, cluster: Cluster | None = None, started: float | None
         TrainerError: what a user can put right: data, device, storage, settings.
     """
     watch = Stopwatch(started)
-    resolved, definition = preparation.resolve(config)
-    directory = RunDirectory(resolved)
+    located, definition = preparation.resolve(config)
+    directory = RunDirectory(located)
     if directory.is_finished():
-        LOGGER.info("%s: this run is finished already, nothing to do", resolved.out)
+        LOGGER.info("%s: this run is finished already, nothing to do", located.out)
         directory.remove_snapshots()
         if cluster is not None:
             gathering.dismiss(cluster)
-        return resolved.out
+        return located.out
 
-    job = preparation.prepare(resolved, definition, watch, cluster)
+    job = preparation.prepare(located, definition, watch, cluster, directory.choices())
+    resolved = job.config
     from trainer.engine import devices, keeper, loop, progress  # noqa: F401 - Not timed as training.
     from trainer.results import exports, metrics, predictions, report, tensorboard
 
     watch.lap("import")
+    directory = RunDirectory(resolved)
     with (
         directory.begun() as lease,
         tensorboard.event_file(resolved.tensorboard_dir, resolved, job.model) as events,
@@ -98,13 +100,13 @@ def follow(config: Config, cluster: Cluster) -> None:
     Raises:
         TrainerError: as `run`; and if another host is gone.
     """
-    resolved, definition = preparation.resolve(config)
-    job = preparation.prepare(resolved, definition, Stopwatch(), cluster)
+    located, definition = preparation.resolve(config)
+    job = preparation.prepare(located, definition, Stopwatch(), cluster)
     from trainer.engine import keeper
 
     hosts = job.devices.hosts
     with keeper.following(
-        job.model, job.callbacks, resolved, data_fingerprint=job.data.fingerprint, hosts=hosts
+        job.model, job.callbacks, job.config, data_fingerprint=job.data.fingerprint, hosts=hosts
     ) as keeping:
         _fit(job, keeping)
     hosts.wait()
@@ -149,8 +151,9 @@ def _fit(
             seed=config.seed,
             devices=job.devices,
             label_smoothing=job.definition.recipe.label_smoothing,
-            augmentation=job.definition.recipe.augmentation,
+            augmentation=job.augmentation,
             class_weights=job.class_weights,
+            frozen_epochs=config.frozen_epochs or 0,
             callbacks=job.callbacks,
             shown=shown,
             reports=reports,

@@ -96,7 +96,7 @@ def test_a_class_too_small_to_split_is_named() -> None:
 
 def test_balanced_weights_make_each_class_count_as_much() -> None:
     data = Dataset.split(source((500, 300, 20)), seed=0, validation=0.0)
-    weights = data.balanced_weights()
+    weights = data.weights("balanced")
     np.testing.assert_allclose(weights * data.class_counts(), len(data.train) / 3, rtol=1e-6)
 
 

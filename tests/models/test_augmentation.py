@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.models.augmentation import Distort, Shift
+from trainer.models.augmentation import Distort, Flip, Shift
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
@@ -56,3 +56,15 @@ def test_a_quarter_turn_a_move_and_a_zoom() -> None:
     assert place([half, half, half, most, half], pixels=2) == [2, 2]
     assert place([half, half, half, half, most], pixels=2) == [0, 4]
     assert place([half, half, 0, half, half], zoom=0.5) == [0, 4]  # Twice as large.
+
+
+def test_every_other_image_is_mirrored_and_then_shifted() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 5, 7, 3), np.uint8)
+    uniform = np.array([[0.5, 0.5, 0.9], [0.5, 0.5, 0.1], [0.0, 0.9, 0.6], [0.0, 0.9, 0.4]])
+    found = Flip(1)(tf.constant(images), tf.constant(uniform, tf.float32)).numpy()
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    np.testing.assert_array_equal(found[0], images[0])
+    np.testing.assert_array_equal(found[1], images[1, :, ::-1])
+    np.testing.assert_array_equal(found[2], padded[2, 0:5, 2:9])
+    mirrored = np.pad(images[3, :, ::-1], ((1, 1), (1, 1), (0, 0)))
+    np.testing.assert_array_equal(found[3], mirrored[0:5, 0:7])

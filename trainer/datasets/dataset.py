@@ -249,12 +249,36 @@ class Dataset:
         """Returns how many training examples each class has: int64 (classes,)."""
         return np.bincount(self.train.labels, minlength=len(self.spec.classes))
 
-    def balanced_weights(self) -> Array:
-        """Returns weights with which each class counts as much: float32 (classes,), 1 on average.
+    def sample(self, most: int, *, seed: int) -> Dataset:
+        """Returns a smaller data set to choose by, with a validation part and without the test's.
+
+        Args:
+            most: training examples that are used; those that are held out are of them, unless there
+                is a validation part.
+            seed: decides which.
+
+        Raises:
+            DataError: a class has too few examples.
+        """
+        train, held_out, classes = self.train, self.validation, self.spec.classes
+        if len(train) > most:
+            _, train = _hold_out(train, most / len(train), classes, seed=seed, stream=3)
+        if held_out is None:
+            train, held_out = _hold_out(train, TEST_FRACTION, classes, seed=seed, stream=4)
+        sizes = {"train": len(train), "validation": len(held_out)}
+        spec = _spec(train, classes, sizes)
+        return Dataset(spec, train, held_out, held_out, "", {})
+
+    def weights(self, kind: str) -> Array | None:
+        """Returns what an example counts in training, by its class: float32 (classes,).
+
+        None for "none"; for "balanced" weights with which each class counts as much, 1 on average.
 
         Source: scikit-learn's class_weight="balanced", after King and Zeng 2001, "Logistic
         regression in rare events data".
         """
+        if kind == "none":
+            return None
         counts = self.class_counts()
         return (len(self.train) / (len(counts) * counts)).astype(np.float32)
 

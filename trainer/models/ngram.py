@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from trainer.datasets.dataset import Array, Spec
 
 
-def _adam_to_zero(learning_rate: float, steps: int) -> keras.Optimizer:
+def adam_to_zero(learning_rate: float, steps: int) -> keras.Optimizer:
+    """Returns Adam whose rate falls to zero."""
     import keras
 
     rate = keras.optimizers.schedules.PolynomialDecay(learning_rate, steps, end_learning_rate=0.0)
@@ -32,7 +33,7 @@ def _adam_to_zero(learning_rate: float, steps: int) -> keras.Optimizer:
 RECIPE = Recipe(
     data="movie_reviews",
     accepts=("text",),
-    optimizer=_adam_to_zero,
+    optimizer=adam_to_zero,
     learning_rate=0.0005,
     batch_size=64,
     epochs=5,

@@ -55,7 +55,7 @@ def _build(spec: Spec, *, least: int, most: int | None) -> keras.Model:
     from keras import layers
 
     if spec.kind == "text":
-        words = _vocabulary(np.asarray(spec.train.examples), least=least, most=most)
+        words = frequent_words(np.asarray(spec.train.examples), least=least, most=most)
         first = layers.TextVectorization(vocabulary=words, output_mode="multi_hot", name=PREPROCESS)
     else:
         first = to_unit_range(spec)
@@ -71,8 +71,12 @@ def _build(spec: Spec, *, least: int, most: int | None) -> keras.Model:
     )
 
 
-def _vocabulary(texts: Array, *, least: int, most: int | None) -> list[str]:
-    """Returns the words counted `least` to `most` times, the most frequent first."""
+def frequent_words(texts: Array, *, least: int, most: int | None = None) -> list[str]:
+    """Returns the words counted `least` to `most` times, the most frequent first.
+
+    Raises:
+        DataError: there are none.
+    """
     import numpy as np
     from keras import layers
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from trainer import config as configs
 from trainer import lease, storage
-from trainer.config import ResolvedConfig
+from trainer.config import LocatedConfig
 from trainer.errors import RunExistsError
 from trainer.lease import Lease
 from trainer.results import manifest, names
@@ -21,7 +21,7 @@ from trainer.results import manifest, names
 class RunDirectory:
     """Where a run leaves its files, local or gs://."""
 
-    def __init__(self, config: ResolvedConfig) -> None:
+    def __init__(self, config: LocatedConfig) -> None:
         """Takes the folder `config.out`; nothing is read or written yet."""
         self._config = config
         self._folder = storage.folder(config.out)
@@ -65,6 +65,13 @@ class RunDirectory:
                 storage.folder(other).check_writable()
         return False
 
+    def choices(self) -> dict[str, Any]:
+        """Returns the settings that data decided, of a run that goes on here; else none."""
+        earlier = self._folder.read(names.CONFIG)
+        if earlier is None or not self._goes_on(earlier):
+            return {}
+        return configs.chosen(self._settings(earlier))
+
     @contextlib.contextmanager
     def begun(self) -> Iterator[Lease]:
         """Holds the lease of the folder, and makes it ready for the run, or to go on with it.
@@ -82,10 +89,8 @@ class RunDirectory:
         """Leaves an unfinished run of these settings as it is, and removes any other."""
         self._remove(filter(storage.is_leftover, self._folder.names()))
         earlier = self._folder.read(names.CONFIG)
-        if earlier is not None and self._config.resume == "auto":
-            same = not configs.differences(self._config, self._settings(earlier))
-            if same and not self._folder.version(names.MANIFEST):
-                return
+        if earlier is not None and self._goes_on(earlier):
+            return
         # In this order: a kill in between leaves no run that seems finished, nor a new one beside
         # an old one's snapshots.
         present = [name for name in self._folder.names() if name.startswith(_OURS)]
@@ -96,6 +101,13 @@ class RunDirectory:
             path.write_text(configs.to_json(self._config))
             self._folder.put(names.CONFIG, path)
         self._remove(name for name in present if name != names.CONFIG)
+
+    def _goes_on(self, earlier: bytes) -> bool:
+        """Tells whether the folder holds this run, unfinished, by its settings as they lie."""
+        if self._config.resume == "never":
+            return False
+        same = not configs.differences(self._config, self._settings(earlier))
+        return same and not self._folder.version(names.MANIFEST)
 
     @contextlib.contextmanager
     def finishing(self, data_fingerprint: str, device: str) -> Iterator[Path]:
@@ -141,12 +153,12 @@ class RunDirectory:
         return settings
 
 
-def snapshots_path(config: ResolvedConfig) -> str:
+def snapshots_path(config: LocatedConfig) -> str:
     """Returns the folder of a run's snapshots, local or gs://; no other run has it."""
     return "/".join(_snapshots_place(config))
 
 
-def _snapshots_place(config: ResolvedConfig) -> tuple[str, str]:
+def _snapshots_place(config: LocatedConfig) -> tuple[str, str]:
     """Returns the folder that snapshots lie in, and the name of this run's folder in it."""
     if config.checkpoint_dir is None:
         return config.out, names.CHECKPOINTS

@@ -12,7 +12,7 @@ from trainer.datasets import SHIPPED
 from trainer.errors import UsageError
 from trainer.models import MODELS
 
-_READ = ("data", "validation_data", "test_data", "config")
+_READ = ("data", "validation_data", "test_data", "weights", "config")
 _WRITTEN = ("checkpoint_dir", "tensorboard_dir")
 
 

@@ -1,0 +1,175 @@
+"""The model for images of any size, and backbones that are fine-tuned."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from trainer import config as configs
+from trainer import models
+from trainer.config import Config
+from trainer.datasets.dataset import Dataset, Source, Spec
+from trainer.errors import DataError
+from trainer.models import backbones, image
+
+SMALLEST = "MobileNetV3Small"
+
+
+def spec(shape: tuple[int, int, int], count: int = 20) -> Spec:
+    images = np.random.default_rng(0).integers(0, 256, (20, *shape), np.uint8)
+    data = Dataset.split(Source(train=(images, np.arange(20) % 2)), seed=0, validation=0)
+    return dataclasses.replace(data.spec, sizes={"train": count})
+
+
+def build(shape: tuple[int, int, int], **settings: Any) -> keras.Model:
+    return models.build(
+        models.find("image"), spec(shape), learning_rate=0.1, steps=9, seed=0, settings=settings
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (8, 8, 1), (9, 30, 2), (28, 28, 1), (150, 90, 3)])
+def test_images_of_any_size_and_number_of_channels_are_taken(shape: tuple[int, int, int]) -> None:
+    model = build(shape)
+    probabilities = np.asarray(model(np.zeros((3, *shape), np.uint8)))
+    assert probabilities.shape == (3, 2)
+
+
+def test_larger_images_are_brought_down_to_features_of_the_same_size() -> None:
+    sides = {}
+    for side in (16, 64, 224, 500):
+        model = build((side, side, 3), width=4)
+        (pooling,) = (
+            each for each in model.layers if isinstance(each, keras.layers.GlobalAveragePooling2D)
+        )
+        sides[side] = pooling.input.shape[1]
+    assert sides == {16: 8, 64: 8, 224: 7, 500: 8}
+
+
+def chosen(shape: tuple[int, int, int], count: int, **given: Any) -> dict[str, Any]:
+    return models.choose(models.find("image"), spec(shape, count), Config(**given))
+
+
+def test_more_data_makes_networks_larger_and_epochs_fewer() -> None:
+    few, mnist, cifar, many = (
+        chosen((28, 28, 1), 1000),
+        chosen((28, 28, 1), 60_000),
+        chosen((32, 32, 3), 50_000),
+        chosen((128, 128, 3), 100_000),
+    )
+    assert [each["width"] for each in (few, mnist, cifar, many)] == [16, 16, 32, 64]
+    assert [each["depth"] for each in (few, mnist, cifar, many)] == [1, 1, 2, 3]
+    epochs = [each["epochs"] for each in (few, mnist, many)]
+    assert epochs == sorted(epochs, reverse=True)
+    assert few["batch_size"] < mnist["batch_size"]
+    assert (mnist["augmentation"], cifar["augmentation"]) == ("shift", "flip")
+
+
+def test_what_is_given_is_not_chosen() -> None:
+    found = chosen((28, 28, 1), 1000, width=8, epochs=2)
+    assert "width" not in found
+    assert "epochs" not in found
+    assert "depth" in found
+
+
+def test_the_flag_knows_every_network_that_keras_has() -> None:
+    there = [name for name in dir(keras.applications) if name[0].isupper()]
+    assert list(configs.BACKBONES) == there
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[keras.Model, dict[str, Path]]:
+    """A network as Keras publishes them, in the files that it may be in."""
+    folder = tmp_path_factory.mktemp("weights")
+    keras.utils.set_random_seed(1)
+    network = getattr(keras.applications, SMALLEST)(
+        include_top=False, weights=None, input_shape=(32, 32, 3), pooling="avg"
+    )
+    files = {form: folder / f"w{form}" for form in (".weights.h5", ".keras", ".h5")}
+    network.save_weights(files[".weights.h5"])
+    network.save(files[".keras"])
+    network.save(files[".h5"], include_optimizer=False)
+    return network, files
+
+
+@pytest.mark.parametrize("form", [".weights.h5", ".keras", ".h5"])
+def test_weights_are_those_of_the_file_and_go_with_the_model(
+    published: tuple[keras.Model, dict[str, Path]], form: str, tmp_path: Path
+) -> None:
+    network, files = published
+    model = build((32, 32, 3), backbone=SMALLEST, weights=str(files[form]))
+    inner = model.get_layer(models.BACKBONE)
+    for a, b in zip(inner.get_weights(), network.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    model.save(tmp_path / "model.keras")
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    loaded = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    np.testing.assert_allclose(model(images), loaded(images), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [SMALLEST, "MobileNetV2", "DenseNet121", "VGG16"])
+def test_pixels_go_through_the_backbones_own_preprocessing(name: str) -> None:
+    """Each family has another: none, -1 to 1, ImageNet's mean and deviation, BGR."""
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((32, 32, 3), dtype="uint8")
+    ours = keras.Model(inputs, backbones.features(inputs, spec((32, 32, 3)), name, None))
+    function = getattr(keras.applications, name)
+    keras.utils.set_random_seed(0)
+    theirs = function(include_top=False, weights=None, input_shape=(32, 32, 3), pooling="avg")
+    theirs.set_weights(ours.get_layer(models.BACKBONE).get_weights())
+    ready = sys.modules[function.__module__].preprocess_input(images.astype(np.float32))
+    np.testing.assert_allclose(ours(images), theirs(ready), rtol=1e-3, atol=1e-5)
+
+
+def test_small_and_grey_images_are_enlarged_and_coloured() -> None:
+    model = build((28, 28, 1), backbone=SMALLEST)
+    assert model.get_layer(models.BACKBONE).input.shape == (None, 32, 32, 3)
+    assert build((40, 28, 3), backbone="Xception").get_layer(models.BACKBONE).input.shape == (
+        None, 71, 71, 3
+    )  # fmt: skip
+
+
+def test_trained_averages_are_kept_and_others_can_follow(
+    published: tuple[keras.Model, dict[str, Path]],
+) -> None:
+    _, files = published
+
+    def normalisations(**settings: Any) -> list[keras.layers.BatchNormalization]:
+        inner = build((32, 32, 3), backbone=SMALLEST, **settings).get_layer(models.BACKBONE)
+        return [each for each in inner.layers if isinstance(each, keras.layers.BatchNormalization)]
+
+    trained = normalisations(weights=str(files[".weights.h5"]))
+    assert not any(each.trainable for each in trained)
+    assert all(each.trainable and each.momentum <= 0.9 for each in normalisations())
+
+
+def test_weights_of_another_network_are_refused(
+    published: tuple[keras.Model, dict[str, Path]], tmp_path: Path
+) -> None:
+    _, files = published
+    weights = str(files[".weights.h5"])
+    with pytest.raises(DataError, match=f"--weights {weights}: not those of MobileNetV2 without"):
+        build((32, 32, 3), backbone="MobileNetV2", weights=weights)
+    (tmp_path / "text.h5").write_text("no weights")
+    with pytest.raises(DataError, match="text.h5: not those of MobileNetV2 without"):
+        build((32, 32, 3), backbone="MobileNetV2", weights=str(tmp_path / "text.h5"))
+
+
+def test_a_backbone_takes_grey_and_rgb_images_only() -> None:
+    with pytest.raises(DataError, match="found images of 2 channels, expected 1 or 3"):
+        build((32, 32, 2), backbone=SMALLEST)
+
+
+def test_the_rate_has_a_second_lower_cycle_behind_frozen_epochs() -> None:
+    made = image.optimizer(0.01, 100, epochs=10, frozen_epochs=4)
+    rates = [float(made._learning_rate(step)) for step in range(100)]
+    assert rates[0] == pytest.approx(0.01)
+    assert rates[39] < 0.0001
+    assert rates[40] == pytest.approx(0.001, rel=1e-3)
+    assert rates[99] < 0.00001
