@@ -59,6 +59,7 @@ def test_the_better_network_by_validation_is_trained(chosen: Path) -> None:
     assert config["chosen"] == ["network", "batch_size", "learning_rate", "vocabulary", "length"]
     metrics = json.loads((chosen / names.METRICS).read_text())
     assert metrics["test"]["accuracy"] > 0.9
+    assert "<dd>convolution, by the data</dd>" in (chosen / names.REPORT).read_text()
 
 
 def test_a_finished_run_with_what_was_chosen_is_this_run(runner: Runner, chosen: Path) -> None:
@@ -69,6 +70,7 @@ def test_a_finished_run_with_what_was_chosen_is_this_run(runner: Runner, chosen:
     assert '--network was "convolution", now "ngram"' in runner.log.read_text()
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_goes_on_with_what_it_chose(runner: Runner, chosen: Path) -> None:
     process = runner.start("killed", "--checkpoint-steps=1")
     while process.poll() is None and not (runner.folder / "killed/checkpoints").exists():

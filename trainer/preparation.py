@@ -89,7 +89,6 @@ def prepare(
         _check_there("--weights", config.weights)
     data = load(config)
     models.check_data(definition, data.spec)
-    models.choose(definition, data.spec, config)  # So that what it refuses is told now.
     if config.augmentation is not None:
         augmentation.named(config.augmentation, data.spec)
     if writes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from trainer import datasets, models
+from trainer.config import Config
 from trainer.datasets.dataset import Dataset, Source, Split
 from trainer.errors import DataError, UsageError
 from trainer.models import MODELS, Definition, Recipe
@@ -258,6 +260,62 @@ def test_a_users_model_is_checked_before_training(
         models.build(
             Definition("m", function, Recipe()), mnist.spec, learning_rate=0.1, steps=100, seed=0
         )
+
+
+OWN = """
+import keras
+from trainer.models import Recipe
+
+def optimizer(learning_rate, steps, *, epochs):
+    return keras.optimizers.SGD(learning_rate, momentum=1 / epochs)
+
+RECIPE = Recipe(optimizer=optimizer)
+
+def choose(spec, config):
+    return {"epochs": spec.sizes["train"], "width": 2 * (config.depth or 0)}
+
+def build(spec, *, width=5, depth=3):
+    layers = [keras.layers.Dense(width) for _ in range(depth)]
+    outputs = keras.layers.Dense(len(spec.classes), activation="softmax")
+    return keras.Sequential([keras.Input(spec.shape), keras.layers.Flatten(), *layers, outputs])
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Definition:
+    (tmp_path / "own_model.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_model", raising=False)
+    return models.find("own_model:build")
+
+
+def test_a_users_model_is_given_the_settings_that_it_names(own: Definition, mnist: Dataset) -> None:
+    settings = {"width": 4, "depth": None, "epochs": 8, "seed": 1}
+    model = models.build(own, mnist.spec, learning_rate=0.1, steps=9, seed=0, settings=settings)
+    assert [layer.units for layer in model.layers[1:]] == [4, 4, 4, 10]
+    assert model.optimizer.momentum == 1 / 8
+
+
+def test_a_users_model_may_choose_what_nobody_gave(own: Definition, mnist: Dataset) -> None:
+    assert models.choose(own, mnist.spec, Config()) == {"epochs": 60_000, "width": 0}
+    assert models.choose(own, mnist.spec, Config(epochs=1, depth=2)) == {"width": 4}
+
+
+def test_a_setting_that_a_model_has_not_is_refused(own: Definition) -> None:
+    models.check_settings(own, Config(width=3))
+    with pytest.raises(UsageError, match="--length: is no setting of --model own_model:build"):
+        models.check_settings(own, Config(length=3))
+    with pytest.raises(UsageError, match="--width: is no setting of --model cnn"):
+        models.check_settings(models.find("cnn"), Config(width=3))
+
+
+def test_a_model_that_wants_what_is_no_setting_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wanting.py").write_text("def build(spec, *, wings): pass")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match="its build wants 'wings', which is no setting"):
+        models.find("wanting:build")
 
 
 def test_callbacks_may_not_watch_what_is_not_measured() -> None:

@@ -297,7 +297,8 @@ def read(place: str, number: int) -> Run:
 def compare(runs: Sequence[Run]) -> Comparison:
     """Compares two or more runs, each with the first."""
     everywhere = set.intersection(*(set(run.tested) for run in runs))
-    known = list(dict.fromkeys(name for run in runs for name in run.config))
+    names = dict.fromkeys(name for run in runs for name in run.config)
+    known = [name for name in names if name != "chosen"]  # Who decided is no setting.
     return Comparison(
         runs=runs,
         settings=_settings(runs, filter(configs.decides, known)),

@@ -75,8 +75,9 @@ def _page(facts: Facts, folder: Path) -> str:
         mistakes=_mistakes(facts),
         data=samples.by_class(facts.data.train, facts.data.spec.classes),
         settings=[
-            (configs.flag_name(name), value)
+            (configs.flag_name(name), value, name in facts.config.chosen)
             for name, value in dataclasses.asdict(facts.config).items()
+            if name != "chosen"
         ],
         versions=manifest.versions(),
         origin={
