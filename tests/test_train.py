@@ -143,6 +143,33 @@ def test_from_a_bucket_to_a_bucket(job: Job, bucket: str, sentences: Path) -> No
     assert storage.folder(bucket).names() == before
 
 
+@pytest.mark.long
+def test_a_backbone_is_fine_tuned_from_weights_in_a_bucket(
+    job: Job, bucket: str, digits: Path, tmp_path: Path
+) -> None:
+    keras.utils.set_random_seed(0)
+    network = keras.applications.MobileNetV3Small(
+        include_top=False, weights=None, input_shape=(32, 32, 3), pooling="avg"
+    )
+    network.save_weights(tmp_path / "w.weights.h5")
+    storage.folder(f"{bucket}/weights").put("w.weights.h5", tmp_path / "w.weights.h5")
+    weights = f"--weights={bucket}/weights/w.weights.h5"
+    backbone = ("--model=image", "--backbone=MobileNetV3Small", f"--data={digits}")
+    frozen = job(*backbone, weights, "--epochs=2", "--frozen-epochs=2", "--out=frozen")
+    assert frozen.returncode == 0, frozen.stderr
+    whole = job(*backbone, weights, "--epochs=2", "--frozen-epochs=1", "--out=whole")
+    assert whole.returncode == 0, whole.stderr
+    for out, changed in (("frozen", False), ("whole", True)):
+        trained = keras.models.load_model(tmp_path / out / names.MODEL_KERAS)
+        pairs = zip(
+            trained.get_layer(models.BACKBONE).get_weights(), network.get_weights(), strict=True
+        )
+        assert any((a != b).any() for a, b in pairs) == changed
+    missing = job(*backbone, f"--weights={bucket}/weights/none.weights.h5", "--out=none")
+    assert missing.returncode == 2
+    assert missing.stderr.endswith(f"--weights {bucket}/weights/none.weights.h5: no such file\n")
+
+
 def test_a_bucket_that_may_not_be_written_is_found_before_training(
     job: Job, bucket: str, proxy: FaultProxy, digits: Path
 ) -> None:

@@ -197,6 +197,7 @@ def build(
         raise UsageError(
             f"--model {definition.name}: returned {type(model).__name__}, expected a keras.Model"
         )
+    model = _at_rest(model)
     _check_outputs(definition, model, spec)
     optimizer: Any = definition.recipe.optimizer
     if isinstance(optimizer, str):
@@ -237,6 +238,33 @@ def _wanted(function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[s
     """Returns those settings that a function takes; what is left open has its own default."""
     found = {name: settings[name] for name in _keywords(function) if name in settings}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _at_rest(model: keras.Model) -> keras.Model:
+    """Returns the model so that it infers unless it is told to train, also when it was saved.
+
+    Keras's layers that change images train unless they are told otherwise, and all layers behind
+    them with them (Keras 3.15, `Layer._resolve_and_populate_arg`): dropout and the averages of a
+    batch would be served. So each is told otherwise here, which Keras overrules in training.
+    """
+    import keras
+
+    def trains_by_default(layer: keras.Layer) -> bool:
+        training = inspect.signature(layer.call).parameters.get("training")
+        return training is not None and training.default is True
+
+    if not any(map(trains_by_default, model._flatten_layers())):
+        return model
+
+    def call(layer: keras.Operation, *inputs: Any, **settings: Any) -> Any:
+        telling = {"training": False} if isinstance(layer, keras.Layer) else {}
+        return layer(*inputs, **settings | telling)
+
+    # Not of a Sequential itself, which saves its layers and not how they are called.
+    graph = keras.Model(model.inputs, model.outputs)
+    told = keras.models.clone_model(graph, clone_function=lambda layer: layer, call_function=call)
+    # Without the lists around them, of which Keras would warn at each call.
+    return keras.Model(told.inputs[0], told.outputs[0], name=model.name)
 
 
 def _check_parameters(name: str, function: Callable[..., Any]) -> None:
