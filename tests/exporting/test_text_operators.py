@@ -61,6 +61,7 @@ def test_every_way_to_cut_and_to_count(tmp_path: Path) -> None:
             {"standardize": "strip_punctuation", "ngrams": (1, 3), "output_sequence_length": 30},
             {"split": "character", "ngrams": 4, "output_mode": "count", "max_tokens": 300},
             {"output_mode": "tf_idf", "ngrams": 2, "max_tokens": 200},
+            {"output_sequence_length": 4},
         )
     ]
     for layer in made:

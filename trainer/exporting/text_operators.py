@@ -267,6 +267,24 @@ Pad (shape, values, default, row_splits) => (table)
     table = ScatterND (empty, places, kept)
 }
 """
+# The same of values that come with the number of their row each, of so many rows.
+_PAD_ROWS = """
+PadRows (shape, values, default, height, rows) => (table)
+{
+    first = Constant <value_int = 0> ()
+    one = Constant <value = int64[1] {1}> ()
+    listed = Reshape (height, one)
+    splits = Add (listed, one)
+    none = ConstantOfShape <value = int64[1] {0}> (splits)
+    next_rows = Add (rows, one)
+    next_places = Unsqueeze (next_rows, one)
+    count = Shape (rows)
+    each = ConstantOfShape <value = int64[1] {1}> (count)
+    counts = ScatterND <reduction = "add"> (none, next_places, each)
+    row_splits = CumSum (counts, first)
+    table = trainer.text.Pad (shape, values, default, row_splits)
+}
+"""
 
 
 def handlers() -> dict[str, Any]:
@@ -431,6 +449,8 @@ def _bincount(attributes: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _pad(attributes: Mapping[str, Any]) -> tuple[str, str]:
+    if attributes["row_partition_types"] == [b"FIRST_DIM_SIZE", b"VALUE_ROWIDS"]:
+        return "PadRows", _PAD_ROWS
     _expect(attributes, row_partition_types=[b"ROW_SPLITS"])
     return "Pad", _PAD
 
@@ -462,6 +482,7 @@ _SHARED = {
     "Cut": _CUT,
     "Join": _JOIN,
     "Rows": _ROWS,
+    "Pad": _PAD,
     "Characters": _CHARACTERS,
     "WithSpaces": _translate("WithSpaces", dict.fromkeys("\t\n\v\f\r", " ")),
 }
