@@ -41,6 +41,7 @@ class FaultProxy:
     """Passes requests on to `upstream`, but for those that a fault is set for."""
 
     def __init__(self, upstream: str) -> None:
+        self.upstream = upstream
         address = urlsplit(upstream)
         self._upstream = (str(address.hostname), int(address.port or 80))
         self._faults: list[Fault] = []
