@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer import storage
-from trainer.errors import DamagedFilesError, DataError
+from trainer.errors import DataError, Place
 
 if TYPE_CHECKING:
     from trainer.datasets.dataset import Dataset, Reading, Source
@@ -84,7 +84,7 @@ def load(
     try:
         return Dataset.split(source, seed=seed, validation=validation, fold=fold)
     except DataError as error:
-        raise DataError(f"{data}: {error}") from None
+        raise error.at(Place(data)) from None
 
 
 def read(data: str, options: Reading) -> Source:
@@ -126,8 +126,6 @@ def streamed(data: str, options: Reading) -> Iterator[Stream | Source]:
 @contextlib.contextmanager
 def _opened(data: str, options: Reading) -> Iterator[tuple[Any, list[Path], Reading]]:
     """Gives the module of a data set's format, its files, and how they are to be read."""
-    from trainer.datasets.parts import PartsError
-
     path = str(_BUILTIN / data) if data in SHIPPED else data
     with storage.local_copy(path) as local:
         whole = local.is_dir() and not storage.is_pattern(path)
@@ -137,20 +135,22 @@ def _opened(data: str, options: Reading) -> Iterator[tuple[Any, list[Path], Read
             root=str(local) if whole else folder or ".",
             remote=storage.is_remote(path),
         )
-        module, files = _recognise(data, local)
+
+        def as_given(place: Place | None) -> Place:
+            """Returns a place in the copy as the user knows it."""
+            if place is None:
+                return Place(data)
+            copied = options.remote and isinstance(place.file, Path)
+            if not copied:
+                return place
+            within = Path(place.file).relative_to(local if whole else local.parent)
+            return Place(f"{folder}/{within.as_posix()}", place.row)
+
         try:
+            module, files = _recognise(local)
             yield module, files, options
-        except PartsError as error:
-            raise DataError(f"{data}: {error}") from None
         except DataError as error:
-            if str(error).startswith(("gs://", "/", "--")):  # What a line of the data refers to.
-                raise
-            # Formats name the file inside the data; the user knows it by the path that was given.
-            within = f"{folder}/" if folder else ""
-            if isinstance(error, DamagedFilesError):
-                findings = [within + finding for finding in error.findings]
-                raise DamagedFilesError(findings, error.of) from None
-            raise DataError(f"{within}{error}") from None
+            raise error.moved(as_given) from None
 
 
 def _with_part(source: Source, name: str, place: str, other: Source) -> Source:
@@ -185,7 +185,7 @@ def _files(path: Path) -> list[Path]:
         return storage.local_matches(str(path))
     if not path.is_dir():
         if not path.is_file():  # A pipe would be waited for, and /dev/zero has no end.
-            raise DataError(f"{path}: neither a file nor a folder")
+            raise DataError("neither a file nor a folder", Place(path))
         return [path]
     return _within(path, path.iterdir())
 
@@ -199,12 +199,12 @@ def _within(folder: Path, paths: Iterable[Path]) -> list[Path]:
         if hidden or not path.is_file():
             continue
         if not path.resolve().is_relative_to(root):
-            raise DataError(f"{path}: a link that leads out of the data folder")
+            raise DataError("a link that leads out of the data folder", Place(path))
         files.append(path)
     return sorted(files)
 
 
-def _recognise(data: str, local: Path) -> tuple[Any, list[Path]]:
+def _recognise(local: Path) -> tuple[Any, list[Path]]:
     """Returns the module of the first format that knows the files, and those files."""
     files = _files(local)
     modules = [importlib.import_module(f"{__name__}.{name}") for name in FORMATS]
@@ -218,6 +218,6 @@ def _recognise(data: str, local: Path) -> tuple[Any, list[Path]]:
             return module, below
     found = ", ".join(file.name for file in files[:5]) or "no files"
     raise DataError(
-        f"{data}: no known format, found {found}. Expected one of: "
+        f"no known format, found {found}. Expected one of: "
         f"{'; '.join(module.NAME for module in modules + nested)}."
     )

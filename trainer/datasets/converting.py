@@ -9,7 +9,8 @@ import numpy as np
 
 from trainer import datasets, storage
 from trainer.datasets import sharded, table
-from trainer.datasets.dataset import Array, Reading, Split, checked, numbered
+from trainer.datasets.checks import numbered
+from trainer.datasets.dataset import Array, Reading, Split, checked
 from trainer.datasets.sharded import Stream, shuffled
 from trainer.errors import UsageError
 

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from trainer.datasets.dataset import Array, Reading, Source, check_shape
-from trainer.errors import DataError
+from trainer.datasets.checks import check_shape
+from trainer.datasets.dataset import Array, Reading, Source
+from trainer.errors import DataError, Place
 
 NAME = "IDX files of images and labels (train-images, train-labels, t10k-images, t10k-labels)"
 
@@ -46,14 +47,14 @@ def read(files: Sequence[Path], options: Reading) -> Source:
         key = (bool(re.search("t10k|test", file.name)), array.ndim == 1)
         if key in parts:
             raise DataError(
-                f"{file.name}: holds the same part as {parts[key][0].name}, expected one of them"
+                f"holds the same part as {parts[key][0].name}, expected one of them", Place(file)
             )
         parts[key] = (file, array)
     train, test = _pair(parts, test=False), _pair(parts, test=True)
     if train is None and test is not None and not options.needs_training:
         train, test = test, None
     if train is None:
-        raise DataError(f"{files[0].name}: found no training images and labels beside it")
+        raise DataError("found no training images and labels beside it", Place(files[0]))
     return Source(train=train, test=test)
 
 
@@ -66,11 +67,11 @@ def _pair(
     if images is None or labels is None:
         (there,) = (part[0] for part in (images, labels) if part)
         missing = "images" if images is None else "labels"
-        raise DataError(f"{there.name}: found no file of {missing} that belongs to it")
+        raise DataError(f"found no file of {missing} that belongs to it", Place(there))
     if len(images[1]) != len(labels[1]):
         raise DataError(
-            f"{labels[0].name}: {len(labels[1])} labels, but {images[0].name} has "
-            f"{len(images[1])} images"
+            f"{len(labels[1])} labels, but {images[0].name} has {len(images[1])} images",
+            Place(labels[0]),
         )
     return images[1], labels[1]
 
@@ -98,8 +99,8 @@ def unzipped(content: BufferedReader) -> Stream:
 def _read_array(file: Path) -> Array:
     try:
         with _open(file) as content:
-            shape, dtype = header(content, file.name)
-            check_shape(file.name, shape, dtype.itemsize)
+            shape, dtype = header(content, Place(file))
+            check_shape(Place(file), shape, dtype.itemsize)
             expected = math.prod(shape) * dtype.itemsize
             # In pieces: the memory taken follows what is there, not what the header promises.
             body = bytearray()
@@ -108,22 +109,23 @@ def _read_array(file: Path) -> Array:
             ):
                 body += chunk
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{file.name}: damaged or truncated gzip: {error}") from None
+        raise DataError(f"damaged or truncated gzip: {error}", Place(file)) from None
     if len(body) != expected:
         found = "more" if len(body) > expected else len(body)
         raise DataError(
-            f"{file.name}: its header promises {' x '.join(map(str, shape))} values in {expected} "
-            f"bytes, found {found}"
+            f"its header promises {' x '.join(map(str, shape))} values in {expected} bytes, found "
+            f"{found}",
+            Place(file),
         )
     return np.frombuffer(body, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
 
 
-def header(content: Stream, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def header(content: Stream, place: Place) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Reads the header of a file, and returns the shape and type of the array that follows.
 
     Args:
         content: of the file, from its start.
-        name: of the file, for messages.
+        place: of the file.
 
     Raises:
         DataError: it is no such header.
@@ -131,12 +133,13 @@ def header(content: Stream, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     magic = content.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _DTYPES or not magic[3]:
         raise DataError(
-            f"{name}: found magic number 0x{magic.hex()}, expected one of IDX: "
-            "0x00000801 (labels) or 0x00000803 (images)"
+            f"found magic number 0x{magic.hex()}, expected one of IDX: 0x00000801 (labels) or "
+            "0x00000803 (images)",
+            place,
         )
     sizes = content.read(4 * magic[3])
     if len(sizes) < 4 * magic[3]:
-        raise DataError(f"{name}: ends within its header")
+        raise DataError("ends within its header", place)
     return tuple(int(size) for size in np.frombuffer(sizes, ">u4")), np.dtype(_DTYPES[magic[2]])
 
 

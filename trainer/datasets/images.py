@@ -15,24 +15,27 @@ import numpy as np
 
 from trainer import memory
 from trainer.datasets.dataset import Array
-from trainer.errors import DamagedFilesError, DataError
+from trainer.errors import DamagedFilesError, DataError, Place
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff")  # The usual ones.
 
 _OPENING = threading.Lock()  # What is to become of warnings is not a thread's own.
 _GREY = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
+# A file, and its content.
+Item = tuple[Place, bytes]
+
 _AT_ONCE = 64  # Images in memory that are not decoded yet.
 
 
 def decode(
-    content: bytes, name: str, *, size: tuple[int, int] | None = None, grey: bool = False
+    content: bytes, place: Place, *, size: tuple[int, int] | None = None, grey: bool = False
 ) -> Array:
     """Reads one image, turned upright as its EXIF data says.
 
     Args:
         content: of the file.
-        name: of the file, for messages.
+        place: of the file.
         size: height and width to bring it to, by averaging; None leaves it as it is.
         grey: whether colours are dropped.
 
@@ -66,18 +69,18 @@ def decode(
             pixels = np.asarray(image)
     except UnidentifiedImageError:
         found = f"{len(content)} bytes of something else" if content else "an empty file"
-        raise DataError(f"{name}: no image, or a damaged one: found {found}") from None
+        raise DataError(f"no image, or a damaged one: found {found}", place) from None
     except Exception as error:  # A damaged image raises nearly anything.
-        raise DataError(f"{name}: no image, or a damaged one: {error}") from None
+        raise DataError(f"no image, or a damaged one: {error}", place) from None
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def read(names: Sequence[str], contents: Iterable[bytes], *, size: int | None = None) -> Array:
+def read(items: Iterable[Item], count: int, *, size: int | None = None) -> Array:
     """Reads images of one size, several at a time.
 
     Args:
-        names: of the files, for messages.
-        contents: of the files; no more of them are asked for than are worked on.
+        items: the files; no more of them are asked for than are worked on.
+        count: how many there are.
         size: pixels a side to bring all to; None leaves them as they are.
 
     Returns:
@@ -86,22 +89,23 @@ def read(names: Sequence[str], contents: Iterable[bytes], *, size: int | None = 
     Raises:
         DataError: some are damaged, all of which are named; or they are of different sizes.
     """
-    decoded: list[Array] = []
-    for _, image in _decoded(names, contents, size):
-        decoded.append(image)
-        if len(decoded) == 1:  # All have its size in the end. Twice: one by one, and stacked.
-            memory.check_data(2 * len(names) * image.nbytes, f"{len(names)} images")
-    return _stacked(decoded, names)
+    held: list[tuple[Place, Array]] = []
+    for place, image in _decoded(items, count, size):
+        held.append((place, image))
+        if len(held) == 1:  # All have its size in the end. Twice: one by one, and stacked.
+            memory.check_data(2 * count * image.nbytes, f"{count} images")
+    channels = max(image.shape[2] for _, image in held)
+    return _stacked(held, (*held[0][1].shape[:2], channels), held[0][0])
 
 
 def blocks(
-    names: Sequence[str], contents: Iterable[bytes], *, channels: int, size: int | None = None
+    items: Iterable[Item], count: int, *, channels: int, size: int | None = None
 ) -> Iterator[Array]:
     """Gives images of one size some at a time, so that they need not fit into memory.
 
     Args:
-        names: of the files, for messages.
-        contents: of the files; no more of them are asked for than are worked on.
+        items: the files; no more of them are asked for than are worked on.
+        count: how many there are.
         channels: 1 or 3, as `channels` finds them.
         size: pixels a side to bring all to; None leaves them as they are.
 
@@ -111,16 +115,11 @@ def blocks(
     Raises:
         DataError: as `read`.
     """
-    shape: tuple[int, ...] | None = None
-    held: list[tuple[str, Array]] = []
-    for name, image in _decoded(names, contents, size):
-        shape = shape or (*image.shape[:2], channels)
-        held.append((name, np.broadcast_to(image, (*image.shape[:2], channels))))
-        if len(held) == _AT_ONCE:
-            yield _stack(held, names[0], shape)
-            held = []
-    if held and shape:
-        yield _stack(held, names[0], shape)
+    decoded = _decoded(items, count, size)
+    first: tuple[Place, Array] | None = None
+    while held := list(itertools.islice(decoded, _AT_ONCE)):
+        first = first or held[0]
+        yield _stacked(held, (*first[1].shape[:2], channels), first[0])
 
 
 def channels(files: Iterable[Path]) -> int:
@@ -134,53 +133,53 @@ def channels(files: Iterable[Path]) -> int:
     return 1
 
 
-def _decoded(
-    names: Sequence[str], contents: Iterable[bytes], size: int | None
-) -> Iterator[tuple[str, Array]]:
-    """Gives each image with its name; a damaged one ends that, and all such are named."""
+def _decoded(items: Iterable[Item], count: int, size: int | None) -> Iterator[tuple[Place, Array]]:
+    """Gives each image with its place; a damaged one ends that, and all such are named."""
     side = None if size is None else (size, size)
 
-    def attempt(name: str, content: bytes) -> Array | DataError:
+    def attempt(place: Place, content: bytes) -> Array | DataError:
         try:
-            return decode(content, name, size=side)
+            return decode(content, place, size=side)
         except DataError as error:
             return error
 
     damaged: list[DataError] = []
-    pairs = zip(names, contents, strict=True)
+    rest = iter(items)
     # Pillow lets go of the interpreter while it works.
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        while some := list(itertools.islice(pairs, _AT_ONCE)):
-            for (name, _), outcome in zip(
+        while some := list(itertools.islice(rest, _AT_ONCE)):
+            for (place, _), outcome in zip(
                 some, pool.map(attempt, *zip(*some, strict=True)), strict=True
             ):
                 if isinstance(outcome, DataError):
                     damaged.append(outcome)
                 elif not damaged:
-                    yield name, outcome
+                    yield place, outcome
     if damaged:
-        raise DamagedFilesError(list(map(str, damaged)), len(names))
+        raise DamagedFilesError(damaged, count)
 
 
-def _stack(held: Sequence[tuple[str, Array]], first: str, shape: tuple[int, ...]) -> Array:
-    for name, image in held:
-        _check_size(name, image, first, shape)
-    return np.stack([image for _, image in held])
+def _stacked(held: Sequence[tuple[Place, Array]], shape: tuple[int, ...], first: Place) -> Array:
+    """Returns images as one array, uint8 (N, *shape); grey ones get the colours of the others.
+
+    Args:
+        held: the images, with their places.
+        shape: that all must have, but for colours.
+        first: where the one lies that has it.
+
+    Raises:
+        DataError: one has another size.
+    """
+    for place, image in held:
+        _check_size(place, image, first, shape)
+    return np.stack([np.broadcast_to(image, shape) for _, image in held])
 
 
-def _stacked(images: Sequence[Array], names: Sequence[str]) -> Array:
-    """Returns images as one array, uint8 (N, H, W, C); grey ones get the colours of the others."""
-    first = images[0].shape
-    for image, name in zip(images, names, strict=True):
-        _check_size(name, image, names[0], first)
-    channels = max(image.shape[2] for image in images)
-    return np.stack([np.broadcast_to(image, (*first[:2], channels)) for image in images])
-
-
-def _check_size(name: str, image: Array, first: str, shape: tuple[int, ...]) -> None:
+def _check_size(place: Place, image: Array, first: Place, shape: tuple[int, ...]) -> None:
     if image.shape[:2] != shape[:2]:
         found, expected = (f"{each[1]}x{each[0]}" for each in (image.shape, shape))
         raise DataError(
-            f"{name}: an image of {found}, expected {expected} as in {first}; --image-size 64 "
-            "brings all to one size"
+            f"an image of {found}, expected {expected} as in {first.name}; --image-size 64 brings "
+            "all to one size",
+            place,
         )

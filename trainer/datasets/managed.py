@@ -16,7 +16,7 @@ import numpy as np
 from trainer import memory, storage
 from trainer.datasets import images, parts
 from trainer.datasets.dataset import Array, Reading, Source
-from trainer.errors import DataError
+from trainer.errors import DataError, Place
 
 NAME = "JSON lines of a Vertex AI data set (imageGcsUri or textContent, classificationAnnotation)"
 
@@ -31,7 +31,7 @@ _PLACES = ("gs://", "/gcs/")
 
 @dataclass(frozen=True)
 class _Item:
-    place: str  # File and line, for messages.
+    place: Place
     kind: str  # One of _CONTENT.
     value: str
     label: str
@@ -55,10 +55,10 @@ def read(files: Sequence[Path], options: Reading) -> Source:
     """
     items = [_item(fields, place) for file in files for place, fields in objects(file)]
     if not items:
-        raise DataError(f"{files[0].name}: no examples, expected one a line")
+        raise DataError("no examples, expected one a line", Place(files[0]))
     kinds = {item.kind == "imageGcsUri" for item in items}
     if len(kinds) > 1:
-        raise DataError(f"{items[0].place}: images and texts in one data set")
+        raise DataError("images and texts in one data set", items[0].place)
     examples = _images(items, options) if kinds == {True} else _texts(items)
     return parts.source(
         examples, [item.label for item in items], [_PARTS[item.use] for item in items]
@@ -75,47 +75,49 @@ def is_one(file: Path) -> bool:
     return not isinstance(fields, dict) or bool({*_CONTENT, _ANNOTATION} & set(fields))
 
 
-def objects(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Gives the objects of a file of JSON lines, each with its place, for messages.
+def objects(file: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """Gives the objects of a file of JSON lines, each with its place.
 
     Raises:
         DataError: a line is no JSON object.
     """
-    memory.check_data(4 * file.stat().st_size, file.name)  # Bytes, text, lines, strings.
+    # Bytes, text, lines, strings.
+    memory.check_data(4 * file.stat().st_size, "a file of this size", Place(file))
     try:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
-        raise DataError(f"{file.name}: not UTF-8: {error}") from None
+        raise DataError(f"not UTF-8: {error}", Place(file)) from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        place = f"{file.name}: line {number}"
+        place = Place(file, f"line {number}")
         try:
             fields = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{place} is not JSON: {error}") from None
+            raise DataError(f"not JSON: {error}", place) from None
         if not isinstance(fields, dict):
-            raise DataError(f"{place} is {type(fields).__name__}, expected a JSON object")
+            raise DataError(f"found {type(fields).__name__}, expected a JSON object", place)
         yield place, fields
 
 
-def _item(fields: dict[str, Any], place: str) -> _Item:
+def _item(fields: dict[str, Any], place: Place) -> _Item:
     kinds = [kind for kind in _CONTENT if fields.get(kind)]
     label = _field(fields, _ANNOTATION, "displayName")
     if len(kinds) != 1 or not isinstance(fields[kinds[0]], str):
-        raise DataError(f"{place}: expected one of {', '.join(_CONTENT)}, found {_known(fields)}")
+        raise DataError(f"expected one of {', '.join(_CONTENT)}, found {_known(fields)}", place)
     if not isinstance(label, str) or not label:
         raise DataError(
-            f"{place}: no label, expected classificationAnnotation with a displayName, found "
-            f"{_known(fields)}"
+            "no label, expected classificationAnnotation with a displayName, found "
+            f"{_known(fields)}",
+            place,
         )
     if kinds[0] != "textContent" and not fields[kinds[0]].startswith(_PLACES):
         raise DataError(
-            f"{place}: {kinds[0]} is {fields[kinds[0]]!r}, expected {' or '.join(_PLACES)}..."
+            f"{kinds[0]} is {fields[kinds[0]]!r}, expected {' or '.join(_PLACES)}...", place
         )
     use = _field(fields, "dataItemResourceLabels", _USE)
     if use not in _PARTS:
-        raise DataError(f"{place}: {_USE} is {use!r}, expected training, validation or test")
+        raise DataError(f"{_USE} is {use!r}, expected training, validation or test", place)
     return _Item(place, kinds[0], fields[kinds[0]], label, use)
 
 
@@ -130,7 +132,8 @@ def _known(fields: dict[str, Any]) -> str:
 
 def _images(items: Sequence[_Item], options: Reading) -> Array:
     names = [item.value for item in items]
-    return images.read(names, storage.read_all(names), size=options.image_size)
+    stored = zip(map(Place, names), storage.read_all(names), strict=True)
+    return images.read(stored, len(names), size=options.image_size)
 
 
 def _texts(items: Sequence[_Item]) -> Array:
@@ -144,5 +147,5 @@ def _texts(items: Sequence[_Item]) -> Array:
         try:
             texts.append(next(contents).decode("utf-8-sig"))
         except UnicodeDecodeError as error:
-            raise DataError(f"{item.value}: not UTF-8: {error}") from None
+            raise DataError(f"not UTF-8: {error}", Place(item.value)) from None
     return np.array(texts, dtype=object)

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from trainer.datasets.dataset import Array, Reading, Source, check_shape
-from trainer.errors import DataError
+from trainer.datasets.checks import check_shape
+from trainer.datasets.dataset import Array, Reading, Source
+from trainer.errors import DataError, Place
 
 NAME = "an .npz with x_train, y_train, x_test, y_test"
 
@@ -46,7 +47,7 @@ def array(file: Path, name: str) -> Array:
         with np.load(file, allow_pickle=False) as arrays:
             return np.asarray(arrays[name])
     except Exception as error:  # A damaged archive raises nearly anything.
-        raise DataError(f"{file.name}: array {name!r} is damaged: {error}") from None
+        raise DataError(f"damaged: {error}", _place(file, name)) from None
 
 
 def check_header(file: Path, name: str) -> np.dtype[Any]:
@@ -59,28 +60,30 @@ def check_header(file: Path, name: str) -> np.dtype[Any]:
         DataError: there is no such array, it is too large, or it holds Python objects.
     """
     if name not in members(file):
-        raise DataError(f"{file.name}: no array {name!r}, found {', '.join(sorted(members(file)))}")
+        found = ", ".join(sorted(members(file)))
+        raise DataError(f"no array {name!r}, found {found}", Place(file))
     try:
         with zipfile.ZipFile(file) as archive, archive.open(f"{name}.npy") as content:
             # NumPy would first read as much header as the file says it has, gigabytes of zeros.
             shape, _, dtype = _header(content.read(_MOST_HEADER_BYTES))
     except Exception as error:  # A damaged archive raises nearly anything.
-        raise DataError(f"{file.name}: array {name!r} is damaged: {error}") from None
+        raise DataError(f"damaged: {error}", _place(file, name)) from None
     if dtype.hasobject:
         raise DataError(
-            f"{file.name}: array {name!r} holds Python objects, which can run code when read; "
-            "expected numbers or strings (save it with a numeric or str dtype)"
+            "holds Python objects, which can run code when read; expected numbers or strings (save "
+            "it with a numeric or str dtype)",
+            _place(file, name),
         )
-    check_shape(f"{file.name}: array {name!r}", shape, dtype.itemsize)
+    check_shape(_place(file, name), shape, dtype.itemsize)
     return dtype
 
 
-def npy_header(content: _Readable, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def npy_header(content: _Readable, place: Place) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Reads the header of an `.npy`, and returns shape and type of the array that follows.
 
     Args:
         content: of the file, from its start.
-        name: of the file, for messages.
+        place: of the file.
 
     Raises:
         DataError: it is no such header, or one of Python objects.
@@ -90,11 +93,15 @@ def npy_header(content: _Readable, name: str) -> tuple[tuple[int, ...], np.dtype
     try:
         shape, columns_first, dtype = _header(start + content.read(size))
     except Exception as error:  # A damaged header raises nearly anything.
-        raise DataError(f"{name}: no .npy, or a damaged one: {error}") from None
+        raise DataError(f"no .npy, or a damaged one: {error}", place) from None
     if dtype.hasobject or (columns_first and len(shape) > 1):
         found = "of Python objects" if dtype.hasobject else "in Fortran's order"
-        raise DataError(f"{name}: an array {found}, expected numbers in C order")
+        raise DataError(f"an array {found}, expected numbers in C order", place)
     return shape, dtype
+
+
+def _place(file: Path, name: str) -> Place:
+    return Place(file, f"array {name!r}")
 
 
 def _header(start: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -124,7 +131,7 @@ def read(files: Sequence[Path], options: Reading) -> Source:
     """
     (file,) = files
     if not zipfile.is_zipfile(file):
-        raise DataError(f"{file.name}: damaged or truncated, expected a zip file of arrays")
+        raise DataError("damaged or truncated, expected a zip file of arrays", Place(file))
     if not options.needs_training and not {"x_train", "y_train"} & members(file):
         return Source(train=(array(file, "x_test"), array(file, "y_test")))
     train = (array(file, "x_train"), array(file, "y_train"))

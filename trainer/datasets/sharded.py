@@ -13,9 +13,10 @@ import pydantic
 
 from trainer import storage
 from trainer.datasets.cache import Cache
-from trainer.datasets.dataset import MOST_CLASSES, Array, Source
+from trainer.datasets.checks import MOST_CLASSES
+from trainer.datasets.dataset import Array, Source
 from trainer.datasets.shards import Shard, Shards, array, crc32c
-from trainer.errors import DataError
+from trainer.errors import DataError, Place
 from trainer.storage import Folder
 
 INDEX = "index.json"
@@ -69,13 +70,13 @@ def source(folder: Folder, cache: Cache | None = None) -> Source | None:
     content = folder.read(INDEX)
     if content is None:
         return None
-    place = f"{folder.path}/{INDEX}"
+    place = Place(f"{folder.path}/{INDEX}")
     try:
         index = pydantic.TypeAdapter(_Index).validate_json(content)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise DataError(f"{place}: not {NAME}: {where}: {first['msg']}") from None
+        raise DataError(f"not {NAME}: {where}: {first['msg']}", place) from None
     parts: dict[str, tuple[Shards, Array]] = {}
     for name, described in index.parts.items():
         files = [Shard(each.file, each.examples, each.crc32c) for each in described.examples]
@@ -91,15 +92,15 @@ def source(folder: Folder, cache: Cache | None = None) -> Source | None:
         )
         parts[name] = shards, _labels(folder, described.labels)
     if "train" not in parts:
-        raise DataError(f"{place}: no part to train on")
+        raise DataError("no part to train on", place)
     return Source(**parts, classes=tuple(index.classes))
 
 
 def _labels(folder: Folder, described: _File) -> Array:
-    place = f"{folder.path}/{described.file}"
+    place = Place(f"{folder.path}/{described.file}")
     content = folder.read(described.file)
     if content is None or crc32c(content) != described.crc32c:
-        raise DataError(f"{place}: missing, or damaged: another CRC32C than in {INDEX}")
+        raise DataError(f"missing, or damaged: another CRC32C than in {INDEX}", place)
     return array(content, place)
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from trainer import datasets
-from trainer.datasets.dataset import Array, Reading, Split, checked, numbered
-from trainer.errors import DataError
+from trainer.datasets.checks import numbered
+from trainer.datasets.dataset import Array, Reading, Split, checked
+from trainer.errors import DataError, Place
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def survey(data: str, options: Reading) -> Survey:
                     f"{name} labels: found {part.labels.max()}, expected 0 to {len(classes) - 1}"
                 )
     except DataError as error:
-        raise DataError(f"{data}: {error}") from None
+        raise error.at(Place(data)) from None
     keys = {name: list(map(_digest, part.examples)) for name, part in parts.items()}
     seen = {name: Counter(found) for name, found in keys.items()}
     return Survey(

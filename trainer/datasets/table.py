@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from trainer import memory, storage
 from trainer.datasets import images, managed, parts
 from trainer.datasets.dataset import Array, Reading, Source, Split
-from trainer.errors import DataError
+from trainer.errors import DataError, Place, UsageError
 from trainer.log import LOGGER, native_greetings_hidden
 from trainer.storage import Folder
 
@@ -47,8 +47,8 @@ _MOST_CHARACTERS = 1_000_000
 _MOST_MISSING = 0.1
 _MOST_NAMED = 5
 
-# What a row is called in messages, and its cells by the names of their columns.
-_Row = tuple[str, dict[str, Any]]
+# Where a row is, and its cells by the names of their columns.
+_Row = tuple[Place, dict[str, Any]]
 
 
 def recognises(files: Sequence[Path]) -> bool:
@@ -76,8 +76,8 @@ def read(files: Sequence[Path], options: Reading) -> Source:
         for place, row in _READERS[_kind(file)](file)
     ]
     if not rows:
-        raise DataError(f"{files[0].name}: no rows")
-    label_column, column, are_images = _columns(rows[0][1], options)
+        raise DataError("no rows", Place(files[0]))
+    label_column, column, are_images = _columns(rows[0][:2], options)
     complete = [
         (place, label, row[column], part)
         for place, row, part in rows
@@ -98,22 +98,25 @@ def _kind(file: Path) -> str:
     return Path(re.sub(r"-\d+-of-\d+$", "", file.name)).suffix.lower()
 
 
-def _columns(first: dict[str, Any], options: Reading) -> tuple[str, str, bool]:
+def _columns(row: _Row, options: Reading) -> tuple[str, str, bool]:
     """Returns the column of labels, that of examples, and whether those are images."""
-    label = _column(first, options.label_column, _LABELS, "--label-column")
+    place, first = row
+    table = Place(place.file)
+    label = _column(table, first, options.label_column, _LABELS, "--label-column")
     if options.text_column and options.image_column:
-        raise DataError("--text-column and --image-column: expected one of them")
+        raise UsageError("--text-column and --image-column: expected one of them")
     if options.text_column:
-        return label, _column(first, options.text_column, (), "--text-column"), False
+        return label, _column(table, first, options.text_column, (), "--text-column"), False
     if options.image_column:
-        return label, _column(first, options.image_column, (), "--image-column"), True
+        return label, _column(table, first, options.image_column, (), "--image-column"), True
     others = [name for name in first if name != label]
     plain = [name for name in others if name.lower() in _TEXTS + _IMAGES]
     chosen = others if len(others) == 1 else plain
     if len(chosen) != 1:
         raise DataError(
             f"found the columns {_listed(first)}; --text-column or --image-column says which one "
-            "holds the examples"
+            "holds the examples",
+            table,
         )
     value = first[chosen[0]]
     is_file = isinstance(value, str) and value.lower().endswith(images.SUFFIXES)
@@ -121,16 +124,19 @@ def _columns(first: dict[str, Any], options: Reading) -> tuple[str, str, bool]:
     return label, chosen[0], is_file or is_content or isinstance(value, dict)
 
 
-def _column(first: dict[str, Any], name: str | None, usual: Sequence[str], flag: str) -> str:
+def _column(
+    table: Place, first: dict[str, Any], name: str | None, usual: Sequence[str], flag: str
+) -> str:
     if name is not None:
         if name not in first:
-            raise DataError(f"{flag} {name}: no such column, found {_listed(first)}")
+            raise DataError(f"no column {name!r} for {flag}, found {_listed(first)}", table)
         return name
     plain = [column for column in first if column.lower() in usual]
     if len(plain) != 1:
         raise DataError(
             f"found the columns {_listed(first)}; {flag} says which one holds the labels, if the "
-            "first line is a header"
+            "first line is a header",
+            table,
         )
     return plain[0]
 
@@ -155,34 +161,34 @@ def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def _tell_missing(places: Sequence[str], complete: Sequence[str]) -> None:
+def _tell_missing(places: Sequence[Place], complete: Sequence[Place]) -> None:
     known = set(complete)
     missing = [place for place in places if place not in known]
     if not missing:
         return
-    some = ", ".join(missing[:_MOST_NAMED])
+    some = ", ".join(place.name for place in missing[:_MOST_NAMED])
     message = f"{len(missing)} of {len(places)} rows lack a label or an example: {some}"
     if len(missing) > _MOST_MISSING * len(places):
         raise DataError(f"{message}; expected at most a tenth")
     LOGGER.warning("left out: %s", message)
 
 
-def _texts(places: Sequence[str], values: Sequence[Any]) -> Array:
+def _texts(places: Sequence[Place], values: Sequence[Any]) -> Array:
     texts = np.empty(len(values), dtype=object)
     for number, (place, value) in enumerate(zip(places, values, strict=True)):
         if isinstance(value, bytes):
             try:
                 value = value.decode()
             except UnicodeDecodeError as error:
-                raise DataError(f"{place}: not UTF-8: {error}") from None
+                raise DataError(f"not UTF-8: {error}", place) from None
         if not isinstance(value, str) or len(value) > _MOST_CHARACTERS:
             found = f"{len(value)} characters" if isinstance(value, str) else type(value).__name__
-            raise DataError(f"{place}: {found}, expected a text of up to {_MOST_CHARACTERS}")
+            raise DataError(f"found {found}, expected a text of up to {_MOST_CHARACTERS}", place)
         texts[number] = value.strip()
     return texts
 
 
-def _images(places: Sequence[str], values: Sequence[Any], options: Reading) -> Array:
+def _images(places: Sequence[Place], values: Sequence[Any], options: Reading) -> Array:
     # Hugging Face's tables hold a file's content beside its path.
     held = [value.get("bytes") if isinstance(value, dict) else value for value in values]
     files = [
@@ -190,32 +196,31 @@ def _images(places: Sequence[str], values: Sequence[Any], options: Reading) -> A
         for place, value in zip(places, held, strict=True)
         if not isinstance(value, bytes)
     ]
-    stored = storage.read_all(files)
-    names = iter(files)
-    return images.read(
-        [
-            place if isinstance(value, bytes) else next(names)
-            for place, value in zip(places, held, strict=True)
-        ],
-        (value if isinstance(value, bytes) else next(stored) for value in held),
-        size=options.image_size,
+    stored = zip(map(Place, files), storage.read_all(list(map(str, files))), strict=True)
+    items = (
+        (place, value) if isinstance(value, bytes) else next(stored)
+        for place, value in zip(places, held, strict=True)
     )
+    return images.read(items, len(places), size=options.image_size)
 
 
-def _file(place: str, value: Any, options: Reading) -> str:
+def _file(place: Place, value: Any, options: Reading) -> Path | str:
     """Returns where the image lies that a row names."""
     if not isinstance(value, str):
-        raise DataError(f"{place}: found {type(value).__name__}, expected the path of an image")
+        raise DataError(f"found {type(value).__name__}, expected the path of an image", place)
     if storage.is_remote(value):
         return value
     # A table from elsewhere is not to read any file of this machine.
     if options.remote and (value.startswith("/") or ".." in value.split("/")):
-        raise DataError(f"{place}: {value}: expected gs://bucket/path, or a path below the data")
-    return value if value.startswith("/") else f"{options.root}/{value}"
+        raise DataError(f"{value}: expected gs://bucket/path, or a path below the data", place)
+    if storage.is_remote(options.root):
+        return f"{options.root}/{value}"
+    return Path(options.root, value)
 
 
 def _delimited(file: Path) -> Iterator[_Row]:
-    memory.check_data(4 * file.stat().st_size, file.name)  # Lines, cells, strings.
+    # Lines, cells, strings.
+    memory.check_data(4 * file.stat().st_size, "a table of this size", Place(file))
     csv.field_size_limit(_MOST_CHARACTERS)
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
@@ -225,20 +230,20 @@ def _delimited(file: Path) -> Iterator[_Row]:
             rows = csv.reader(lines, delimiter=delimiter, strict=True)
             header = [name.strip() for name in next(rows, [])]
             if len(set(header)) < len(header):
-                raise DataError(f"{file.name}: columns of the same name: {_listed(header)}")
+                raise DataError(f"columns of the same name: {_listed(header)}", Place(file))
             for row in rows:
                 if not row:
                     continue
                 if len(row) != len(header):
                     raise DataError(
-                        f"{file.name}: line {rows.line_num} has {len(row)} cells, expected "
-                        f"{len(header)} as in the header"
+                        f"found {len(row)} cells, expected {len(header)} as in the header",
+                        Place(file, f"line {rows.line_num}"),
                     )
-                yield f"{file.name}: line {rows.line_num}", dict(zip(header, row, strict=True))
+                yield Place(file, f"line {rows.line_num}"), dict(zip(header, row, strict=True))
     except UnicodeDecodeError as error:
-        raise DataError(f"{file.name}: not UTF-8: {error}") from None
+        raise DataError(f"not UTF-8: {error}", Place(file)) from None
     except csv.Error as error:
-        raise DataError(f"{file.name}: line {rows.line_num}: {error}") from None
+        raise DataError(str(error), Place(file, f"line {rows.line_num}")) from None
 
 
 def _parquet(file: Path) -> Iterator[_Row]:
@@ -248,21 +253,23 @@ def _parquet(file: Path) -> Iterator[_Row]:
     try:
         with parquet.ParquetFile(file) as table:
             groups = (table.metadata.row_group(at) for at in range(table.num_row_groups))
-            memory.check_data(2 * sum(group.total_byte_size for group in groups), file.name)
+            size = 2 * sum(group.total_byte_size for group in groups)
+            memory.check_data(size, "a table of this size", Place(file))
             classes = _class_names(table.schema_arrow.metadata or {})
             number = itertools.count(1)
             for batch in table.iter_batches():
                 for row in batch.to_pylist():
                     for column, named in classes.items():
                         row[column] = _named(row.get(column), named)
-                    yield f"{file.name}: row {next(number)}", row
+                    yield Place(file, f"row {next(number)}"), row
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).split("\n")[0]
-        raise DataError(f"{file.name}: no Parquet file, or a damaged one: {reason}") from None
+        raise DataError(f"no Parquet file, or a damaged one: {reason}", Place(file)) from None
 
 
 def _tf_records(file: Path) -> Iterator[_Row]:
-    memory.check_data(4 * file.stat().st_size, file.name)  # Records, features, examples.
+    # Records, features, examples.
+    memory.check_data(4 * file.stat().st_size, "a table of this size", Place(file))
     with native_greetings_hidden():
         import tensorflow as tf
 
@@ -272,11 +279,11 @@ def _tf_records(file: Path) -> Iterator[_Row]:
         for number, record in enumerate(records, 1):
             found = tf.train.Example.FromString(record)
             row = {name: _feature(each) for name, each in found.features.feature.items()}
-            yield f"{file.name}: record {number}", dict(sorted(row.items()))
+            yield Place(file, f"record {number}"), dict(sorted(row.items()))
     except (tf.errors.OpError, DecodeError) as error:
         reason = str(getattr(error, "message", error)).split("\n")[0]
         raise DataError(
-            f"{file.name}: record {number + 1}: no tf.train.Example, or a damaged one: {reason}"
+            f"no tf.train.Example, or a damaged one: {reason}", Place(file, f"record {number + 1}")
         ) from None
 
 
