@@ -30,7 +30,7 @@ class Shaped(Protocol):
         """Of its values."""
 
 
-def check_shape(place: Place, shape: tuple[int, ...], itemsize: int) -> None:
+def check_shape(place: Place | None, shape: tuple[int, ...], itemsize: int) -> None:
     """Checks what a header promises, before all of it is read.
 
     Args:
@@ -46,7 +46,7 @@ def check_shape(place: Place, shape: tuple[int, ...], itemsize: int) -> None:
     memory.check_data(math.prod(shape) * itemsize, f"an array of {values} values", place)
 
 
-def check_example(place: Place, shape: tuple[int, ...]) -> None:
+def check_example(place: Place | None, shape: tuple[int, ...]) -> None:
     """Checks what a header promises of each example, before any is read.
 
     Raises:

@@ -62,7 +62,7 @@ def read(files: Sequence[Path], options: Reading) -> Source:
             )
         x_train, y_train, x_test, y_test = (_checked(part) for part in parts)
     except DataError as error:
-        raise DataError(error.found, Place(file)) from None
+        raise error.at(Place(file)) from None
     except Exception as error:  # A damaged pickle raises nearly anything.
         found = f"{type(error).__name__}: {error}"
         raise DataError(f"damaged pickle: {found}", Place(file)) from None
@@ -125,7 +125,7 @@ class _Csr:
         if not isinstance(shape, tuple) or not all(isinstance(part, _Array) for part in parts):
             raise DataError(f"damaged sparse matrix: found {', '.join(vars(self)) or 'nothing'}")
         sizes = [size.checked() if isinstance(size, _Array) else size for size in shape]
-        return dense(*(part.checked() for part in parts), np.array(sizes), "its matrix")  # type: ignore
+        return dense(*(part.checked() for part in parts), np.array(sizes))  # type: ignore
 
 
 def _reconstruct(*_: object) -> _Array:

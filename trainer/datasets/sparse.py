@@ -40,10 +40,14 @@ def read(files: Sequence[Path], options: Reading) -> Source:
     data, indices, indptr, shape, labels = (
         npz.array(file, name) for name in ("data", "indices", "indptr", "shape", "labels")
     )
-    return Source(train=(dense(data, indices, indptr, shape, Place(file)), labels))
+    try:
+        examples = dense(data, indices, indptr, shape)
+    except DataError as error:
+        raise error.at(Place(file)) from None
+    return Source(train=(examples, labels))
 
 
-def dense(data: Array, indices: Array, indptr: Array, shape: Array, place: Place) -> Array:
+def dense(data: Array, indices: Array, indptr: Array, shape: Array) -> Array:
     """Returns a matrix of compressed sparse rows as an array (N, D), uint8 if numbers allow it.
 
     SciPy's own conversions are not used: they trust what they are given, and crash.
@@ -53,19 +57,19 @@ def dense(data: Array, indices: Array, indptr: Array, shape: Array, place: Place
         indices: the column of each.
         indptr: where each row begins in `data`, and the end of the last.
         shape: N and D.
-        place: of the matrix.
 
     Raises:
-        DataError: the parts do not fit together, or are larger than half the machine's memory.
+        DataError: the parts do not fit together, or are larger than half the machine's memory; it
+            has no place.
     """
     if not all(part.dtype.kind in "iu" for part in (indices, indptr, shape)):
-        raise DataError("damaged sparse matrix: expected indices and shape of integers", place)
+        raise DataError("damaged sparse matrix: expected indices and shape of integers")
     if data.dtype.kind not in "biuf":
-        raise DataError(f"sparse matrix of {data.dtype}, expected numbers", place)
+        raise DataError(f"sparse matrix of {data.dtype}, expected numbers")
     if shape.shape != (2,) or shape.min() < 1:
-        raise DataError("damaged sparse matrix: expected a shape of two sizes", place)
+        raise DataError("damaged sparse matrix: expected a shape of two sizes")
     rows, columns = (int(size) for size in shape)
-    check_shape(place, (rows, columns), np.dtype(np.float32).itemsize)
+    check_shape(None, (rows, columns), np.dtype(np.float32).itemsize)
     if (
         {data.ndim, indices.ndim, indptr.ndim} != {1}
         or len(data) != len(indices)
@@ -74,9 +78,9 @@ def dense(data: Array, indices: Array, indptr: Array, shape: Array, place: Place
         or indptr[-1] != len(data)
         or (indptr[1:] < indptr[:-1]).any()
     ):
-        raise DataError("damaged sparse matrix: its parts do not fit together", place)
+        raise DataError("damaged sparse matrix: its parts do not fit together")
     if len(indices) and not (indices.min() >= 0 and indices.max() < columns):
-        raise DataError("damaged sparse matrix: columns out of range", place)
+        raise DataError("damaged sparse matrix: columns out of range")
     counts = indptr[1:].astype(np.int64) - indptr[:-1].astype(np.int64)
     starts = np.repeat(np.arange(rows) * columns, counts)
     places, which = np.unique(starts + indices.astype(np.int64), return_inverse=True)
