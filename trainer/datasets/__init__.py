@@ -81,10 +81,8 @@ def load(
     for part, place in (("validation", validation_data), ("test", test_data)):
         if place is not None:
             source = _with_part(source, part, place, read(place, options))
-    try:
+    with _about(data):
         return Dataset.split(source, seed=seed, validation=validation, fold=fold)
-    except DataError as error:
-        raise error.at(Place(data)) from None
 
 
 def read(data: str, options: Reading) -> Source:
@@ -98,29 +96,58 @@ def read(data: str, options: Reading) -> Source:
         DataError: it is damaged, or in no known format.
         StorageError: the path is missing or may not be read.
     """
-    from trainer.datasets import sharded
-
-    if data not in SHIPPED and not storage.is_pattern(data):
-        cache = options.cache if storage.is_remote(data) else None
-        found = sharded.source(storage.folder(data), cache)
-        if found is not None:
-            return found
+    source = _shards(data, options)
+    if source is not None:
+        return source
     with _opened(data, options) as (module, files, options):
-        source: Source = module.read(files, options)
-    return source
+        found: Source = module.read(files, options)
+    return found
 
 
 @contextlib.contextmanager
-def streamed(data: str, options: Reading) -> Iterator[Stream | Source]:
-    """Gives a data set piece by piece if its format can be read so, else as `read`; checked.
+def streamed(data: str, options: Reading) -> Iterator[Stream]:
+    """Gives a data set piece by piece; one whose format cannot be read so is read before that.
 
-    Takes and raises what `read` does; what is damaged shows when its piece is asked for.
+    Takes and raises what `read` does, and is checked; but what is damaged may show not before its
+    piece is asked for.
     """
+    from trainer.datasets import checks, sharded
+    from trainer.datasets.dataset import checked
+
+    def whole(source: Source) -> Stream:
+        parts = checked(source)
+        classes = source.classes or checks.numbered(parts["train"].labels)
+        for name, part in parts.items():
+            checks.check_known(name, part.labels, classes)
+        return sharded.of_parts(parts, classes, mix=options.mixed)
+
+    source = _shards(data, options)
+    if source is not None:
+        with _about(data):
+            yield whole(source)
+        return
     with _opened(data, options) as (module, files, options):
-        if hasattr(module, "stream") and (found := module.stream(files, options)) is not None:
-            yield found
-            return
-        yield module.read(files, options)
+        stream = module.stream(files, options) if hasattr(module, "stream") else None
+        yield stream or whole(module.read(files, options))
+
+
+def _shards(data: str, options: Reading) -> Source | None:
+    """Returns a data set that is shards; None if it is not."""
+    from trainer.datasets import sharded
+
+    if data in SHIPPED or storage.is_pattern(data):
+        return None
+    cache = options.cache if storage.is_remote(data) else None
+    return sharded.source(storage.folder(data), cache)
+
+
+@contextlib.contextmanager
+def _about(data: str) -> Iterator[None]:
+    """Gives errors that are about no file the data as their place."""
+    try:
+        yield
+    except DataError as error:
+        raise error.at(Place(data)) from None
 
 
 @contextlib.contextmanager

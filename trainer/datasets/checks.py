@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -177,7 +178,7 @@ def alike(parts: dict[str, tuple[Examples, Array]]) -> dict[str, tuple[Examples,
     return same
 
 
-def check_alike(parts: dict[str, Shaped]) -> None:
+def check_alike(parts: Mapping[str, Shaped]) -> None:
     """Checks that the examples of all parts could be those of one model.
 
     Raises:
@@ -219,11 +220,7 @@ def check_classes(name: str, labels: Array, classes: tuple[str, ...]) -> None:
     Raises:
         DataError: a label is none of them, one has no training examples, or there is one class.
     """
-    if labels.max() >= len(classes):
-        raise DataError(
-            f"{name} labels: found {labels.max()}, expected 0 to {len(classes) - 1}, "
-            "the classes of the training part"
-        )
+    check_known(name, labels, classes)
     counts = np.bincount(labels, minlength=len(classes))
     if name == "train" and not counts.all():
         raise DataError(f"class {classes[int(counts.argmin())]!r} has no training examples")
@@ -231,15 +228,28 @@ def check_classes(name: str, labels: Array, classes: tuple[str, ...]) -> None:
         raise DataError(f"found one class, {classes[0]!r}, expected at least two")
 
 
+def check_known(name: str, labels: Array, classes: tuple[str, ...]) -> None:
+    """Checks that labels are those of known classes; takes what `check_classes` does.
+
+    Raises:
+        DataError: one is not.
+    """
+    if labels.max() >= len(classes):
+        raise DataError(
+            f"{name} labels: found {labels.max()}, expected 0 to {len(classes) - 1}, "
+            "the classes of the training part"
+        )
+
+
 def text_fault(text: Any) -> str | None:
     """Returns in words why something is no text to train on; None if it is one."""
     if not isinstance(text, str):
-        return f"is {type(text).__name__}, expected a text"
+        return f"found {type(text).__name__}, expected a text"
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        return f"is no text: {error}"
-    return "holds a NUL character" if "\0" in text else None
+        return f"no text: {error}"
+    return "a NUL character" if "\0" in text else None
 
 
 def _texts(name: str, examples: Array) -> Array:
@@ -249,7 +259,7 @@ def _texts(name: str, examples: Array) -> Array:
     texts = examples.astype(object)
     for number, text in enumerate(texts):
         if fault := text_fault(text):
-            raise DataError(f"{name} examples: example {number} {fault}")
+            raise DataError(f"{name} examples: example {number}: {fault}")
     return texts
 
 

@@ -6,13 +6,13 @@ Source: the layout of keras.utils.image_dataset_from_directory and text_dataset_
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainer import memory
 from trainer.datasets import images, parts, text
-from trainer.datasets.dataset import Array, Reading, Source
-from trainer.datasets.sharded import Stream, shuffled
+from trainer.datasets.dataset import Reading, Source
+from trainer.datasets.sharded import Stream
 from trainer.errors import DataError, Place
 from trainer.log import LOGGER
 
@@ -37,7 +37,7 @@ def read(files: Sequence[Path], options: Reading) -> Source:
     """
     kind, chosen = _chosen(files)
     labels, part_of = _labels_and_parts(chosen, options)
-    items = ((Place(file), file.read_bytes()) for file in chosen)
+    items = images.of_files(chosen)
     if kind == "image":
         examples = images.read(items, len(chosen), size=options.image_size)
     else:
@@ -48,7 +48,7 @@ def read(files: Sequence[Path], options: Reading) -> Source:
 
 
 def stream(files: Sequence[Path], options: Reading) -> Stream | None:
-    """Gives images some at a time, in a random order, so that they need not fit into memory.
+    """Gives images some at a time, so that they need not fit into memory.
 
     Returns:
         None for texts.
@@ -59,19 +59,7 @@ def stream(files: Sequence[Path], options: Reading) -> Stream | None:
     kind, chosen = _chosen(files)
     if kind != "image":
         return None
-    classes, numbers, rows = parts.numbered(*_labels_and_parts(chosen, options))
-    channels = images.channels(chosen)
-
-    def part(at: Array) -> tuple[Iterator[Array], Array]:
-        blocks = images.blocks(
-            ((Place(chosen[row]), chosen[row].read_bytes()) for row in at),
-            len(at),
-            channels=channels,
-            size=options.image_size,
-        )
-        return blocks, numbers[at]
-
-    return Stream({name: part(shuffled(at)) for name, at in rows.items()}, classes)
+    return images.stream(chosen, *_labels_and_parts(chosen, options), options)
 
 
 def _chosen(files: Sequence[Path]) -> tuple[str, list[Path]]:

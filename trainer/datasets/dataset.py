@@ -107,6 +107,8 @@ class Reading:
         cache: keeps files of shards in a bucket, if anything does.
         needs_training: whether there has to be a training part; if not, a test part alone is data
             in one piece.
+        mixed: whether examples that are given piece by piece are wanted in a random order, as
+            `mixing` has it, and not as they lie.
     """
 
     root: str = "."
@@ -118,6 +120,7 @@ class Reading:
     label_column: str | None = None
     cache: Cache | None = None
     needs_training: bool = True
+    mixed: bool = False
 
 
 @dataclass(frozen=True)

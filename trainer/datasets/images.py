@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import io
 import itertools
+import os
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,8 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer import memory
-from trainer.datasets.dataset import Array
+from trainer import memory, storage
+from trainer.datasets import parts
+from trainer.datasets.dataset import Array, Reading
+from trainer.datasets.mixing import shuffled
+from trainer.datasets.sharded import Stream
 from trainer.errors import DamagedFilesError, DataError, Place
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff")  # The usual ones.
@@ -25,7 +28,10 @@ _GREY = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 # A file, and its content.
 Item = tuple[Place, bytes]
 
-_AT_ONCE = 64  # Images in memory that are not decoded yet.
+# What a thread is given, of which there are twice as many in memory as threads.
+_AT_ONCE = 16
+_AT_ONCE_BYTES = 4 << 20
+_BLOCK = 64
 
 
 def decode(
@@ -117,46 +123,105 @@ def blocks(
     """
     decoded = _decoded(items, count, size)
     first: tuple[Place, Array] | None = None
-    while held := list(itertools.islice(decoded, _AT_ONCE)):
+    while held := list(itertools.islice(decoded, _BLOCK)):
         first = first or held[0]
         yield _stacked(held, (*first[1].shape[:2], channels), first[0])
 
 
-def channels(files: Iterable[Path]) -> int:
-    """Returns 1 if all images are grey by their headers, else 3."""
+def stream(
+    files: Sequence[Path | str], labels: Sequence[str], part_of: Sequence[str], options: Reading
+) -> Stream:
+    """Gives images in files some at a time, so that they need not fit into memory.
+
+    Args:
+        files: local ones as Path, those in a bucket as gs://.
+        labels: the class of each.
+        part_of: of each, "train", "validation" or "test".
+        options: how they are to be read.
+
+    Raises:
+        DataError: as `parts.numbered`; of what is damaged when its block is asked for.
+        StorageError: one is not there, or may not be read.
+    """
+    classes, numbers, rows = parts.numbered(labels, part_of)
+    found = channels(files)
+    pieces = {}
+    for name, at in rows.items():
+        order = shuffled(at) if options.mixed else at
+        items = of_files([files[row] for row in order])
+        pieces[name] = (
+            blocks(items, len(order), channels=found, size=options.image_size),
+            numbers[order],
+        )
+    return Stream(pieces, classes)
+
+
+def channels(files: Sequence[Path | str]) -> int:
+    """Returns 1 if all images are grey by their headers, else 3.
+
+    Args:
+        files: as `stream` takes them; those in a bucket are read until one has colours.
+    """
+    local = (file for file in files if isinstance(file, Path))
+    remote = storage.read_all([file for file in files if isinstance(file, str)])
+    headers: Iterable[Path | bytes] = itertools.chain(local, remote)
+    return 3 if any(map(has_colours, headers)) else 1
+
+
+def has_colours(file: Path | bytes) -> bool:
+    """Tells whether an image has colours, by its header."""
     from PIL import Image
 
-    for file in files:
-        with contextlib.suppress(Exception), Image.open(file) as image:  # Who decodes it tells.
-            if image.mode not in _GREY:
-                return 3
-    return 1
+    opened = io.BytesIO(file) if isinstance(file, bytes) else file
+    with contextlib.suppress(Exception), Image.open(opened) as image:  # Who decodes it tells.
+        return image.mode not in _GREY
+    return False
+
+
+def of_files(files: Iterable[Path | str]) -> Iterator[Item]:
+    """Gives files with their contents; as `stream` takes them, several are read at a time.
+
+    Raises:
+        StorageError: one is not there, or may not be read.
+    """
+    return storage.several_at_once(lambda file: (Place(file), storage.read(str(file))), files)
 
 
 def _decoded(items: Iterable[Item], count: int, size: int | None) -> Iterator[tuple[Place, Array]]:
     """Gives each image with its place; a damaged one ends that, and all such are named."""
     side = None if size is None else (size, size)
 
-    def attempt(place: Place, content: bytes) -> Array | DataError:
+    def attempt(item: Item) -> tuple[Place, Array] | DataError:
+        place, content = item
         try:
-            return decode(content, place, size=side)
+            return place, decode(content, place, size=side)
         except DataError as error:
             return error
 
     damaged: list[DataError] = []
-    rest = iter(items)
     # Pillow lets go of the interpreter while it works.
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        while some := list(itertools.islice(rest, _AT_ONCE)):
-            for (place, _), outcome in zip(
-                some, pool.map(attempt, *zip(*some, strict=True)), strict=True
-            ):
-                if isinstance(outcome, DataError):
-                    damaged.append(outcome)
-                elif not damaged:
-                    yield place, outcome
+    several = storage.several_at_once(
+        lambda some: list(map(attempt, some)), _some(items), threads=len(os.sched_getaffinity(0))
+    )
+    for outcome in itertools.chain.from_iterable(several):
+        if isinstance(outcome, DataError):
+            damaged.append(outcome)
+        elif not damaged:
+            yield outcome
     if damaged:
         raise DamagedFilesError(damaged, count)
+
+
+def _some(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Gives some images at a time: a thread's work on one would be too little, on many too much."""
+    some: list[Item] = []
+    for item in items:
+        some.append(item)
+        if len(some) == _AT_ONCE or sum(len(content) for _, content in some) > _AT_ONCE_BYTES:
+            yield some
+            some = []
+    if some:
+        yield some
 
 
 def _stacked(held: Sequence[tuple[Place, Array]], shape: tuple[int, ...], first: Place) -> Array:

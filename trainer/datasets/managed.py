@@ -6,6 +6,7 @@ Source: the import and export schemas for single-label classification of images 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from trainer import memory, storage
-from trainer.datasets import images, parts
+from trainer.datasets import images, parts, rows
 from trainer.datasets.dataset import Array, Reading, Source
+from trainer.datasets.sharded import Stream
 from trainer.errors import DataError, Place
 
 NAME = "JSON lines of a Vertex AI data set (imageGcsUri or textContent, classificationAnnotation)"
@@ -35,7 +37,11 @@ class _Item:
     kind: str  # One of _CONTENT.
     value: str
     label: str
-    use: str | None  # "training", "validation", "test", or nothing said.
+    part: str  # "train", "validation" or "test".
+
+    @property
+    def is_image(self) -> bool:
+        return self.kind == "imageGcsUri"
 
 
 def recognises(files: Sequence[Path]) -> bool:
@@ -53,16 +59,35 @@ def read(files: Sequence[Path], options: Reading) -> Source:
             texts are mixed.
         StorageError: an object that a line refers to is not there, or may not be read.
     """
-    items = [_item(fields, place) for file in files for place, fields in objects(file)]
-    if not items:
-        raise DataError("no examples, expected one a line", Place(files[0]))
-    kinds = {item.kind == "imageGcsUri" for item in items}
-    if len(kinds) > 1:
-        raise DataError("images and texts in one data set", items[0].place)
-    examples = _images(items, options) if kinds == {True} else _texts(items)
-    return parts.source(
-        examples, [item.label for item in items], [_PARTS[item.use] for item in items]
-    )
+    for file in files:
+        memory.check_data(rows.size_in_memory(file), "a file of this size", Place(file))
+    items = list(_items(files))
+    if items[0].is_image:
+        names = [item.value for item in items]
+        examples = images.read(images.of_files(names), len(names), size=options.image_size)
+    else:
+        examples = _texts(items)
+    return parts.source(examples, [item.label for item in items], [item.part for item in items])
+
+
+def stream(files: Sequence[Path], options: Reading) -> Stream | None:
+    """Gives images some at a time, so that they need not fit into memory; their names do.
+
+    Returns:
+        None for texts.
+
+    Raises:
+        DataError: as `read`; what is damaged shows when its block is asked for.
+        StorageError: as `read`.
+    """
+    if not next(_items(files)).is_image:
+        return None
+    names, labels, part_of = [], [], []
+    for item in _items(files):
+        names.append(item.value)
+        labels.append(sys.intern(item.label))
+        part_of.append(item.part)
+    return images.stream(names, labels, part_of, options)
 
 
 def is_one(file: Path) -> bool:
@@ -75,29 +100,18 @@ def is_one(file: Path) -> bool:
     return not isinstance(fields, dict) or bool({*_CONTENT, _ANNOTATION} & set(fields))
 
 
-def objects(file: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """Gives the objects of a file of JSON lines, each with its place.
-
-    Raises:
-        DataError: a line is no JSON object.
-    """
-    # Bytes, text, lines, strings.
-    memory.check_data(4 * file.stat().st_size, "a file of this size", Place(file))
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8: {error}", Place(file)) from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        place = Place(file, f"line {number}")
-        try:
-            fields = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"not JSON: {error}", place) from None
-        if not isinstance(fields, dict):
-            raise DataError(f"found {type(fields).__name__}, expected a JSON object", place)
-        yield place, fields
+def _items(files: Sequence[Path]) -> Iterator[_Item]:
+    """Gives the items of all lines, of which there are some; all are images, or all texts."""
+    first: _Item | None = None
+    for file in files:
+        for place, fields in rows.objects(file):
+            item = _item(fields, place)
+            first = first or item
+            if item.is_image != first.is_image:
+                raise DataError("images and texts in one data set", place)
+            yield item
+    if first is None:
+        raise DataError("no examples, expected one a line", Place(files[0]))
 
 
 def _item(fields: dict[str, Any], place: Place) -> _Item:
@@ -118,7 +132,7 @@ def _item(fields: dict[str, Any], place: Place) -> _Item:
     use = _field(fields, "dataItemResourceLabels", _USE)
     if use not in _PARTS:
         raise DataError(f"{_USE} is {use!r}, expected training, validation or test", place)
-    return _Item(place, kinds[0], fields[kinds[0]], label, use)
+    return _Item(place, kinds[0], fields[kinds[0]], label, _PARTS[use])
 
 
 def _field(fields: dict[str, Any], name: str, inner: str) -> Any:
@@ -128,12 +142,6 @@ def _field(fields: dict[str, Any], name: str, inner: str) -> Any:
 
 def _known(fields: dict[str, Any]) -> str:
     return ", ".join(fields) or "nothing"
-
-
-def _images(items: Sequence[_Item], options: Reading) -> Array:
-    names = [item.value for item in items]
-    stored = zip(map(Place, names), storage.read_all(names), strict=True)
-    return images.read(stored, len(names), size=options.image_size)
 
 
 def _texts(items: Sequence[_Item]) -> Array:

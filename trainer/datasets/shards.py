@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -252,3 +252,24 @@ def array(content: bytes, place: Place) -> Array:
         return values.reshape(shape)
     except (ValueError, TypeError) as error:
         raise DataError(f"no .npy file of numbers: {error}", place) from None
+
+
+def bytes_of_one(block: Array) -> int:
+    """Returns what an example of a block takes; of texts, on average."""
+    size = sum(map(len, block)) if block.dtype == object else block.nbytes
+    return max(1, size // len(block))
+
+
+def cut(blocks: Iterable[Array], size_bytes: int) -> Iterator[Array]:
+    """Gives arrays of about so many bytes each from smaller ones, or larger ones."""
+    held: list[Array] = []
+    for block in blocks:
+        size = max(1, size_bytes // bytes_of_one(block))
+        for at in range(0, len(block), size):
+            held.append(block[at : at + size])
+            if sum(map(len, held)) >= size:
+                together = np.concatenate(held)
+                held = [together[size:]] if len(together) > size else []
+                yield together[:size]
+    if held:
+        yield np.concatenate(held)
