@@ -123,6 +123,7 @@ def test_a_converted_set_trains_as_the_one_it_comes_from(
     data: Command, digits: Path, tmp_path: Path
 ) -> None:
     assert data("convert", digits, tmp_path / "shards")[0] == 0
+    assert data("check", tmp_path / "shards")[1][1:] == data("check", digits)[1][1:]
     before, after = (datasets.load(str(place), seed=0) for place in (digits, tmp_path / "shards"))
     assert (after.spec.classes, after.spec.low, after.spec.high) == (before.spec.classes, 0, 255)
 

@@ -17,7 +17,7 @@ from pyarrow import parquet
 from tests.datasets.test_images import encoded
 from trainer import datasets, storage
 from trainer.datasets.dataset import Dataset
-from trainer.errors import DataError
+from trainer.errors import DataError, StorageError
 
 LINES = [
     (
@@ -186,9 +186,15 @@ def test_an_image_that_a_table_names_is_told_by_the_path_that_was_given(
     files = {f"d/{name}": tmp_path / "d" / name for name in ("data.csv", "pictures/1.png")}
     storage.put_all(storage.folder(bucket), files)
     monkeypatch.chdir(tmp_path)
-    for place in ("d", "d/data.csv", f"{bucket}/d", f"{bucket}/d/data.csv"):
-        picture = place.removesuffix("/data.csv") + "/pictures/1.png"
+    places = ("d", "d/data.csv", f"{bucket}/d", f"{bucket}/d/data.csv")
+    pictures = [place.removesuffix("/data.csv") + "/pictures/1.png" for place in places]
+    for place, picture in zip(places, pictures, strict=True):
         with pytest.raises(DataError, match=f"^{picture}: no image, or a damaged one: found 8 by"):
+            datasets.load(place, seed=0)
+    (tmp_path / "d/pictures/1.png").unlink()
+    storage.folder(bucket).remove("d/pictures/1.png")
+    for place, picture in zip(places, pictures, strict=True):
+        with pytest.raises((DataError, StorageError), match=f"^{picture}: no such file"):
             datasets.load(place, seed=0)
 
 
@@ -246,6 +252,6 @@ def test_rows_without_a_label_or_example_are_left_out_and_told(
 def test_what_cannot_be_trained_on_is_named(
     tmp_path: Path, files: dict[str, bytes], message: str
 ) -> None:
-    with pytest.raises((DataError, datasets.storage.StorageError), match=message) as caught:
+    with pytest.raises((DataError, StorageError), match=message) as caught:
         datasets.load(write(tmp_path, files), seed=0)
     assert str(caught.value).startswith(str(tmp_path))

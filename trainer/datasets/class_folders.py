@@ -36,6 +36,7 @@ def read(files: Sequence[Path], options: Reading) -> Source:
         DataError: a file is damaged, lies in no folder of a class, or is an image of another size.
     """
     kind, chosen = _chosen(files)
+    _tell(files, chosen, kind)
     labels, part_of = _labels_and_parts(chosen, options)
     items = images.of_files(chosen)
     if kind == "image":
@@ -59,6 +60,7 @@ def stream(files: Sequence[Path], options: Reading) -> Stream | None:
     kind, chosen = _chosen(files)
     if kind != "image":
         return None
+    _tell(files, chosen, kind)
     return images.stream(chosen, *_labels_and_parts(chosen, options), options)
 
 
@@ -67,7 +69,6 @@ def _chosen(files: Sequence[Path]) -> tuple[str, list[Path]]:
     kinds = Counter(kind for kind in map(_kind, files) if kind)
     kind = kinds.most_common(1)[0][0]
     chosen = [file for file in files if _kind(file) == kind]
-    _tell(set(files) - set(chosen), kind)
     return kind, chosen
 
 
@@ -76,8 +77,8 @@ def _kind(file: Path) -> str | None:
     return "image" if suffix in images.SUFFIXES else "text" if suffix == ".txt" else None
 
 
-def _tell(others: set[Path], kind: str) -> None:
-    if others:
+def _tell(files: Sequence[Path], chosen: Sequence[Path], kind: str) -> None:
+    if others := set(files) - set(chosen):
         some = ", ".join(sorted(file.name for file in others)[:_MOST_NAMED])
         LOGGER.warning("left out: %d files that are no %ss, as %s", len(others), kind, some)
 

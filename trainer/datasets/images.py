@@ -182,9 +182,20 @@ def of_files(files: Iterable[Path | str]) -> Iterator[Item]:
     """Gives files with their contents; as `stream` takes them, several are read at a time.
 
     Raises:
-        StorageError: one is not there, or may not be read.
+        DataError: a local one is not there, or cannot be read.
+        StorageError: one in a bucket is not there, or may not be read.
     """
-    return storage.several_at_once(lambda file: (Place(file), storage.read(str(file))), files)
+
+    def item(file: Path | str) -> Item:
+        try:
+            content = file.read_bytes() if isinstance(file, Path) else storage.read(file)
+        except FileNotFoundError:
+            raise DataError("no such file", Place(file)) from None
+        except OSError as error:
+            raise DataError(f"cannot be read: {error.strerror}", Place(file)) from None
+        return Place(file), content
+
+    return storage.several_at_once(item, files)
 
 
 def _decoded(items: Iterable[Item], count: int, size: int | None) -> Iterator[tuple[Place, Array]]:

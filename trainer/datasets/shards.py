@@ -257,7 +257,7 @@ def array(content: bytes, place: Place) -> Array:
 def bytes_of_one(block: Array) -> int:
     """Returns what an example of a block takes; of texts, on average."""
     size = sum(map(len, block)) if block.dtype == object else block.nbytes
-    return max(1, size // len(block))
+    return max(1, size // max(1, len(block)))
 
 
 def cut(blocks: Iterable[Array], size_bytes: int) -> Iterator[Array]:
