@@ -198,6 +198,11 @@ def text_that_is_none(place: Path) -> None:
     (place / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
 
+def another_size_in_the_test_part(place: Path) -> None:
+    class_folders(place)
+    (place / "test/1/75.png").write_bytes(encoded(np.zeros((6, 5), np.uint8)))
+
+
 def rows_without_labels(place: Path) -> None:
     (place / "a.csv").write_text("text,label\na,b\nc,\n")
 
@@ -208,6 +213,7 @@ DAMAGED: dict[Make, str] = {
     short_idx: "/t10k-images-idx3-ubyte: its header promises 9 x 5 x 6 values in 270 bytes, fou",
     long_idx: "/t10k-images-idx3-ubyte: its header promises 9 x 5 x 6 values .* found more",
     text_that_is_none: "/a.jsonl: line 151: a NUL character",
+    another_size_in_the_test_part: r"/test/1/75.png: an image of 5x6, expected 6x5 as in \d+.png",
     rows_without_labels: ": 1 of 2 rows lack a label or an example: a.csv: line 3; expected at",
     npz_of(np.where(PIXELS == 7, np.nan, PIXELS)): ": training examples: example 0 holds NaN or in",
     npz_of(PIXELS, PIXELS[:9, :4]): r": test examples of shape \(4, 6\), expected \(5, 6\) as in t",

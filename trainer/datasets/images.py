@@ -104,28 +104,34 @@ def read(items: Iterable[Item], count: int, *, size: int | None = None) -> Array
     return _stacked(held, (*held[0][1].shape[:2], channels), held[0][0])
 
 
-def blocks(
-    items: Iterable[Item], count: int, *, channels: int, size: int | None = None
-) -> Iterator[Array]:
-    """Gives images of one size some at a time, so that they need not fit into memory.
+class Pieces:
+    """The images of a data set, some at a time, so that they need not fit into memory."""
 
-    Args:
-        items: the files; no more of them are asked for than are worked on.
-        count: how many there are.
-        channels: 1 or 3, as `channels` finds them.
-        size: pixels a side to bring all to; None leaves them as they are.
+    def __init__(self, channels: int, size: int | None) -> None:
+        """Makes it.
 
-    Returns:
-        Their pixels, uint8 (n, H, W, channels).
+        Args:
+            channels: 1 or 3, as the function `channels` finds them.
+            size: pixels a side to bring all to; None leaves them as they are.
+        """
+        self._channels, self._size = channels, size
+        self._first: tuple[Place, Array] | None = None  # Of all parts; the others have its size.
 
-    Raises:
-        DataError: as `read`.
-    """
-    decoded = _decoded(items, count, size)
-    first: tuple[Place, Array] | None = None
-    while held := list(itertools.islice(decoded, _BLOCK)):
-        first = first or held[0]
-        yield _stacked(held, (*first[1].shape[:2], channels), first[0])
+    def blocks(self, items: Iterable[Item], count: int) -> Iterator[Array]:
+        """Gives the pixels of a part: uint8 (n, H, W, channels).
+
+        Args:
+            items: the files; no more of them are asked for than are worked on.
+            count: how many there are.
+
+        Raises:
+            DataError: as `read`.
+        """
+        decoded = _decoded(items, count, self._size)
+        while held := list(itertools.islice(decoded, _BLOCK)):
+            self._first = self._first or held[0]
+            place, like = self._first
+            yield _stacked(held, (*like.shape[:2], self._channels), place)
 
 
 def stream(
@@ -144,16 +150,13 @@ def stream(
         StorageError: one is not there, or may not be read.
     """
     classes, numbers, rows = parts.numbered(labels, part_of)
-    found = channels(files)
-    pieces = {}
+    pieces = Pieces(channels(files), options.image_size)
+    found = {}
     for name, at in rows.items():
         order = shuffled(at) if options.mixed else at
         items = of_files([files[row] for row in order])
-        pieces[name] = (
-            blocks(items, len(order), channels=found, size=options.image_size),
-            numbers[order],
-        )
-    return Stream(pieces, classes)
+        found[name] = pieces.blocks(items, len(order)), numbers[order]
+    return Stream(found, classes)
 
 
 def channels(files: Sequence[Path | str]) -> int:

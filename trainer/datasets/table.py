@@ -144,20 +144,18 @@ def stream(files: Sequence[Path], options: Reading) -> Stream:
     left_out.tell()
     if len(names) == len(labels):
         return images.stream(names, labels, part_of, options)
-    channels = 3 if coloured else images.channels(names)
+    pieces = images.Pieces(3 if coloured else images.channels(names), options.image_size)
     classes, numbers, rows_of = parts.numbered(labels, part_of)
-    pieces = {}
+    found = {}
     for name, at in rows_of.items():
         of_part = [table for table in tables if _part(table) == part_of[at[0]]]
         cells = _cells(of_part, columns, _LeftOut())
         if columns.are_images:
-            blocks = images.blocks(
-                _items(cells, options), len(at), channels=channels, size=options.image_size
-            )
+            blocks = pieces.blocks(_items(cells, options), len(at))
         else:
             blocks = _text_blocks(cells)
-        pieces[name] = in_order(blocks, numbers[at], mix=options.mixed)
-    return Stream(pieces, classes, texts=not columns.are_images)
+        found[name] = in_order(blocks, numbers[at], mix=options.mixed)
+    return Stream(found, classes, texts=not columns.are_images)
 
 
 def write(folder: Folder, stream: Stream) -> None:
