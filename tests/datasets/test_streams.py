@@ -100,6 +100,7 @@ MAKERS: dict[str, Make] = {
     "class folders": class_folders,
     "IDX": idx_files,
     "npz of pixels": npz_of(PIXELS, PIXELS[:20]),
+    "npz of pixels in 64 bits": npz_of(PIXELS.astype(np.int64) // 2),
     "npz of bytes": npz_of(VECTORS, compressed=False),
     "npz of small integers": npz_of(VECTORS.astype(np.int64) // 2, VECTORS[:9]),
     "npz of integers, small ones in the test part": npz_of(VECTORS.astype(int) * 9, VECTORS[:9]),
@@ -200,7 +201,8 @@ def text_that_is_none(place: Path) -> None:
 
 def another_size_in_the_test_part(place: Path) -> None:
     class_folders(place)
-    (place / "test/1/75.png").write_bytes(encoded(np.zeros((6, 5), np.uint8)))
+    for file in (place / "test").rglob("*.png"):
+        file.write_bytes(encoded(np.zeros((6, 5), np.uint8)))
 
 
 def rows_without_labels(place: Path) -> None:
@@ -213,7 +215,7 @@ DAMAGED: dict[Make, str] = {
     short_idx: "/t10k-images-idx3-ubyte: its header promises 9 x 5 x 6 values in 270 bytes, fou",
     long_idx: "/t10k-images-idx3-ubyte: its header promises 9 x 5 x 6 values .* found more",
     text_that_is_none: "/a.jsonl: line 151: a NUL character",
-    another_size_in_the_test_part: r"/test/1/75.png: an image of 5x6, expected 6x5 as in \d+.png",
+    another_size_in_the_test_part: r"/test/\d/\d+.png: an image of 5x6, expected 6x5 as in \d+.png",
     rows_without_labels: ": 1 of 2 rows lack a label or an example: a.csv: line 3; expected at",
     npz_of(np.where(PIXELS == 7, np.nan, PIXELS)): ": training examples: example 0 holds NaN or in",
     npz_of(PIXELS, PIXELS[:9, :4]): r": test examples of shape \(4, 6\), expected \(5, 6\) as in t",
