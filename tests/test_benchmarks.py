@@ -65,6 +65,14 @@ def test_streaming_trains_from_shards_and_beside_them(tmp_path: Path) -> None:
     assert said.count("examples/s") == 5
 
 
+def test_converting_has_a_row_for_each_way(tmp_path: Path) -> None:
+    table = run("benchmarks.converting", "--part", 0.01, "--repeats", 1, "--folder", tmp_path)
+    assert (
+        len(re.findall(r"\| (images|texts|arrays), .* \| [\d,]+ \| [\d,]+ \| \d+ MB \|", table))
+        == 9
+    )
+
+
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="no wrk here; apt-get install wrk")
 def test_serving_prints_its_table() -> None:
     said = run("benchmarks.serving", "--seconds", 4, "--connections", 1)

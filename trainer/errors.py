@@ -5,7 +5,9 @@ The text of an error names the flag or file, what was found and what was expecte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 
 class TrainerError(Exception):
@@ -18,8 +20,49 @@ class UsageError(TrainerError):
     """A flag, or a combination of flags, that cannot work."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where in the data something is.
+
+    Attributes:
+        file: as a Path, where it lies on this machine, which may be a copy; as a str, what the user
+            would call it.
+        row: the part of the file, as "line 3"; "" for all of it.
+    """
+
+    file: Path | str
+    row: str = ""
+
+    def __str__(self) -> str:
+        """Returns it as messages begin with it."""
+        return f"{self.file}: {self.row}" if self.row else str(self.file)
+
+    @property
+    def name(self) -> str:
+        """The place without the folders that the file is in."""
+        return str(Place(Path(self.file).name, self.row))
+
+
 class DataError(TrainerError):
     """Data that cannot be trained on: missing, damaged, or of the wrong kind."""
+
+    def __init__(self, found: str, place: Place | None = None) -> None:
+        """Makes the error.
+
+        Args:
+            found: what was found and what was expected.
+            place: where that is; None if it is all of the data, or no file of it.
+        """
+        super().__init__(found if place is None else f"{place}: {found}")
+        self.found, self.place = found, place
+
+    def at(self, place: Place) -> DataError:
+        """Returns the error with a place, if it has none."""
+        return self.moved(lambda known: known or place)
+
+    def moved(self, move: Callable[[Place | None], Place]) -> DataError:
+        """Returns the error with another place, which is found by the one that it has."""
+        return DataError(self.found, move(self.place))
 
 
 class DamagedFilesError(DataError):
@@ -27,16 +70,20 @@ class DamagedFilesError(DataError):
 
     MOST_NAMED = 5
 
-    def __init__(self, findings: Sequence[str], of: int) -> None:
+    def __init__(self, findings: Sequence[DataError], of: int) -> None:
         """Makes the error.
 
         Args:
-            findings: what is wrong with each damaged file, its name first.
+            findings: what is wrong with each damaged file.
             of: how many files were read.
         """
         more = f" ({len(findings)} of {of} files)" if len(findings) > 1 else ""
-        super().__init__("; ".join(findings[: self.MOST_NAMED]) + more)
-        self.findings, self.of = list(findings), of
+        super().__init__("; ".join(map(str, findings[: self.MOST_NAMED])) + more)
+        self.findings, self.of = findings, of
+
+    def moved(self, move: Callable[[Place | None], Place]) -> DamagedFilesError:
+        """Returns the error with each finding moved."""
+        return DamagedFilesError([finding.moved(move) for finding in self.findings], self.of)
 
 
 class DeviceError(TrainerError):

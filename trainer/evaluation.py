@@ -13,7 +13,7 @@ from trainer import config as configs
 from trainer import datasets, preparation, storage, trained
 from trainer.config import ResolvedConfig
 from trainer.datasets.dataset import Array, Dataset, Reading, Source, Split, labelled, numbers_in
-from trainer.errors import DataError
+from trainer.errors import DataError, Place
 from trainer.results import metrics, names, predictions
 from trainer.trained import Trained
 
@@ -69,7 +69,7 @@ def read(found: Trained, data: str | None, *, allow_pickle: bool = False) -> Lab
     try:
         examples, part = labelled(source, found.classes)
     except DataError as error:
-        raise DataError(f"{data}: {error}") from None
+        raise error.at(Place(data)) from None
     return _fitted(found, data, part, examples, found.classes)
 
 
@@ -118,7 +118,7 @@ def _fitted(
         labels = numbers_in(found.classes, classes)[split.labels]
         examples = found.input.from_data(split.array)
     except DataError as error:
-        raise DataError(f"{data}: {error}") from None
+        raise error.at(Place(data)) from None
     with found.files(names.PREDICTIONS) as folder:
         rows = predictions.read(storage.folder(str(folder)))
     then = collections.Counter((row.example, row.true) for row in rows)

@@ -6,7 +6,7 @@ import os
 import resource
 from pathlib import Path
 
-from trainer.errors import DataError, DeviceError
+from trainer.errors import DataError, DeviceError, Place
 
 # What TensorFlow and Keras take before there is any data: resident, and as addresses (measured by
 # lowering the limits of a cgroup and of `ulimit -v` until they fail, TensorFlow 2.21 for CPU).
@@ -23,18 +23,20 @@ def limit() -> int:
     return min([physical, *_control_group_limits()])
 
 
-def check_data(needed: int, what: str) -> None:
+def check_data(needed: int, what: str, place: Place | None = None) -> None:
     """Raises DataError if data would take more than half of the memory, which training doubles.
 
     Args:
         needed: bytes, known before they are read.
-        what: the file, for the message.
+        what: takes them, for the message.
+        place: where that lies.
     """
     most = limit() // 2
     if needed > most:
         raise DataError(
             f"{what} takes {in_words(needed)} in memory, expected at most {in_words(most)}, half "
-            "of what there is"
+            "of what there is",
+            place,
         )
 
 

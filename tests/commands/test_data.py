@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import io
+import os
+import resource
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser
 from pyarrow import parquet
 
 from tests.browsing import check_it_opens_alone_fits_and_can_be_read
+from tests.conftest import ROOT
 from trainer import cli, datasets, storage
 from trainer.datasets import sharded
 from trainer.datasets.dataset import Dataset, Reading
@@ -116,6 +123,7 @@ def test_a_converted_set_trains_as_the_one_it_comes_from(
     data: Command, digits: Path, tmp_path: Path
 ) -> None:
     assert data("convert", digits, tmp_path / "shards")[0] == 0
+    assert data("check", tmp_path / "shards")[1][1:] == data("check", digits)[1][1:]
     before, after = (datasets.load(str(place), seed=0) for place in (digits, tmp_path / "shards"))
     assert (after.spec.classes, after.spec.low, after.spec.high) == (before.spec.classes, 0, 255)
 
@@ -200,3 +208,70 @@ def test_a_grey_image_among_coloured_ones_is_converted_too(
     source = sharded.source(storage.folder(str(tmp_path / "shards")))
     assert source is not None
     assert (source.train[0][:] == 77).all(axis=(1, 2, 3)).sum() == 1
+
+
+def test_damaged_files_of_all_parts_are_named(
+    data: Command, pictures: Path, tmp_path: Path
+) -> None:
+    for part in ("train", "test"):
+        shutil.copytree(pictures, tmp_path / "parts" / part)
+        (tmp_path / "parts" / part / "red/5.png").write_bytes(b"")
+    code, lines, err = data("check", tmp_path / "parts")
+    assert (code, len(lines)) == (3, 2)
+    assert err.endswith("/parts: 2 of 220 files are damaged\n")
+
+
+def table_of_images(place: Path) -> None:
+    """Writes 1.2 GB of images with random pixels."""
+    content = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(content, "BMP")
+    header, pixels = content.getvalue()[:54], np.random.default_rng(0).bytes(1 << 20)
+    schema = pyarrow.schema({"image": pyarrow.binary(), "label": pyarrow.int64()})
+    with parquet.ParquetWriter(place / "data.parquet", schema, compression="none") as writer:
+        for group in range(1000):
+            starts = [(group * 1009 + number * 8191) % 1_000_000 for number in range(100)]
+            images = [header + pixels[start : start + 64 * 64 * 3] for start in starts]
+            columns = [images, [group // 500] * 100]
+            writer.write_table(pyarrow.table(columns, schema=schema))
+
+
+def table_of_texts(place: Path) -> None:
+    """Writes 1.2 GB of texts of 2,000 words."""
+    words = np.random.default_rng(0).integers(10_000, 99_999, 100_000)
+    texts = [" ".join(map(str, words[at : at + 2000])) for at in range(0, 90_000, 900)]
+    with (place / "data.csv").open("w") as file:
+        file.write("text,label\n")
+        for group in range(1000):
+            file.writelines(f"{group} {text},{group // 500}\n" for text in texts)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("make", [table_of_images, table_of_texts])
+def test_a_table_larger_than_memory_is_checked_and_converted(
+    make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    """Of 700 MB, 300 are what Python, Arrow and the stacks of threads take by themselves."""
+    limit = 700_000_000
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:2])  # Threads take some, too.
+
+    (tmp_path / "table").mkdir()
+    make(tmp_path / "table")
+    for command in (["check", "table"], ["convert", "table", "out"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "trainer", "data", *command],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            preexec_fn=limited,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+    assert "train 100,000" in done.stdout
+    assert (
+        sum(file.stat().st_size for file in (tmp_path / "out").iterdir()) > limit / 2
+    )  # Texts are compressed.
+    shutil.rmtree(tmp_path)

@@ -91,7 +91,7 @@ def test_a_size_brings_all_to_one(tmp_path: Path) -> None:
         (images("val/") | images("test/"), ": no part to train on, found validation and test"),
         (images("train/") | {"test/cow/1.png": encoded(CAT)}, ": the test part has a class 'cow'"),
         ({"a/1.txt": b"", "b/1.txt": b"x"}, "a/1.txt: found an empty file, expected a"),
-        ({"a/1.txt": b"x\n\xff", "b/1.txt": b"x"}, "a/1.txt: is not UTF-8: found byte 0xff"),
+        ({"a/1.txt": b"x\n\xff", "b/1.txt": b"x"}, "a/1.txt: not UTF-8: found byte 0xff"),
         ({"a/1.doc": b"x"}, "no known format, found no files"),
     ],
 )

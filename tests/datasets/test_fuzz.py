@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 
 from tests.datasets.hostile import IDX, IMAGES, LABELS, WORDS, X, Y, members, npy, npz
 from trainer import datasets
+from trainer.datasets.dataset import Reading
+from trainer.datasets.survey import survey
 from trainer.errors import DataError
 
 Edits = list[tuple[int, int, bytes]]
@@ -50,6 +52,8 @@ def load(name: str, content: bytes, others: dict[str, bytes] | None = None) -> N
             Path(place, other).write_bytes(unchanged)
         Path(place, name).write_bytes(content)
         path = place if others else str(Path(place, name))
+        with contextlib.suppress(DataError):
+            survey(path, Reading(allow_pickle=True))
         with contextlib.suppress(DataError):
             found = datasets.load(path, seed=0, validation=0.3, allow_pickle=True)
             assert len(found.train) + len(found.test) > 0

@@ -57,6 +57,11 @@ def _header(path: Path, change: Callable[[bytes], bytes]) -> None:
     path.write_bytes(gzip.compress(change(gzip.decompress(path.read_bytes()))))
 
 
+def _promise(path: Path) -> None:
+    """Makes a header that promises four billion."""
+    _header(path, lambda b: b[:4] + b"\xff" * 4 + b[8:])
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -71,7 +76,8 @@ def _header(path: Path, change: Callable[[bytes], bytes]) -> None:
             lambda f: _header(f / IMAGES, lambda b: b[:4] + b"\xff" * 12 + b[16:]),
             "examples of 4294",
         ),
-        (lambda f: _header(f / IMAGES, lambda b: b[:4] + b"\xff" * 4 + b[8:]), "takes 3,367.3 GB"),
+        (lambda f: _promise(f / IMAGES), "1000 labels, but .* has 4294967295 images"),
+        (lambda f: (_promise(f / IMAGES), _promise(f / LABELS)), "takes 3,367.3 GB"),
         (lambda f: (f / LABELS).unlink(), f"{IMAGES}: found no file of labels"),
         (lambda f: (f / IMAGES).unlink(), f"{LABELS}: found no file of images"),
         (lambda f: write_idx(f / LABELS, np.zeros(999)), "999 labels, but .* has 1000 images"),

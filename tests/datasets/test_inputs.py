@@ -14,7 +14,7 @@ from PIL import Image
 
 from trainer.datasets.dataset import Dataset
 from trainer.datasets.inputs import Input
-from trainer.errors import DataError
+from trainer.errors import DataError, Place
 
 GREY = Input(kind="image", shape=(2, 3, 1), dtype="uint8", low=0, high=255)
 COLOUR = Input(kind="image", shape=(2, 3, 3), dtype="uint8", low=0, high=255)
@@ -53,7 +53,7 @@ def test_numbers_and_images_are_the_same_example() -> None:
         GREY.from_json(pixels),
         GREY.from_json(expected.tolist()),
         GREY.from_json(coded),
-        GREY.from_image(content, "a.png"),
+        GREY.from_image(content, Place("a.png")),
     ):
         np.testing.assert_array_equal(found, expected, strict=True)
     np.testing.assert_array_equal(COLOUR.from_json(coded), np.repeat(expected, 3, axis=2))
@@ -63,7 +63,7 @@ def test_numbers_and_images_are_the_same_example() -> None:
 def test_an_image_is_brought_to_size_and_to_the_colours_of_the_training_part() -> None:
     large = np.zeros((20, 30, 3), np.uint8)
     large[:10, :10] = (255, 0, 0)
-    found = GREY.from_image(png(large), "a.png")
+    found = GREY.from_image(png(large), Place("a.png"))
     assert found.shape == (2, 3, 1)
     assert found[0, 0, 0] == 76  # Of red, what Rec. 601 takes for its brightness.
     assert found.sum() == 76
@@ -120,9 +120,9 @@ def test_what_it_cannot_be_asked(asked: Input, value: Any, message: str) -> None
 def test_an_image_for_a_model_of_other_values_is_refused() -> None:
     content = png([[0] * 3] * 2)
     with pytest.raises(DataError, match="a.png: found pixels of 0 to 255, and the model was"):
-        dataclasses.replace(UNIT, low=-1).from_image(content, "a.png")
+        dataclasses.replace(UNIT, low=-1).from_image(content, Place("a.png"))
     with pytest.raises(DataError, match="a.png: found an image, expected a list of 3 numbers"):
-        VECTOR.from_image(content, "a.png")
+        VECTOR.from_image(content, Place("a.png"))
 
 
 def test_examples_of_a_data_set() -> None:

@@ -124,9 +124,9 @@ def test_images_of_different_sizes_are_brought_to_one(bucket: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["{"], "data.jsonl: line 1 is not JSON"),
-        (["[" * 100_000], "data.jsonl: line 1 is not JSON"),
-        (['"text"'], "line 1 is str, expected a JSON object"),
+        (["{"], "data.jsonl: line 1: not JSON"),
+        (["[" * 100_000], "data.jsonl: line 1: not JSON"),
+        (['"text"'], "line 1: found str, expected a JSON object"),
         ([text(0), "", '{"textContent": "a"}'], "line 3: no label, .*found textContent"),
         ([line()], "line 1: expected one of imageGcsUri, textContent, textGcsUri"),
         ([line(textContent="a", imageGcsUri="b")], "line 1: expected one of"),

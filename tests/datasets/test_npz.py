@@ -74,7 +74,7 @@ def test_one_hot_labels_are_read(tmp_path: Path) -> None:
         ({"x_train": X[:, 0, 0]}, "of shape .60,., expected numbers: images"),
         ({"x_train": X + 1j}, "found complex128"),
         ({"x_train": X[:0], "y_train": Y[:0]}, "training part: no examples"),
-        ({"x_train": np.array([None] * 60)}, "array 'x_train' holds Python objects"),
+        ({"x_train": np.array([None] * 60)}, "array 'x_train': holds Python objects"),
     ],
 )
 def test_what_cannot_be_trained_on_is_named(
@@ -98,7 +98,7 @@ def test_a_damaged_array_is_named(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[200:220] = bytes(20)
     path.write_bytes(content)
-    with pytest.raises(DataError, match="array 'x_train' is damaged"):
+    with pytest.raises(DataError, match="array 'x_train': damaged"):
         datasets.load(str(path), seed=0)
 
 

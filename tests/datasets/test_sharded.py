@@ -17,7 +17,7 @@ from trainer import datasets, storage
 from trainer.datasets import sharded
 from trainer.datasets.sharded import Stream
 from trainer.datasets.shards import Shards, array
-from trainer.errors import DataError
+from trainer.errors import DataError, Place
 
 CLASSES = ("odd", "even", "none")
 EXAMPLES = np.arange(1000 * 6, dtype=np.float32).reshape(1000, 6)
@@ -198,10 +198,10 @@ def test_arrays_are_read_as_numpy_writes_them(kind: str, shape: tuple[int, ...])
     values = np.arange(np.prod(shape)).reshape(shape).astype(kind)
     file = io.BytesIO()
     np.save(file, values)
-    np.testing.assert_array_equal(array(file.getvalue(), "a"), values, strict=True)
+    np.testing.assert_array_equal(array(file.getvalue(), Place("a")), values, strict=True)
     for damaged in (file.getvalue()[:-1], file.getvalue()[:60], b"", b"x" + file.getvalue()):
         with pytest.raises(DataError, match=r"a: no .npy file of numbers"):
-            array(damaged, "a")
+            array(damaged, Place("a"))
 
 
 def test_data_that_was_cut_short_is_none(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_only_line_feeds_part_examples(tmp_path: Path) -> None:
         ({"pos": b"a\nb"}, "pos.txt: found one class only"),
         ({"pos": b"a\nb", "neg": b""}, "neg.txt: no examples"),
         ({"pos": b"a\nb", "neg": b"\n \n"}, "neg.txt: no examples"),
-        ({"pos": b"a\nb", "neg": b"a\n\xe9\n"}, "neg.txt: line 2 is not UTF-8: found byte 0xe9"),
+        ({"pos": b"a\nb", "neg": b"a\n\xe9\n"}, "neg.txt: line 2: not UTF-8: found byte 0xe9"),
         ({"pos": b"a\nb", "neg": b"a"}, "class 'neg' has 1 example, too few"),
     ],
 )

@@ -66,7 +66,7 @@ def test_it_says_when_nobody_writes() -> None:
 def test_rows_may_hold_line_feeds_and_a_bad_one_is_not_the_last() -> None:
     rows = Rows(lines(b'a,"b\nc ""d"""\n\n\xff,1\nx,y'))
     assert (next(rows), rows.number) == (["a", 'b\nc "d"'], 1)
-    with pytest.raises(DataError, match="is not UTF-8: found byte 0xff"):
+    with pytest.raises(DataError, match="not UTF-8: found byte 0xff"):
         next(rows)
     assert (next(rows), rows.number) == (["x", "y"], 5)
     rows.put_back(["x", "y"])

@@ -113,9 +113,9 @@ def test_lines_of_text(tmp_path: Path) -> None:
     )
     assert told(read(TEXT, file), tmp_path) == {
         "a.txt:1": "one",
-        "a.txt:4": "is not UTF-8: found byte 0xff",
+        "a.txt:4": "not UTF-8: found byte 0xff",
         "a.txt:5": "three",
-        "a.txt:6": "has 1000001 characters, expected one example a line, at most 1000000",
+        "a.txt:6": "1000001 characters, expected one example a line, at most 1000000",
         "a.txt:7": "last",
     }
 

@@ -108,9 +108,9 @@ def _print(found: Survey) -> None:
 
     table = Table(box=None, pad_edge=False)
     table.add_column("class", overflow="fold")
-    for part in found.parts:
+    for part in found.labels:
         table.add_column(part, justify="right")
-    counts = [found.counts(part) for part in found.parts]
+    counts = [found.counts(part) for part in found.labels]
     rows = list(zip(found.classes, *counts, strict=True))
     for name, *numbers in [*rows, ("all", *map(sum, counts))]:
         table.add_row(name, *(f"{number:,}" for number in numbers))

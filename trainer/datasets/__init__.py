@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer import storage
-from trainer.errors import DamagedFilesError, DataError
+from trainer.errors import DataError, Place
 
 if TYPE_CHECKING:
     from trainer.datasets.dataset import Dataset, Reading, Source
@@ -81,10 +81,8 @@ def load(
     for part, place in (("validation", validation_data), ("test", test_data)):
         if place is not None:
             source = _with_part(source, part, place, read(place, options))
-    try:
+    with _about(data):
         return Dataset.split(source, seed=seed, validation=validation, fold=fold)
-    except DataError as error:
-        raise DataError(f"{data}: {error}") from None
 
 
 def read(data: str, options: Reading) -> Source:
@@ -98,36 +96,63 @@ def read(data: str, options: Reading) -> Source:
         DataError: it is damaged, or in no known format.
         StorageError: the path is missing or may not be read.
     """
-    from trainer.datasets import sharded
-
-    if data not in SHIPPED and not storage.is_pattern(data):
-        cache = options.cache if storage.is_remote(data) else None
-        found = sharded.source(storage.folder(data), cache)
-        if found is not None:
-            return found
+    source = _shards(data, options)
+    if source is not None:
+        return source
     with _opened(data, options) as (module, files, options):
-        source: Source = module.read(files, options)
-    return source
+        found: Source = module.read(files, options)
+    return found
 
 
 @contextlib.contextmanager
-def streamed(data: str, options: Reading) -> Iterator[Stream | Source]:
-    """Gives a data set piece by piece if its format can be read so, else as `read`; checked.
+def streamed(data: str, options: Reading) -> Iterator[Stream]:
+    """Gives a data set piece by piece; one whose format cannot be read so is read before that.
 
-    Takes and raises what `read` does; what is damaged shows when its piece is asked for.
+    Takes and raises what `read` does, and is checked; but what is damaged may show not before its
+    piece is asked for.
     """
+    from trainer.datasets import checks, sharded
+    from trainer.datasets.dataset import checked
+
+    def whole(source: Source) -> Stream:
+        parts = checked(source)
+        classes = source.classes or checks.numbered(parts["train"].labels)
+        for name, part in parts.items():
+            checks.check_known(name, part.labels, classes)
+        return sharded.of_parts(parts, classes, mix=options.mixed)
+
+    source = _shards(data, options)
+    if source is not None:
+        with _about(data):
+            yield whole(source)
+        return
     with _opened(data, options) as (module, files, options):
-        if hasattr(module, "stream") and (found := module.stream(files, options)) is not None:
-            yield found
-            return
-        yield module.read(files, options)
+        stream = module.stream(files, options) if hasattr(module, "stream") else None
+        yield stream or whole(module.read(files, options))
+
+
+def _shards(data: str, options: Reading) -> Source | None:
+    """Returns a data set that is shards; None if it is not."""
+    from trainer.datasets import sharded
+
+    if data in SHIPPED or storage.is_pattern(data):
+        return None
+    cache = options.cache if storage.is_remote(data) else None
+    return sharded.source(storage.folder(data), cache)
+
+
+@contextlib.contextmanager
+def _about(data: str) -> Iterator[None]:
+    """Gives errors that are about no file the data as their place."""
+    try:
+        yield
+    except DataError as error:
+        raise error.at(Place(data)) from None
 
 
 @contextlib.contextmanager
 def _opened(data: str, options: Reading) -> Iterator[tuple[Any, list[Path], Reading]]:
     """Gives the module of a data set's format, its files, and how they are to be read."""
-    from trainer.datasets.parts import PartsError
-
     path = str(_BUILTIN / data) if data in SHIPPED else data
     with storage.local_copy(path) as local:
         whole = local.is_dir() and not storage.is_pattern(path)
@@ -137,20 +162,22 @@ def _opened(data: str, options: Reading) -> Iterator[tuple[Any, list[Path], Read
             root=str(local) if whole else folder or ".",
             remote=storage.is_remote(path),
         )
-        module, files = _recognise(data, local)
+
+        def as_given(place: Place | None) -> Place:
+            """Returns a place in the copy as the user knows it."""
+            if place is None:
+                return Place(data)
+            copied = options.remote and isinstance(place.file, Path)
+            if not copied:
+                return place
+            within = Path(place.file).relative_to(local if whole else local.parent)
+            return Place(f"{folder}/{within.as_posix()}", place.row)
+
         try:
+            module, files = _recognise(local)
             yield module, files, options
-        except PartsError as error:
-            raise DataError(f"{data}: {error}") from None
         except DataError as error:
-            if str(error).startswith(("gs://", "/", "--")):  # What a line of the data refers to.
-                raise
-            # Formats name the file inside the data; the user knows it by the path that was given.
-            within = f"{folder}/" if folder else ""
-            if isinstance(error, DamagedFilesError):
-                findings = [within + finding for finding in error.findings]
-                raise DamagedFilesError(findings, error.of) from None
-            raise DataError(f"{within}{error}") from None
+            raise error.moved(as_given) from None
 
 
 def _with_part(source: Source, name: str, place: str, other: Source) -> Source:
@@ -185,7 +212,7 @@ def _files(path: Path) -> list[Path]:
         return storage.local_matches(str(path))
     if not path.is_dir():
         if not path.is_file():  # A pipe would be waited for, and /dev/zero has no end.
-            raise DataError(f"{path}: neither a file nor a folder")
+            raise DataError("neither a file nor a folder", Place(path))
         return [path]
     return _within(path, path.iterdir())
 
@@ -199,12 +226,12 @@ def _within(folder: Path, paths: Iterable[Path]) -> list[Path]:
         if hidden or not path.is_file():
             continue
         if not path.resolve().is_relative_to(root):
-            raise DataError(f"{path}: a link that leads out of the data folder")
+            raise DataError("a link that leads out of the data folder", Place(path))
         files.append(path)
     return sorted(files)
 
 
-def _recognise(data: str, local: Path) -> tuple[Any, list[Path]]:
+def _recognise(local: Path) -> tuple[Any, list[Path]]:
     """Returns the module of the first format that knows the files, and those files."""
     files = _files(local)
     modules = [importlib.import_module(f"{__name__}.{name}") for name in FORMATS]
@@ -218,6 +245,6 @@ def _recognise(data: str, local: Path) -> tuple[Any, list[Path]]:
             return module, below
     found = ", ".join(file.name for file in files[:5]) or "no files"
     raise DataError(
-        f"{data}: no known format, found {found}. Expected one of: "
+        f"no known format, found {found}. Expected one of: "
         f"{'; '.join(module.NAME for module in modules + nested)}."
     )

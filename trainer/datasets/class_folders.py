@@ -6,14 +6,14 @@ Source: the layout of keras.utils.image_dataset_from_directory and text_dataset_
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainer import memory
 from trainer.datasets import images, parts, text
-from trainer.datasets.dataset import Array, Reading, Source
-from trainer.datasets.sharded import Stream, shuffled
-from trainer.errors import DataError
+from trainer.datasets.dataset import Reading, Source
+from trainer.datasets.sharded import Stream
+from trainer.errors import DataError, Place
 from trainer.log import LOGGER
 
 NAME = (
@@ -35,20 +35,21 @@ def read(files: Sequence[Path], options: Reading) -> Source:
     Raises:
         DataError: a file is damaged, lies in no folder of a class, or is an image of another size.
     """
-    kind, chosen, names = _chosen(files, options)
-    places = [_place(name) for name in names]
-    contents = (file.read_bytes() for file in chosen)
+    kind, chosen = _chosen(files)
+    _tell(files, chosen, kind)
+    labels, part_of = _labels_and_parts(chosen, options)
+    items = images.of_files(chosen)
     if kind == "image":
-        examples = images.read(names, contents, size=options.image_size)
+        examples = images.read(items, len(chosen), size=options.image_size)
     else:
         size_bytes = sum(file.stat().st_size for file in chosen)
-        memory.check_data(4 * size_bytes, f"{len(names)} texts")  # Bytes, text, strings.
-        examples = text.whole(names, contents)
-    return parts.source(examples, [label for _, label in places], [part for part, _ in places])
+        memory.check_data(4 * size_bytes, f"{len(chosen)} texts")  # Bytes, text, strings.
+        examples = text.whole(items, len(chosen))
+    return parts.source(examples, labels, part_of)
 
 
 def stream(files: Sequence[Path], options: Reading) -> Stream | None:
-    """Gives images some at a time, in a random order, so that they need not fit into memory.
+    """Gives images some at a time, so that they need not fit into memory.
 
     Returns:
         None for texts.
@@ -56,35 +57,19 @@ def stream(files: Sequence[Path], options: Reading) -> Stream | None:
     Raises:
         DataError: as `read`; what is damaged shows when its block is asked for.
     """
-    kind, chosen, names = _chosen(files, options)
+    kind, chosen = _chosen(files)
     if kind != "image":
         return None
-    places = [_place(name) for name in names]
-    classes, numbers, rows = parts.numbered(
-        [label for _, label in places], [part for part, _ in places]
-    )
-    channels = images.channels(chosen)
-
-    def part(at: Array) -> tuple[Iterator[Array], Array]:
-        blocks = images.blocks(
-            [names[row] for row in at],
-            (chosen[row].read_bytes() for row in at),
-            channels=channels,
-            size=options.image_size,
-        )
-        return blocks, numbers[at]
-
-    return Stream({name: part(shuffled(at)) for name, at in rows.items()}, classes)
+    _tell(files, chosen, kind)
+    return images.stream(chosen, *_labels_and_parts(chosen, options), options)
 
 
-def _chosen(files: Sequence[Path], options: Reading) -> tuple[str, list[Path], list[str]]:
-    """Returns what most files are, those files, and their names in the data."""
+def _chosen(files: Sequence[Path]) -> tuple[str, list[Path]]:
+    """Returns what most files are, and those files."""
     kinds = Counter(kind for kind in map(_kind, files) if kind)
     kind = kinds.most_common(1)[0][0]
     chosen = [file for file in files if _kind(file) == kind]
-    _tell(set(files) - set(chosen), kind)
-    root = Path(options.root)
-    return kind, chosen, [file.relative_to(root).as_posix() for file in chosen]
+    return kind, chosen
 
 
 def _kind(file: Path) -> str | None:
@@ -92,18 +77,23 @@ def _kind(file: Path) -> str | None:
     return "image" if suffix in images.SUFFIXES else "text" if suffix == ".txt" else None
 
 
-def _tell(others: set[Path], kind: str) -> None:
-    if others:
+def _tell(files: Sequence[Path], chosen: Sequence[Path], kind: str) -> None:
+    if others := set(files) - set(chosen):
         some = ", ".join(sorted(file.name for file in others)[:_MOST_NAMED])
         LOGGER.warning("left out: %d files that are no %ss, as %s", len(others), kind, some)
 
 
-def _place(name: str) -> tuple[str, str]:
-    """Returns the part of the data that a file belongs to, and its class."""
-    folders = name.split("/")[:-1]
+def _labels_and_parts(files: Sequence[Path], options: Reading) -> tuple[list[str], list[str]]:
+    """Returns of each file its class, and the part of the data that it belongs to."""
+    found = [_label_and_part(file, Path(options.root)) for file in files]
+    return [label for label, _ in found], [part for _, part in found]
+
+
+def _label_and_part(file: Path, root: Path) -> tuple[str, str]:
+    folders = file.relative_to(root).parts[:-1]
     part = parts.of_name(folders[0]) if folders else None
     if part is not None:
         folders = folders[1:]
     if not folders:
-        raise DataError(f"{name}: lies in no folder of a class, expected {NAME}")
-    return part or "train", folders[0]
+        raise DataError(f"lies in no folder of a class, expected {NAME}", Place(file))
+    return folders[0], part or "train"

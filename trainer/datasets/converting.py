@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
 from dataclasses import dataclass
-
-import numpy as np
 
 from trainer import datasets, storage
 from trainer.datasets import sharded, table
-from trainer.datasets.dataset import Array, Reading, Split, checked, numbered
-from trainer.datasets.sharded import Stream, shuffled
+from trainer.datasets.dataset import Reading
 from trainer.errors import UsageError
-
-_AT_ONCE = 1024  # Examples in a block.
 
 
 @dataclass(frozen=True)
@@ -51,38 +46,8 @@ def convert(data: str, out: str, options: Reading) -> Converted:
     folder.check_writable()
     if data not in datasets.SHIPPED and storage.folder(data).version(sharded.INDEX):
         raise UsageError(f"PATH {data}: is shards already")
-    with datasets.streamed(data, options) as found:
-        if isinstance(found, Stream):
-            sharded.write(folder, found)
-            sizes = {name: len(labels) for name, (_, labels) in found.parts.items()}
-            return Converted(sizes, found.classes, len(folder.names()))
-        parts, classes = checked(found), found.classes
-    classes = classes or numbered(parts["train"].labels)
-    sizes = {name: len(part) for name, part in parts.items()}
-    if parts["train"].examples.dtype == object:
-        table.write(folder, {name: _shuffled(part) for name, part in parts.items()}, classes)
-    else:
-        sharded.write(folder, _stream(parts, classes))
-    return Converted(sizes, classes, len(folder.names()))
-
-
-def _stream(parts: dict[str, Split], classes: tuple[str, ...]) -> Stream:
-    train = np.asarray(parts["train"].examples)
-    low, high = float(train.min()), float(train.max())
-    if train.dtype == np.uint8 and train.ndim == 4:  # Pixels.
-        low, high = 0.0, 255.0
-    pieces = {}
-    for name, part in parts.items():
-        mixed = _shuffled(part)
-        pieces[name] = (_blocks(np.asarray(mixed.examples)), mixed.labels)
-    return Stream(pieces, classes, low, high)
-
-
-def _shuffled(part: Split) -> Split:
-    rows = shuffled(np.arange(len(part)))
-    return Split(part.examples[rows], part.labels[rows])
-
-
-def _blocks(examples: Array) -> Iterator[Array]:
-    for at in range(0, len(examples), _AT_ONCE):
-        yield examples[at : at + _AT_ONCE]
+    with datasets.streamed(data, dataclasses.replace(options, mixed=True)) as stream:
+        write = table.write if stream.texts else sharded.write
+        write(folder, stream)
+        sizes = {name: len(labels) for name, (_, labels) in stream.parts.items()}
+        return Converted(sizes, stream.classes, len(folder.names()))

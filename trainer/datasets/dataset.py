@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import collections
 import hashlib
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from trainer import memory
+from trainer.datasets import checks
 from trainer.datasets.cache import Cache
 from trainer.datasets.shards import Shards
 from trainer.errors import DataError
-
-# Beyond these it is no data for a model here, but a header gone wrong.
-MOST_CLASSES = 1000
-MOST_VALUES = 1 << 24  # Of one example: an image of 4096x4096, say.
 
 # Of data that comes in one piece, the part that is kept for the final test.
 TEST_FRACTION = 0.1
@@ -112,6 +107,8 @@ class Reading:
         cache: keeps files of shards in a bucket, if anything does.
         needs_training: whether there has to be a training part; if not, a test part alone is data
             in one piece.
+        mixed: whether examples that are given piece by piece are wanted in a random order, as
+            `mixing` has it, and not as they lie.
     """
 
     root: str = "."
@@ -123,6 +120,7 @@ class Reading:
     label_column: str | None = None
     cache: Cache | None = None
     needs_training: bool = True
+    mixed: bool = False
 
 
 @dataclass(frozen=True)
@@ -224,7 +222,7 @@ class Dataset:
         """
         parts = checked(source)
         train, held_out, test = parts["train"], parts.get("validation"), parts.get("test")
-        classes = source.classes or numbered(train.labels)
+        classes = source.classes or checks.numbered(train.labels)
         if fold is not None:
             train, test = _fold(train, *fold, classes, seed=seed)
         elif test is None:
@@ -234,7 +232,7 @@ class Dataset:
         splits = {"train": train, "validation": held_out, "test": test}
         present = {name: part for name, part in splits.items() if part is not None}
         for name, part in present.items():
-            _check_labels(name, part.labels, classes)
+            checks.check_classes(name, part.labels, classes)
         spec = _spec(train, classes, {name: len(part) for name, part in present.items()})
         shared = {
             name: _shared(train.examples, part.examples)
@@ -290,151 +288,8 @@ def checked(source: Source) -> dict[str, Split]:
         DataError: examples and labels that do not fit together, or cannot be trained on.
     """
     parts = {"train": source.train, "validation": source.validation, "test": source.test}
-    return _alike(
-        {
-            name: _check("training" if name == "train" else name, *part)
-            for name, part in parts.items()
-            if part is not None
-        }
-    )
-
-
-def _alike(parts: dict[str, Split]) -> dict[str, Split]:
-    """Returns the parts with examples of one type.
-
-    Raises:
-        DataError: their examples have other shapes, or are texts in some parts only.
-    """
-    train = parts["train"].examples
-    for name, part in parts.items():
-        if part.examples.shape[1:] != train.shape[1:]:
-            raise DataError(
-                f"{name} examples of shape {part.examples.shape[1:]}, expected "
-                f"{train.shape[1:]} as in training"
-            )
-        if (part.examples.dtype == object) != (train.dtype == object):
-            raise DataError(f"{name} examples: texts in some parts only")
-    if len({part.examples.dtype for part in parts.values()}) == 1:
-        return parts
-    # One part held only small numbers.
-    alike = {}
-    for name, part in parts.items():
-        if isinstance(part.examples, Shards):
-            raise DataError(f"{name} examples: {part.examples.dtype}, unlike those of other parts")
-        alike[name] = Split(part.examples.astype(np.float32), part.labels)
-    return alike
-
-
-def check_shape(name: str, shape: tuple[int, ...], itemsize: int) -> None:
-    """Checks what a header promises, before anything is read.
-
-    Args:
-        name: of the file, for the message.
-        shape: of an array of examples or labels; the first axis counts them.
-        itemsize: bytes of a value.
-
-    Raises:
-        DataError: an example, or all of them, are larger than can be trained on.
-    """
-    values = math.prod(shape[1:])
-    if values > MOST_VALUES:
-        sizes = " x ".join(map(str, shape[1:]))
-        raise DataError(
-            f"{name}: examples of {sizes} values, expected at most {MOST_VALUES} in each"
-        )
-    memory.check_data(math.prod(shape) * itemsize, f"{name}: {' x '.join(map(str, shape))} values")
-
-
-def _check(name: str, examples: Array | Shards, labels: Array) -> Split:
-    """Brings what was read into the one form that Split describes."""
-    if labels.ndim == 2:
-        if not (np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all()):
-            raise DataError(f"{name} labels: a table of labels must be one-hot")
-        labels = labels.argmax(axis=1)
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise DataError(
-            f"{name} labels: found {labels.dtype} of shape {labels.shape}, expected integers (N,)"
-        )
-    if examples.ndim == 0:
-        raise DataError(f"{name} examples: found a single {examples.dtype}, expected (N, ...)")
-    if len(examples) != len(labels):
-        raise DataError(f"{name} part: {len(examples)} examples but {len(labels)} labels")
-    if len(examples) == 0:
-        raise DataError(f"{name} part: no examples")
-    if labels.min() < 0:
-        raise DataError(f"{name} labels: found {labels.min()}, expected 0 or more")
-    if labels.max() >= 2**31:
-        raise DataError(f"{name} labels: found {labels.max()}, expected class numbers")
-    return Split(_normalise(name, examples), labels.astype(np.int32))
-
-
-def _normalise(name: str, examples: Array | Shards) -> Array | Shards:
-    if isinstance(examples, Shards):  # They were, when they were made.
-        return examples
-    if examples.dtype.kind in "OU":
-        return _texts(name, examples)
-    if examples.ndim == 3:
-        examples = examples[..., np.newaxis]  # Grey images without a channel.
-    if examples.ndim not in (2, 4) or examples.dtype.kind not in "biuf" or examples.size == 0:
-        raise DataError(
-            f"{name} examples: found {examples.dtype} of shape {examples.shape}, expected numbers: "
-            "images (N, H, W) or (N, H, W, C), or vectors (N, D)"
-        )
-    if examples.dtype == np.uint8:
-        return examples
-    if examples.dtype.kind in "biu" and examples.min() >= 0 and examples.max() <= 255:
-        return examples.astype(np.uint8)
-    with np.errstate(over="ignore"):
-        examples = examples.astype(np.float32)
-    if not np.isfinite(examples).all():
-        bad = int(np.argwhere(~np.isfinite(examples))[0][0])
-        raise DataError(f"{name} examples: example {bad} holds NaN or infinity")
-    return examples
-
-
-def _texts(name: str, examples: Array) -> Array:
-    if examples.ndim != 1:
-        raise DataError(f"{name} examples: found texts of shape {examples.shape}, expected (N,)")
-    texts = examples.astype(object)
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise DataError(
-                f"{name} examples: example {number} is {type(text).__name__}, expected a text"
-            )
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise DataError(f"{name} examples: example {number} is no text: {error}") from None
-        if "\0" in text:
-            raise DataError(f"{name} examples: example {number} holds a NUL character")
-    return texts
-
-
-def numbered(labels: Array) -> tuple[str, ...]:
-    """Returns names of classes that only have numbers: these.
-
-    Raises:
-        DataError: there are too many.
-    """
-    count = int(labels.max()) + 1
-    if count > MOST_CLASSES:
-        raise DataError(
-            f"training labels: found {count - 1}, expected class numbers below {MOST_CLASSES}"
-        )
-    return tuple(str(number) for number in range(count))
-
-
-def _check_labels(name: str, labels: Array, classes: tuple[str, ...]) -> None:
-    if labels.max() >= len(classes):
-        raise DataError(
-            f"{name} labels: found {labels.max()}, expected 0 to {len(classes) - 1}, "
-            "the classes of the training part"
-        )
-    counts = np.bincount(labels, minlength=len(classes))
-    if name == "train" and not counts.all():
-        raise DataError(f"class {classes[int(counts.argmin())]!r} has no training examples")
-    if len(classes) < 2:
-        raise DataError(f"found one class, {classes[0]!r}, expected at least two")
+    present = {name: checks.part(name, *part) for name, part in parts.items() if part is not None}
+    return {name: Split(*part) for name, part in checks.alike(present).items()}
 
 
 def _hold_out(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import io
 import itertools
+import os
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,26 +13,35 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer import memory
-from trainer.datasets.dataset import Array
-from trainer.errors import DamagedFilesError, DataError
+from trainer import memory, storage
+from trainer.datasets import parts
+from trainer.datasets.dataset import Array, Reading
+from trainer.datasets.mixing import shuffled
+from trainer.datasets.sharded import Stream
+from trainer.errors import DamagedFilesError, DataError, Place
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff")  # The usual ones.
 
 _OPENING = threading.Lock()  # What is to become of warnings is not a thread's own.
 _GREY = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
-_AT_ONCE = 64  # Images in memory that are not decoded yet.
+# A file, and its content.
+Item = tuple[Place, bytes]
+
+# What a thread is given, of which there are twice as many in memory as threads.
+_AT_ONCE = 16
+_AT_ONCE_BYTES = 4 << 20
+_BLOCK = 64
 
 
 def decode(
-    content: bytes, name: str, *, size: tuple[int, int] | None = None, grey: bool = False
+    content: bytes, place: Place, *, size: tuple[int, int] | None = None, grey: bool = False
 ) -> Array:
     """Reads one image, turned upright as its EXIF data says.
 
     Args:
         content: of the file.
-        name: of the file, for messages.
+        place: of the file.
         size: height and width to bring it to, by averaging; None leaves it as it is.
         grey: whether colours are dropped.
 
@@ -66,18 +75,18 @@ def decode(
             pixels = np.asarray(image)
     except UnidentifiedImageError:
         found = f"{len(content)} bytes of something else" if content else "an empty file"
-        raise DataError(f"{name}: no image, or a damaged one: found {found}") from None
+        raise DataError(f"no image, or a damaged one: found {found}", place) from None
     except Exception as error:  # A damaged image raises nearly anything.
-        raise DataError(f"{name}: no image, or a damaged one: {error}") from None
+        raise DataError(f"no image, or a damaged one: {error}", place) from None
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def read(names: Sequence[str], contents: Iterable[bytes], *, size: int | None = None) -> Array:
+def read(items: Iterable[Item], count: int, *, size: int | None = None) -> Array:
     """Reads images of one size, several at a time.
 
     Args:
-        names: of the files, for messages.
-        contents: of the files; no more of them are asked for than are worked on.
+        items: the files; no more of them are asked for than are worked on.
+        count: how many there are.
         size: pixels a side to bring all to; None leaves them as they are.
 
     Returns:
@@ -86,101 +95,170 @@ def read(names: Sequence[str], contents: Iterable[bytes], *, size: int | None = 
     Raises:
         DataError: some are damaged, all of which are named; or they are of different sizes.
     """
-    decoded: list[Array] = []
-    for _, image in _decoded(names, contents, size):
-        decoded.append(image)
-        if len(decoded) == 1:  # All have its size in the end. Twice: one by one, and stacked.
-            memory.check_data(2 * len(names) * image.nbytes, f"{len(names)} images")
-    return _stacked(decoded, names)
+    held: list[tuple[Place, Array]] = []
+    for place, image in _decoded(items, count, size):
+        held.append((place, image))
+        if len(held) == 1:  # All have its size in the end. Twice: one by one, and stacked.
+            memory.check_data(2 * count * image.nbytes, f"{count} images")
+    channels = max(image.shape[2] for _, image in held)
+    return _stacked(held, (*held[0][1].shape[:2], channels), held[0][0])
 
 
-def blocks(
-    names: Sequence[str], contents: Iterable[bytes], *, channels: int, size: int | None = None
-) -> Iterator[Array]:
-    """Gives images of one size some at a time, so that they need not fit into memory.
+class Pieces:
+    """The images of a data set, some at a time, so that they need not fit into memory."""
+
+    def __init__(self, channels: int, size: int | None) -> None:
+        """Makes it.
+
+        Args:
+            channels: 1 or 3, as the function `channels` finds them.
+            size: pixels a side to bring all to; None leaves them as they are.
+        """
+        self._channels, self._size = channels, size
+        self._first: tuple[Place, Array] | None = None  # Of all parts; the others have its size.
+
+    def blocks(self, items: Iterable[Item], count: int) -> Iterator[Array]:
+        """Gives the pixels of a part: uint8 (n, H, W, channels).
+
+        Args:
+            items: the files; no more of them are asked for than are worked on.
+            count: how many there are.
+
+        Raises:
+            DataError: as `read`.
+        """
+        decoded = _decoded(items, count, self._size)
+        while held := list(itertools.islice(decoded, _BLOCK)):
+            self._first = self._first or held[0]
+            place, like = self._first
+            yield _stacked(held, (*like.shape[:2], self._channels), place)
+
+
+def stream(
+    files: Sequence[Path | str], labels: Sequence[str], part_of: Sequence[str], options: Reading
+) -> Stream:
+    """Gives images in files some at a time, so that they need not fit into memory.
 
     Args:
-        names: of the files, for messages.
-        contents: of the files; no more of them are asked for than are worked on.
-        channels: 1 or 3, as `channels` finds them.
-        size: pixels a side to bring all to; None leaves them as they are.
-
-    Returns:
-        Their pixels, uint8 (n, H, W, channels).
+        files: local ones as Path, those in a bucket as gs://.
+        labels: the class of each.
+        part_of: of each, "train", "validation" or "test".
+        options: how they are to be read.
 
     Raises:
-        DataError: as `read`.
+        DataError: as `parts.numbered`; of what is damaged when its block is asked for.
+        StorageError: one is not there, or may not be read.
     """
-    shape: tuple[int, ...] | None = None
-    held: list[tuple[str, Array]] = []
-    for name, image in _decoded(names, contents, size):
-        shape = shape or (*image.shape[:2], channels)
-        held.append((name, np.broadcast_to(image, (*image.shape[:2], channels))))
-        if len(held) == _AT_ONCE:
-            yield _stack(held, names[0], shape)
-            held = []
-    if held and shape:
-        yield _stack(held, names[0], shape)
+    classes, numbers, rows = parts.numbered(labels, part_of)
+    pieces = Pieces(channels(files), options.image_size)
+    found = {}
+    for name, at in rows.items():
+        order = shuffled(at) if options.mixed else at
+        items = of_files([files[row] for row in order])
+        found[name] = pieces.blocks(items, len(order)), numbers[order]
+    return Stream(found, classes)
 
 
-def channels(files: Iterable[Path]) -> int:
-    """Returns 1 if all images are grey by their headers, else 3."""
+def channels(files: Sequence[Path | str]) -> int:
+    """Returns 1 if all images are grey by their headers, else 3.
+
+    Args:
+        files: as `stream` takes them; those in a bucket are read until one has colours.
+    """
+    local = (file for file in files if isinstance(file, Path))
+    remote = storage.read_all([file for file in files if isinstance(file, str)])
+    headers: Iterable[Path | bytes] = itertools.chain(local, remote)
+    return 3 if any(map(has_colours, headers)) else 1
+
+
+def has_colours(file: Path | bytes) -> bool:
+    """Tells whether an image has colours, by its header."""
     from PIL import Image
 
-    for file in files:
-        with contextlib.suppress(Exception), Image.open(file) as image:  # Who decodes it tells.
-            if image.mode not in _GREY:
-                return 3
-    return 1
+    opened = io.BytesIO(file) if isinstance(file, bytes) else file
+    with contextlib.suppress(Exception), Image.open(opened) as image:  # Who decodes it tells.
+        return image.mode not in _GREY
+    return False
 
 
-def _decoded(
-    names: Sequence[str], contents: Iterable[bytes], size: int | None
-) -> Iterator[tuple[str, Array]]:
-    """Gives each image with its name; a damaged one ends that, and all such are named."""
+def of_files(files: Iterable[Path | str]) -> Iterator[Item]:
+    """Gives files with their contents; as `stream` takes them, several are read at a time.
+
+    Raises:
+        DataError: a local one is not there, or cannot be read.
+        StorageError: one in a bucket is not there, or may not be read.
+    """
+
+    def item(file: Path | str) -> Item:
+        try:
+            content = file.read_bytes() if isinstance(file, Path) else storage.read(file)
+        except FileNotFoundError:
+            raise DataError("no such file", Place(file)) from None
+        except OSError as error:
+            raise DataError(f"cannot be read: {error.strerror}", Place(file)) from None
+        return Place(file), content
+
+    return storage.several_at_once(item, files)
+
+
+def _decoded(items: Iterable[Item], count: int, size: int | None) -> Iterator[tuple[Place, Array]]:
+    """Gives each image with its place; a damaged one ends that, and all such are named."""
     side = None if size is None else (size, size)
 
-    def attempt(name: str, content: bytes) -> Array | DataError:
+    def attempt(item: Item) -> tuple[Place, Array] | DataError:
+        place, content = item
         try:
-            return decode(content, name, size=side)
+            return place, decode(content, place, size=side)
         except DataError as error:
             return error
 
     damaged: list[DataError] = []
-    pairs = zip(names, contents, strict=True)
     # Pillow lets go of the interpreter while it works.
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        while some := list(itertools.islice(pairs, _AT_ONCE)):
-            for (name, _), outcome in zip(
-                some, pool.map(attempt, *zip(*some, strict=True)), strict=True
-            ):
-                if isinstance(outcome, DataError):
-                    damaged.append(outcome)
-                elif not damaged:
-                    yield name, outcome
+    several = storage.several_at_once(
+        lambda some: list(map(attempt, some)), _some(items), threads=len(os.sched_getaffinity(0))
+    )
+    for outcome in itertools.chain.from_iterable(several):
+        if isinstance(outcome, DataError):
+            damaged.append(outcome)
+        elif not damaged:
+            yield outcome
     if damaged:
-        raise DamagedFilesError(list(map(str, damaged)), len(names))
+        raise DamagedFilesError(damaged, count)
 
 
-def _stack(held: Sequence[tuple[str, Array]], first: str, shape: tuple[int, ...]) -> Array:
-    for name, image in held:
-        _check_size(name, image, first, shape)
-    return np.stack([image for _, image in held])
+def _some(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Gives some images at a time: a thread's work on one would be too little, on many too much."""
+    some: list[Item] = []
+    for item in items:
+        some.append(item)
+        if len(some) == _AT_ONCE or sum(len(content) for _, content in some) > _AT_ONCE_BYTES:
+            yield some
+            some = []
+    if some:
+        yield some
 
 
-def _stacked(images: Sequence[Array], names: Sequence[str]) -> Array:
-    """Returns images as one array, uint8 (N, H, W, C); grey ones get the colours of the others."""
-    first = images[0].shape
-    for image, name in zip(images, names, strict=True):
-        _check_size(name, image, names[0], first)
-    channels = max(image.shape[2] for image in images)
-    return np.stack([np.broadcast_to(image, (*first[:2], channels)) for image in images])
+def _stacked(held: Sequence[tuple[Place, Array]], shape: tuple[int, ...], first: Place) -> Array:
+    """Returns images as one array, uint8 (N, *shape); grey ones get the colours of the others.
+
+    Args:
+        held: the images, with their places.
+        shape: that all must have, but for colours.
+        first: where the one lies that has it.
+
+    Raises:
+        DataError: one has another size.
+    """
+    for place, image in held:
+        _check_size(place, image, first, shape)
+    return np.stack([np.broadcast_to(image, shape) for _, image in held])
 
 
-def _check_size(name: str, image: Array, first: str, shape: tuple[int, ...]) -> None:
+def _check_size(place: Place, image: Array, first: Place, shape: tuple[int, ...]) -> None:
     if image.shape[:2] != shape[:2]:
         found, expected = (f"{each[1]}x{each[0]}" for each in (image.shape, shape))
         raise DataError(
-            f"{name}: an image of {found}, expected {expected} as in {first}; --image-size 64 "
-            "brings all to one size"
+            f"an image of {found}, expected {expected} as in {first.name}; --image-size 64 brings "
+            "all to one size",
+            place,
         )

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from trainer.datasets import images
-from trainer.datasets.dataset import MOST_VALUES, Array, Spec
-from trainer.errors import DataError
+from trainer.datasets.checks import MOST_VALUES
+from trainer.datasets.dataset import Array, Spec
+from trainer.errors import DataError, Place
 
 _KINDS = {"text": 0, "vector": 1, "image": 3}  # With the axes of an example.
 
@@ -78,7 +79,7 @@ class Input:
             DataError: it is something else; the message says what was expected.
         """
         if isinstance(value, Mapping) and set(value) == {"b64"} and self.kind == "image":
-            return self.from_image(_decoded(value["b64"]), "b64")
+            return self.from_image(_decoded(value["b64"]), Place("b64"))
         if self.kind == "text":
             return self.from_text(value)
         if not isinstance(value, list):
@@ -119,26 +120,27 @@ class Input:
         self._check_values(numbers)
         return numbers.reshape(-1, *self.shape).astype(self.dtype)
 
-    def from_image(self, content: bytes, name: str) -> Array:
+    def from_image(self, content: bytes, place: Place) -> Array:
         """Returns an example from an image file, brought to size as `--image-size` does.
 
         Args:
             content: of the file.
-            name: of the file, for messages.
+            place: of the file.
 
         Raises:
             DataError: it is no image, or the model takes none.
         """
         if self.kind != "image" or self.shape[2] not in (1, 3):
-            raise DataError(f"{name}: found an image, expected {self.expected()}")
+            raise DataError(f"found an image, expected {self.expected()}", place)
         height, width, channels = self.shape
-        pixels = images.decode(content, name, size=(height, width), grey=channels == 1)
+        pixels = images.decode(content, place, size=(height, width), grey=channels == 1)
         if self.dtype == "uint8":
             return np.broadcast_to(pixels, self.shape)
         if self.low < 0 or self.high > 255:
             raise DataError(
-                f"{name}: found pixels of 0 to 255, and the model was trained on values of "
-                f"{self.low:g} to {self.high:g}; expected {self.expected()}"
+                f"found pixels of 0 to 255, and the model was trained on values of {self.low:g} to "
+                f"{self.high:g}; expected {self.expected()}",
+                place,
             )
         scale = 255 if self.high <= 1 else 1
         return np.broadcast_to(pixels.astype(np.float32) / scale, self.shape)

@@ -6,6 +6,7 @@ Source: the import and export schemas for single-label classification of images 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from trainer import memory, storage
-from trainer.datasets import images, parts
+from trainer.datasets import images, parts, rows
 from trainer.datasets.dataset import Array, Reading, Source
-from trainer.errors import DataError
+from trainer.datasets.sharded import Stream
+from trainer.errors import DataError, Place
 
 NAME = "JSON lines of a Vertex AI data set (imageGcsUri or textContent, classificationAnnotation)"
 
@@ -31,11 +33,15 @@ _PLACES = ("gs://", "/gcs/")
 
 @dataclass(frozen=True)
 class _Item:
-    place: str  # File and line, for messages.
+    place: Place
     kind: str  # One of _CONTENT.
     value: str
     label: str
-    use: str | None  # "training", "validation", "test", or nothing said.
+    part: str  # "train", "validation" or "test".
+
+    @property
+    def is_image(self) -> bool:
+        return self.kind == "imageGcsUri"
 
 
 def recognises(files: Sequence[Path]) -> bool:
@@ -53,16 +59,35 @@ def read(files: Sequence[Path], options: Reading) -> Source:
             texts are mixed.
         StorageError: an object that a line refers to is not there, or may not be read.
     """
-    items = [_item(fields, place) for file in files for place, fields in objects(file)]
-    if not items:
-        raise DataError(f"{files[0].name}: no examples, expected one a line")
-    kinds = {item.kind == "imageGcsUri" for item in items}
-    if len(kinds) > 1:
-        raise DataError(f"{items[0].place}: images and texts in one data set")
-    examples = _images(items, options) if kinds == {True} else _texts(items)
-    return parts.source(
-        examples, [item.label for item in items], [_PARTS[item.use] for item in items]
-    )
+    for file in files:
+        memory.check_data(rows.size_in_memory(file), "a file of this size", Place(file))
+    items = list(_items(files))
+    if items[0].is_image:
+        names = [item.value for item in items]
+        examples = images.read(images.of_files(names), len(names), size=options.image_size)
+    else:
+        examples = _texts(items)
+    return parts.source(examples, [item.label for item in items], [item.part for item in items])
+
+
+def stream(files: Sequence[Path], options: Reading) -> Stream | None:
+    """Gives images some at a time, so that they need not fit into memory; their names do.
+
+    Returns:
+        None for texts.
+
+    Raises:
+        DataError: as `read`; what is damaged shows when its block is asked for.
+        StorageError: as `read`.
+    """
+    if not next(_items(files)).is_image:
+        return None
+    names, labels, part_of = [], [], []
+    for item in _items(files):
+        names.append(item.value)
+        labels.append(sys.intern(item.label))
+        part_of.append(item.part)
+    return images.stream(names, labels, part_of, options)
 
 
 def is_one(file: Path) -> bool:
@@ -75,48 +100,39 @@ def is_one(file: Path) -> bool:
     return not isinstance(fields, dict) or bool({*_CONTENT, _ANNOTATION} & set(fields))
 
 
-def objects(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Gives the objects of a file of JSON lines, each with its place, for messages.
-
-    Raises:
-        DataError: a line is no JSON object.
-    """
-    memory.check_data(4 * file.stat().st_size, file.name)  # Bytes, text, lines, strings.
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file.name}: not UTF-8: {error}") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        place = f"{file.name}: line {number}"
-        try:
-            fields = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{place} is not JSON: {error}") from None
-        if not isinstance(fields, dict):
-            raise DataError(f"{place} is {type(fields).__name__}, expected a JSON object")
-        yield place, fields
+def _items(files: Sequence[Path]) -> Iterator[_Item]:
+    """Gives the items of all lines, of which there are some; all are images, or all texts."""
+    first: _Item | None = None
+    for file in files:
+        for place, fields in rows.objects(file):
+            item = _item(fields, place)
+            first = first or item
+            if item.is_image != first.is_image:
+                raise DataError("images and texts in one data set", place)
+            yield item
+    if first is None:
+        raise DataError("no examples, expected one a line", Place(files[0]))
 
 
-def _item(fields: dict[str, Any], place: str) -> _Item:
+def _item(fields: dict[str, Any], place: Place) -> _Item:
     kinds = [kind for kind in _CONTENT if fields.get(kind)]
     label = _field(fields, _ANNOTATION, "displayName")
     if len(kinds) != 1 or not isinstance(fields[kinds[0]], str):
-        raise DataError(f"{place}: expected one of {', '.join(_CONTENT)}, found {_known(fields)}")
+        raise DataError(f"expected one of {', '.join(_CONTENT)}, found {_known(fields)}", place)
     if not isinstance(label, str) or not label:
         raise DataError(
-            f"{place}: no label, expected classificationAnnotation with a displayName, found "
-            f"{_known(fields)}"
+            "no label, expected classificationAnnotation with a displayName, found "
+            f"{_known(fields)}",
+            place,
         )
     if kinds[0] != "textContent" and not fields[kinds[0]].startswith(_PLACES):
         raise DataError(
-            f"{place}: {kinds[0]} is {fields[kinds[0]]!r}, expected {' or '.join(_PLACES)}..."
+            f"{kinds[0]} is {fields[kinds[0]]!r}, expected {' or '.join(_PLACES)}...", place
         )
     use = _field(fields, "dataItemResourceLabels", _USE)
     if use not in _PARTS:
-        raise DataError(f"{place}: {_USE} is {use!r}, expected training, validation or test")
-    return _Item(place, kinds[0], fields[kinds[0]], label, use)
+        raise DataError(f"{_USE} is {use!r}, expected training, validation or test", place)
+    return _Item(place, kinds[0], fields[kinds[0]], label, _PARTS[use])
 
 
 def _field(fields: dict[str, Any], name: str, inner: str) -> Any:
@@ -126,11 +142,6 @@ def _field(fields: dict[str, Any], name: str, inner: str) -> Any:
 
 def _known(fields: dict[str, Any]) -> str:
     return ", ".join(fields) or "nothing"
-
-
-def _images(items: Sequence[_Item], options: Reading) -> Array:
-    names = [item.value for item in items]
-    return images.read(names, storage.read_all(names), size=options.image_size)
 
 
 def _texts(items: Sequence[_Item]) -> Array:
@@ -144,5 +155,5 @@ def _texts(items: Sequence[_Item]) -> Array:
         try:
             texts.append(next(contents).decode("utf-8-sig"))
         except UnicodeDecodeError as error:
-            raise DataError(f"{item.value}: not UTF-8: {error}") from None
+            raise DataError(f"not UTF-8: {error}", Place(item.value)) from None
     return np.array(texts, dtype=object)

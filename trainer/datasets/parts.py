@@ -20,10 +20,6 @@ _PARTS = {
 _IN_ORDER = ("train", "validation", "test")
 
 
-class PartsError(DataError):
-    """Parts that do not fit together, whichever file that is in."""
-
-
 def of_name(name: str) -> str | None:
     """Returns "train", "validation" or "test" for Train, val, test-00000-of-00002; else None."""
     word = re.match(r"[a-z]*", name.lower())
@@ -45,7 +41,7 @@ def source(examples: Array, labels: Sequence[str], parts: Sequence[str]) -> Sour
         parts: of each, "train", "validation" or "test".
 
     Raises:
-        PartsError: as `numbered`.
+        DataError: as `numbered`.
     """
     classes, numbers, rows = numbered(labels, parts)
     return Source(
@@ -67,18 +63,18 @@ def numbered(
         what belongs to it, int64. If there is one part only, that is "train".
 
     Raises:
-        PartsError: there are parts but none to train on, or classes that it does not have.
+        DataError: there are parts but none to train on, or classes that it does not have.
     """
     found = [part for part in _IN_ORDER if part in parts]
     train = found[0] if len(found) == 1 else "train"
     if train not in found:
-        raise PartsError(f"no part to train on, found {' and '.join(found)}")
+        raise DataError(f"no part to train on, found {' and '.join(found)}")
     classes = _sorted({label for label, part in zip(labels, parts, strict=True) if part == train})
     number_of = {label: number for number, label in enumerate(classes)}
     for label, part in zip(labels, parts, strict=True):
         if label not in number_of:
             some = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
-            raise PartsError(f"the {part} part has a class {label!r} that training has not: {some}")
+            raise DataError(f"the {part} part has a class {label!r} that training has not: {some}")
     numbers = np.array([number_of[label] for label in labels], dtype=np.int32)
     part_of = np.array(parts)
     rows = {part: np.flatnonzero(part_of == part) for part in found}

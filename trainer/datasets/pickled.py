@@ -18,7 +18,7 @@ import numpy as np
 from trainer import memory
 from trainer.datasets.dataset import Array, Reading, Source
 from trainer.datasets.sparse import dense
-from trainer.errors import DataError
+from trainer.errors import DataError, Place
 
 NAME = "a pickle of [x_train, y_train, x_test, y_test] (with --allow-pickle)"
 
@@ -49,10 +49,11 @@ def read(files: Sequence[Path], options: Reading) -> Source:
     (file,) = files
     if not options.allow_pickle:
         raise DataError(
-            f"{file.name}: a pickle can run any code when it is read, so it is refused. "
-            f"Expected an .npz: {_INSTEAD}. If you trust where it comes from, give --allow-pickle."
+            "a pickle can run any code when it is read, so it is refused. Expected an .npz: "
+            f"{_INSTEAD}. If you trust where it comes from, give --allow-pickle.",
+            Place(file),
         )
-    memory.check_data(2 * file.stat().st_size, file.name)
+    memory.check_data(2 * file.stat().st_size, "a pickle of this size", Place(file))
     try:
         parts = _ArrayUnpickler(io.BytesIO(file.read_bytes()), encoding="latin1").load()
         if not isinstance(parts, list | tuple) or len(parts) != 4:
@@ -61,9 +62,10 @@ def read(files: Sequence[Path], options: Reading) -> Source:
             )
         x_train, y_train, x_test, y_test = (_checked(part) for part in parts)
     except DataError as error:
-        raise DataError(f"{file.name}: {error}") from None
+        raise error.at(Place(file)) from None
     except Exception as error:  # A damaged pickle raises nearly anything.
-        raise DataError(f"{file.name}: damaged pickle: {type(error).__name__}: {error}") from None
+        found = f"{type(error).__name__}: {error}"
+        raise DataError(f"damaged pickle: {found}", Place(file)) from None
     return Source(train=(x_train, y_train), test=(x_test, y_test))
 
 
@@ -123,7 +125,7 @@ class _Csr:
         if not isinstance(shape, tuple) or not all(isinstance(part, _Array) for part in parts):
             raise DataError(f"damaged sparse matrix: found {', '.join(vars(self)) or 'nothing'}")
         sizes = [size.checked() if isinstance(size, _Array) else size for size in shape]
-        return dense(*(part.checked() for part in parts), np.array(sizes), "its matrix")  # type: ignore
+        return dense(*(part.checked() for part in parts), np.array(sizes))  # type: ignore
 
 
 def _reconstruct(*_: object) -> _Array:

@@ -13,9 +13,11 @@ import pydantic
 
 from trainer import storage
 from trainer.datasets.cache import Cache
-from trainer.datasets.dataset import MOST_CLASSES, Array, Source
-from trainer.datasets.shards import Shard, Shards, array, crc32c
-from trainer.errors import DataError
+from trainer.datasets.checks import MOST_CLASSES
+from trainer.datasets.dataset import Array, Source, Split
+from trainer.datasets.mixing import shuffled
+from trainer.datasets.shards import Shard, Shards, array, crc32c, cut
+from trainer.errors import DataError, Place
 from trainer.storage import Folder
 
 INDEX = "index.json"
@@ -25,6 +27,7 @@ _STRICT = pydantic.ConfigDict(extra="forbid", strict=False)
 # Large enough that a file is not much slower to open than to read, also in a bucket.
 _SHARD_BYTES = 16 << 20
 _WINDOW_BYTES = 256 << 20
+_AT_ONCE = 1024  # Examples in a block.
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -69,13 +72,13 @@ def source(folder: Folder, cache: Cache | None = None) -> Source | None:
     content = folder.read(INDEX)
     if content is None:
         return None
-    place = f"{folder.path}/{INDEX}"
+    place = Place(f"{folder.path}/{INDEX}")
     try:
         index = pydantic.TypeAdapter(_Index).validate_json(content)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise DataError(f"{place}: not {NAME}: {where}: {first['msg']}") from None
+        raise DataError(f"not {NAME}: {where}: {first['msg']}", place) from None
     parts: dict[str, tuple[Shards, Array]] = {}
     for name, described in index.parts.items():
         files = [Shard(each.file, each.examples, each.crc32c) for each in described.examples]
@@ -91,15 +94,15 @@ def source(folder: Folder, cache: Cache | None = None) -> Source | None:
         )
         parts[name] = shards, _labels(folder, described.labels)
     if "train" not in parts:
-        raise DataError(f"{place}: no part to train on")
+        raise DataError("no part to train on", place)
     return Source(**parts, classes=tuple(index.classes))
 
 
 def _labels(folder: Folder, described: _File) -> Array:
-    place = f"{folder.path}/{described.file}"
+    place = Place(f"{folder.path}/{described.file}")
     content = folder.read(described.file)
     if content is None or crc32c(content) != described.crc32c:
-        raise DataError(f"{place}: missing, or damaged: another CRC32C than in {INDEX}")
+        raise DataError(f"missing, or damaged: another CRC32C than in {INDEX}", place)
     return array(content, place)
 
 
@@ -108,25 +111,48 @@ class Stream:
     """A data set that is given piece by piece.
 
     Attributes:
-        parts: "train" and perhaps "validation" and "test": blocks of examples, (n, ...) uint8 or
-            float32, of which one is in memory at a time; and the labels of all, int32 (N,).
+        parts: "train" and perhaps "validation" and "test": blocks of examples, uint8 or float32
+            (n, ...) or texts, object array of str (n,), of which one is in memory at a time; and
+            the labels of all, int32 (N,).
         classes: class names.
         low: least value of the examples.
         high: greatest value.
+        texts: whether they are texts.
     """
 
     parts: Mapping[str, tuple[Iterable[Array], Array]]
     classes: tuple[str, ...]
     low: float = 0.0
     high: float = 255.0
+    texts: bool = False
 
 
-def shuffled(rows: Array) -> Array:
-    """Returns the places of examples in a random order, which is the same each time.
+def of_parts(parts: Mapping[str, Split], classes: tuple[str, ...], *, mix: bool) -> Stream:
+    """Returns a data set that is in memory, or in shards, as a stream.
 
-    Shards of a single class, as in data that is sorted, would make windows of a few.
+    Args:
+        parts: by name.
+        classes: class names.
+        mix: whether examples are wanted in a random order; those of shards are in one.
     """
-    return np.random.Generator(np.random.Philox(key=0)).permutation(rows)
+    train = parts["train"].examples
+    texts = train.dtype == object
+    low, high = 0.0, 255.0
+    if not texts and not (train.dtype == np.uint8 and train.ndim == 4):  # No pixels.
+        low, high = float(train.min()), float(train.max())
+    pieces: dict[str, tuple[Iterable[Array], Array]] = {}
+    for name, part in parts.items():
+        if isinstance(part.examples, Shards):
+            pieces[name] = part.examples.blocks(), part.labels
+            continue
+        rows = shuffled(np.arange(len(part))) if mix else np.arange(len(part))
+        pieces[name] = _blocks(part.examples, rows), part.labels[rows]
+    return Stream(pieces, classes, low, high, texts)
+
+
+def _blocks(examples: Array, rows: Array) -> Iterator[Array]:
+    for at in range(0, len(rows), _AT_ONCE):
+        yield examples[rows[at : at + _AT_ONCE]]
 
 
 def write(
@@ -149,7 +175,7 @@ def write(
         shape, dtype = None, None
         for name, (blocks, labels) in stream.parts.items():
             files = []
-            for number, block in enumerate(_cut(blocks, shard_bytes)):
+            for number, block in enumerate(cut(blocks, shard_bytes)):
                 shape, dtype = list(block.shape[1:]), str(block.dtype)
                 files.append(_put(folder, scratch, f"{name}-{number:05}.npy", block))
             described[name] = {
@@ -169,21 +195,6 @@ def write(
         path = scratch / INDEX
         path.write_text(json.dumps(index, ensure_ascii=False) + "\n", encoding="utf-8")
         folder.put(INDEX, path)
-
-
-def _cut(blocks: Iterable[Array], shard_bytes: int) -> Iterator[Array]:
-    """Gives arrays of about so many bytes each."""
-    held: list[Array] = []
-    for block in blocks:
-        size = max(1, shard_bytes // max(1, block[:1].nbytes))
-        for at in range(0, len(block), size):
-            held.append(block[at : at + size])
-            if sum(map(len, held)) >= size:
-                together = np.concatenate(held)
-                held = [together[size:]] if len(together) > size else []
-                yield together[:size]
-    if held:
-        yield np.concatenate(held)
 
 
 def _put(folder: Folder, scratch: Path, name: str, values: Array) -> dict[str, Any]:

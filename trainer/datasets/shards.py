@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.datasets.cache import Cache
-from trainer.errors import DataError
+from trainer.errors import DataError, Place
 from trainer.storage import Folder
 
 Array = npt.NDArray[Any]
@@ -201,21 +201,22 @@ class Shards:
 
     def _read(self, number: int) -> Array:
         shard = self.files[number]
-        place = f"{self.folder.path}/{shard.file}"
+        place = Place(f"{self.folder.path}/{shard.file}")
         content = self._kept(shard)
         if content is None:
             content = self.folder.read(shard.file)
             if content is None:
-                raise DataError(f"{place}: missing, though the index names it")
+                raise DataError("missing, though the index names it", place)
             if crc32c(content) != shard.crc32c:
-                raise DataError(f"{place}: damaged: another CRC32C than in the index")
+                raise DataError("damaged: another CRC32C than in the index", place)
             if self.cache is not None:
                 self.cache.put(_key(shard), content)
         examples = array(content, place)
         if examples.shape != (shard.examples, *self.example) or examples.dtype != self.dtype:
             raise DataError(
-                f"{place}: {examples.dtype} of shape {examples.shape}, expected {self.dtype} of "
-                f"shape {(shard.examples, *self.example)}"
+                f"{examples.dtype} of shape {examples.shape}, expected {self.dtype} of shape "
+                f"{(shard.examples, *self.example)}",
+                place,
             )
         return examples
 
@@ -230,12 +231,12 @@ def crc32c(content: bytes) -> str:
     return base64.b64encode(google_crc32c.Checksum(content).digest()).decode()
 
 
-def array(content: bytes, place: str) -> Array:
+def array(content: bytes, place: Place) -> Array:
     """Returns the array of an .npy file, without a copy.
 
     Args:
         content: of the file.
-        place: its path, for the message.
+        place: of the file.
 
     Raises:
         DataError: it holds no array of plain numbers, or less of it than it says.
@@ -244,10 +245,31 @@ def array(content: bytes, place: str) -> Array:
     # that at the same time, as TensorFlow does when it compiles (seen with CPython 3.11.7).
     found = _HEADER.match(content)
     if found is None:
-        raise DataError(f"{place}: no .npy file of numbers as NumPy writes it")
+        raise DataError("no .npy file of numbers as NumPy writes it", place)
     shape = tuple(int(size) for size in found["shape"].split(b",") if size.strip())
     try:
         values = np.frombuffer(content, found["dtype"].decode(), offset=found.end())
         return values.reshape(shape)
     except (ValueError, TypeError) as error:
-        raise DataError(f"{place}: no .npy file of numbers: {error}") from None
+        raise DataError(f"no .npy file of numbers: {error}", place) from None
+
+
+def bytes_of_one(block: Array) -> int:
+    """Returns what an example of a block takes; of texts, on average."""
+    size = sum(map(len, block)) if block.dtype == object else block.nbytes
+    return max(1, size // max(1, len(block)))
+
+
+def cut(blocks: Iterable[Array], size_bytes: int) -> Iterator[Array]:
+    """Gives arrays of about so many bytes each from smaller ones, or larger ones."""
+    held: list[Array] = []
+    for block in blocks:
+        size = max(1, size_bytes // bytes_of_one(block))
+        for at in range(0, len(block), size):
+            held.append(block[at : at + size])
+            if sum(map(len, held)) >= size:
+                together = np.concatenate(held)
+                held = [together[size:]] if len(together) > size else []
+                yield together[:size]
+    if held:
+        yield np.concatenate(held)

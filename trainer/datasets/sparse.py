@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from trainer.datasets import npz
-from trainer.datasets.dataset import Array, Reading, Source, check_shape
-from trainer.errors import DataError
+from trainer.datasets.checks import check_shape
+from trainer.datasets.dataset import Array, Reading, Source
+from trainer.errors import DataError, Place
 
 NAME = "an .npz of a SciPy sparse matrix with an array `labels`"
 
@@ -35,14 +36,18 @@ def read(files: Sequence[Path], options: Reading) -> Source:
     (file,) = files
     kind = npz.array(file, "format")
     if kind.ndim != 0 or kind.item() not in ("csr", b"csr"):
-        raise DataError(f"{file.name}: sparse matrix of format {kind}, expected csr")
+        raise DataError(f"sparse matrix of format {kind}, expected csr", Place(file))
     data, indices, indptr, shape, labels = (
         npz.array(file, name) for name in ("data", "indices", "indptr", "shape", "labels")
     )
-    return Source(train=(dense(data, indices, indptr, shape, file.name), labels))
+    try:
+        examples = dense(data, indices, indptr, shape)
+    except DataError as error:
+        raise error.at(Place(file)) from None
+    return Source(train=(examples, labels))
 
 
-def dense(data: Array, indices: Array, indptr: Array, shape: Array, name: str) -> Array:
+def dense(data: Array, indices: Array, indptr: Array, shape: Array) -> Array:
     """Returns a matrix of compressed sparse rows as an array (N, D), uint8 if numbers allow it.
 
     SciPy's own conversions are not used: they trust what they are given, and crash.
@@ -52,19 +57,19 @@ def dense(data: Array, indices: Array, indptr: Array, shape: Array, name: str) -
         indices: the column of each.
         indptr: where each row begins in `data`, and the end of the last.
         shape: N and D.
-        name: of the file, for messages.
 
     Raises:
-        DataError: the parts do not fit together, or are larger than half the machine's memory.
+        DataError: the parts do not fit together, or are larger than half the machine's memory; it
+            has no place.
     """
     if not all(part.dtype.kind in "iu" for part in (indices, indptr, shape)):
-        raise DataError(f"{name}: damaged sparse matrix: expected indices and shape of integers")
+        raise DataError("damaged sparse matrix: expected indices and shape of integers")
     if data.dtype.kind not in "biuf":
-        raise DataError(f"{name}: sparse matrix of {data.dtype}, expected numbers")
+        raise DataError(f"sparse matrix of {data.dtype}, expected numbers")
     if shape.shape != (2,) or shape.min() < 1:
-        raise DataError(f"{name}: damaged sparse matrix: expected a shape of two sizes")
+        raise DataError("damaged sparse matrix: expected a shape of two sizes")
     rows, columns = (int(size) for size in shape)
-    check_shape(name, (rows, columns), np.dtype(np.float32).itemsize)
+    check_shape(None, (rows, columns), np.dtype(np.float32).itemsize)
     if (
         {data.ndim, indices.ndim, indptr.ndim} != {1}
         or len(data) != len(indices)
@@ -73,9 +78,9 @@ def dense(data: Array, indices: Array, indptr: Array, shape: Array, name: str) -
         or indptr[-1] != len(data)
         or (indptr[1:] < indptr[:-1]).any()
     ):
-        raise DataError(f"{name}: damaged sparse matrix: its parts do not fit together")
+        raise DataError("damaged sparse matrix: its parts do not fit together")
     if len(indices) and not (indices.min() >= 0 and indices.max() < columns):
-        raise DataError(f"{name}: damaged sparse matrix: columns out of range")
+        raise DataError("damaged sparse matrix: columns out of range")
     counts = indptr[1:].astype(np.int64) - indptr[:-1].astype(np.int64)
     starts = np.repeat(np.arange(rows) * columns, counts)
     places, which = np.unique(starts + indices.astype(np.int64), return_inverse=True)

@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from trainer import datasets
-from trainer.datasets.dataset import Array, Reading, Split, checked, numbered
-from trainer.errors import DataError
+from trainer.datasets.dataset import Array, Reading, Split
+from trainer.errors import DamagedFilesError, DataError
+
+_MOST_CLASSES = 20
+_SAMPLES = 12  # Of a class.
+_DIGEST_BYTES = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Survey:
     """What was found.
 
     Attributes:
-        parts: as they lie, by name, with "train" first.
+        shape: of one example: (H, W, C), (D,), or () for a text.
+        dtype: of examples.
         classes: class names.
+        labels: by part, with "train" first: class numbers, int32 (N,).
+        samples: the first training examples of those classes that `shown` chooses.
+        words: of texts, how many the shortest one has, the middle one, and the longest.
         repeated: by part, how many examples are there a second time and so on, within it.
         shared: by part, how many examples are in the training part too.
         relabelled: how many different examples are there with more than one class.
         uniform: how many images are of one colour only.
     """
 
-    parts: dict[str, Split] = field(repr=False)
+    shape: tuple[int, ...]
+    dtype: str
     classes: tuple[str, ...]
+    labels: dict[str, Array] = field(repr=False)
+    samples: Split = field(repr=False)
+    words: tuple[int, int, int] | None
     repeated: dict[str, int]
     shared: dict[str, int]
     relabelled: int
@@ -37,74 +48,119 @@ class Survey:
     @property
     def kind(self) -> str:
         """What an example is: "image", "vector" or "text"."""
-        examples = self.parts["train"].examples
-        return "text" if examples.dtype == object else {4: "image", 2: "vector"}[examples.ndim]
+        return {3: "image", 1: "vector", 0: "text"}[len(self.shape)]
 
     def counts(self, part: str) -> list[int]:
         """Returns how many examples each class has in a part."""
-        labels = self.parts[part].labels
-        return [int(count) for count in np.bincount(labels, minlength=len(self.classes))]
-
-    def lengths(self) -> tuple[int, int, int]:
-        """Returns the words of the shortest text, of the middle one, and of the longest."""
-        words = [len(str(text).split()) for part in self.parts.values() for text in part.examples]
-        return min(words), int(np.median(words)), max(words)
+        return [int(count) for count in _counts(self.labels[part], self.classes)]
 
 
 def survey(data: str, options: Reading) -> Survey:
-    """Reads and checks a data set, all of it.
+    """Reads and checks a data set, all of it; piece by piece, if its format can be read so.
 
     Raises:
-        DataError: it is damaged, or in no known format.
+        DataError: it is damaged, in which case all such files are named, or in no known format.
         StorageError: the path is missing or may not be read.
     """
-    source = datasets.read(data, options)
-    try:
-        parts = checked(source)
-        classes = source.classes or numbered(parts["train"].labels)
-        for name, part in parts.items():
-            if part.labels.max() >= len(classes):
-                raise DataError(
-                    f"{name} labels: found {part.labels.max()}, expected 0 to {len(classes) - 1}"
-                )
-    except DataError as error:
-        raise DataError(f"{data}: {error}") from None
-    keys = {name: list(map(_digest, part.examples)) for name, part in parts.items()}
-    seen = {name: Counter(found) for name, found in keys.items()}
+    seen: dict[str, _Seen] = {}
+    damaged: list[DataError] = []
+    with datasets.streamed(data, options) as stream:
+        labels = {name: of_part for name, (_, of_part) in stream.parts.items()}
+        rows = _sampled(labels["train"], stream.classes)
+        for name, (blocks, _) in stream.parts.items():
+            try:
+                seen[name] = _look(blocks, rows if name == "train" else rows[:0])
+            except DamagedFilesError as error:
+                damaged += error.findings
+        if damaged:
+            raise DamagedFilesError(damaged, sum(map(len, labels.values())))
+    samples = seen["train"].samples
+    keys = {name: found.digests for name, found in seen.items()}
+    words = np.concatenate([found.words for found in seen.values()])
     return Survey(
-        parts=parts,
-        classes=classes,
-        repeated={name: found.total() - len(found) for name, found in seen.items()},
+        shape=samples.shape[1:],
+        dtype=str(samples.dtype),
+        classes=stream.classes,
+        labels=labels,
+        samples=Split(samples, labels["train"][rows]),
+        words=(words.min(), int(np.median(words)), words.max()) if len(words) else None,
+        repeated={name: len(found) - len(np.unique(found)) for name, found in keys.items()},
         shared={
-            name: sum(times for key, times in found.items() if key in seen["train"])
-            for name, found in seen.items()
+            name: int(np.isin(found, keys["train"]).sum())
+            for name, found in keys.items()
             if name != "train"
         },
-        relabelled=_relabelled(parts, keys),
-        uniform=sum(map(_uniform, _images(parts))),
+        relabelled=_relabelled(
+            np.concatenate([keys[name] for name in labels]),
+            np.concatenate(list(labels.values())),
+        ),
+        uniform=sum(found.uniform for found in seen.values()),
     )
+
+
+def shown(counts: Array) -> Array:
+    """Returns the classes whose examples are shown: all, or the most frequent and the rarest.
+
+    Args:
+        counts: how many examples each class has, int64 (classes,).
+
+    Returns:
+        Their numbers, int64.
+    """
+    if len(counts) <= _MOST_CLASSES:
+        return np.arange(len(counts))
+    ranked = np.argsort(-counts, kind="stable")
+    half = _MOST_CLASSES // 2
+    return np.concatenate([ranked[:half], ranked[-half:]])
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is kept of the examples of a part, (N,) but for samples; words are those of texts."""
+
+    digests: Array
+    words: Array
+    samples: Array
+    uniform: int
+
+
+def _look(blocks: Iterable[Array], sampled: Array) -> _Seen:
+    """Looks at examples, of which one block is in memory at a time.
+
+    Args:
+        blocks: of a part.
+        sampled: which of them are kept, rising, int64.
+    """
+    digests, words, samples, uniform, begun = [], [np.empty(0, np.int64)], [], 0, 0
+    for block in blocks:
+        digests.append(np.array(list(map(_digest, block)), f"S{_DIGEST_BYTES}"))
+        if block.dtype == object:
+            words.append(np.array([len(text.split()) for text in block]))
+        if block.ndim == 4:
+            uniform += int((block == block[:, :1, :1]).all(axis=(1, 2, 3)).sum())
+        first, last = np.searchsorted(sampled, [begun, begun + len(block)])
+        samples.append(block[sampled[first:last] - begun])
+        begun += len(block)
+    return _Seen(np.concatenate(digests), np.concatenate(words), np.concatenate(samples), uniform)
+
+
+def _sampled(labels: Array, classes: Sequence[str]) -> Array:
+    """Returns which training examples are kept, rising, int64."""
+    some = [np.flatnonzero(labels == label)[:_SAMPLES] for label in shown(_counts(labels, classes))]
+    return np.sort(np.concatenate(some))
+
+
+def _counts(labels: Array, classes: Sequence[str]) -> Array:
+    return np.bincount(labels, minlength=len(classes))
 
 
 def _digest(example: Array | str) -> bytes:
     whole = example.encode() if isinstance(example, str) else example.tobytes()
-    return hashlib.blake2b(whole, digest_size=16).digest()
+    return hashlib.blake2b(whole, digest_size=_DIGEST_BYTES).digest()
 
 
-def _relabelled(parts: dict[str, Split], keys: dict[str, list[bytes]]) -> int:
-    classes_of: dict[bytes, int] = {}
-    relabelled: set[bytes] = set()
-    for name, part in parts.items():
-        for key, label in zip(keys[name], part.labels.tolist(), strict=True):
-            if classes_of.setdefault(key, label) != label:
-                relabelled.add(key)
-    return len(relabelled)
-
-
-def _images(parts: dict[str, Split]) -> Iterator[Array]:
-    for part in parts.values():
-        if part.examples.ndim == 4:
-            yield from part.examples
-
-
-def _uniform(image: Array) -> bool:
-    return bool((image == image[0, 0]).all())
+def _relabelled(keys: Array, labels: Array) -> int:
+    """Counts the examples, by their digests, that have more than one label."""
+    _, numbers = np.unique(keys, return_inverse=True)
+    different = np.unique(np.stack([numbers, labels]), axis=1)
+    return int((np.bincount(different[0]) > 1).sum())

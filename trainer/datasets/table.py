@@ -1,26 +1,26 @@
-"""Tables: CSV, TSV, JSON lines, Parquet or TFRecord, with labels and one of texts or images.
-
-A column of TFRecord is a feature of its `tf.train.Example`s.
-"""
+"""Tables: CSV, TSV, JSON lines, Parquet or TFRecord, with labels and one of texts or images."""
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
 from trainer import memory, storage
-from trainer.datasets import images, managed, parts
-from trainer.datasets.dataset import Array, Reading, Source, Split
-from trainer.errors import DataError
-from trainer.log import LOGGER, native_greetings_hidden
+from trainer.datasets import checks, images, managed, parts, rows
+from trainer.datasets.dataset import Array, Reading, Source
+from trainer.datasets.mixing import in_order
+from trainer.datasets.rows import MOST_CHARACTERS, listed
+from trainer.datasets.sharded import Stream
+from trainer.datasets.shards import cut
+from trainer.errors import DataError, Place, UsageError
+from trainer.log import LOGGER
 from trainer.storage import Folder
 
 NAME = (
@@ -43,18 +43,57 @@ _IMAGES = (
     "path",
 )
 
-_MOST_CHARACTERS = 1_000_000
 _MOST_MISSING = 0.1
 _MOST_NAMED = 5
+_TEXTS_AT_ONCE = 1024
+_GROUP_BYTES = 16 << 20  # Of texts in a row group.
 
-# What a row is called in messages, and its cells by the names of their columns.
-_Row = tuple[str, dict[str, Any]]
+
+@dataclass(frozen=True)
+class _Columns:
+    label: str
+    example: str
+    are_images: bool
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """What a row has that lacks nothing."""
+
+    place: Place
+    value: Any
+    label: str
+    part: str  # "train", "validation" or "test".
+
+
+@dataclass
+class _LeftOut:
+    """Counts rows that lack something; the first of them are named."""
+
+    rows: int = 0
+    missing: int = 0
+    named: list[str] = field(default_factory=list)
+
+    def add(self, place: Place) -> None:
+        self.missing += 1
+        if len(self.named) < _MOST_NAMED:
+            self.named.append(place.name)
+
+    def tell(self) -> None:
+        """Warns of them; raises DataError if they are too many."""
+        if not self.missing:
+            return
+        some = ", ".join(self.named)
+        message = f"{self.missing} of {self.rows} rows lack a label or an example: {some}"
+        if self.missing > _MOST_MISSING * self.rows:
+            raise DataError(f"{message}; expected at most a tenth")
+        LOGGER.warning("left out: %s", message)
 
 
 def recognises(files: Sequence[Path]) -> bool:
     """Tells whether there are tables, perhaps beside images, and not a managed data set's."""
-    tables = [file for file in files if _is_table(file)]
-    others = [file for file in files if not _is_table(file)]
+    tables = list(filter(rows.is_table, files))
+    others = [file for file in files if not rows.is_table(file)]
     if not tables or not all(file.suffix.lower() in images.SUFFIXES for file in others):
         return False
     return not (managed.recognises(tables) and managed.is_one(tables[0]))
@@ -70,74 +109,155 @@ def read(files: Sequence[Path], options: Reading) -> Source:
             of the rows are incomplete.
         StorageError: an image that a row names is not there, or may not be read.
     """
-    rows = [
-        (place, row, parts.of_file(file.name) or "train")
-        for file in filter(_is_table, files)
-        for place, row in _READERS[_kind(file)](file)
-    ]
-    if not rows:
-        raise DataError(f"{files[0].name}: no rows")
-    label_column, column, are_images = _columns(rows[0][1], options)
-    complete = [
-        (place, label, row[column], part)
-        for place, row, part in rows
-        if (label := _label(row.get(label_column))) and not _is_missing(row.get(column))
-    ]
-    _tell_missing([place for place, *_ in rows], [place for place, *_ in complete])
-    places, labels, values, part_of = (list(each) for each in zip(*complete, strict=True))
-    examples = _images(places, values, options) if are_images else _texts(places, values)
-    return parts.source(examples, labels, part_of)
+    tables = list(filter(rows.is_table, files))
+    for table in tables:
+        memory.check_data(rows.size_in_memory(table), "a table of this size", Place(table))
+    columns, left_out = _columns(tables, options), _LeftOut()
+    cells = list(_cells(tables, columns, left_out))
+    left_out.tell()
+    if columns.are_images:
+        items = _items(cells, options)
+        examples = images.read(items, len(cells), size=options.image_size)
+    else:
+        examples = _texts(cells)
+    return parts.source(examples, [cell.label for cell in cells], [cell.part for cell in cells])
 
 
-def _is_table(file: Path) -> bool:
-    return _kind(file) in _READERS
+def stream(files: Sequence[Path], options: Reading) -> Stream:
+    """Gives texts or images some at a time; labels, and the paths of images, are in memory.
+
+    Raises:
+        DataError: as `read`; what is damaged may show when its block is asked for.
+        StorageError: as `read`.
+    """
+    tables = list(filter(rows.is_table, files))
+    columns, left_out = _columns(tables, options), _LeftOut()
+    names: list[Path | str] = []
+    labels, part_of, coloured = [], [], False
+    for cell in _cells(tables, columns, left_out):
+        labels.append(sys.intern(cell.label))
+        part_of.append(cell.part)
+        if columns.are_images and not isinstance(cell.value, bytes):
+            names.append(_file(cell, options))
+        elif columns.are_images and not coloured:
+            coloured = images.has_colours(cell.value)
+    left_out.tell()
+    if len(names) == len(labels):
+        return images.stream(names, labels, part_of, options)
+    pieces = images.Pieces(3 if coloured else images.channels(names), options.image_size)
+    classes, numbers, rows_of = parts.numbered(labels, part_of)
+    found = {}
+    for name, at in rows_of.items():
+        of_part = [table for table in tables if _part(table) == part_of[at[0]]]
+        cells = _cells(of_part, columns, _LeftOut())
+        if columns.are_images:
+            blocks = pieces.blocks(_items(cells, options), len(at))
+        else:
+            blocks = _text_blocks(cells)
+        found[name] = in_order(blocks, numbers[at], mix=options.mixed)
+    return Stream(found, classes, texts=not columns.are_images)
 
 
-def _kind(file: Path) -> str:
-    """Returns the end of a file's name, without a number of shards behind it, in lower case."""
-    return Path(re.sub(r"-\d+-of-\d+$", "", file.name)).suffix.lower()
+def write(folder: Folder, stream: Stream) -> None:
+    """Writes texts as Parquet, which Hugging Face's `datasets` reads too, with their classes.
+
+    Args:
+        folder: where it goes, local or in a bucket.
+        stream: the data set; its parts are put there when all of it is read.
+    """
+    import pyarrow
+
+    feature = {"names": list(stream.classes), "_type": "ClassLabel"}
+    features = {"text": {"dtype": "string", "_type": "Value"}, "label": feature}
+    schema = pyarrow.schema(
+        {"text": pyarrow.string(), "label": pyarrow.int64()},
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+    )
+    with storage.scratch() as scratch:
+        files = {f"{name}.parquet": part for name, part in stream.parts.items()}
+        for name, (blocks, labels) in files.items():
+            _write(scratch / name, blocks, labels, schema)
+        for name in files:
+            folder.put(name, scratch / name)
 
 
-def _columns(first: dict[str, Any], options: Reading) -> tuple[str, str, bool]:
-    """Returns the column of labels, that of examples, and whether those are images."""
-    label = _column(first, options.label_column, _LABELS, "--label-column")
+def _write(path: Path, blocks: Iterable[Array], labels: Array, schema: Any) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    written = 0
+    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        for block in cut(blocks, _GROUP_BYTES):
+            some = labels[written : written + len(block)]
+            writer.write_table(pyarrow.table({"text": block, "label": some}, schema))
+            written += len(block)
+
+
+def _part(table: Path) -> str:
+    return parts.of_file(table.name) or "train"
+
+
+def _cells(tables: Iterable[Path], columns: _Columns, left_out: _LeftOut) -> Iterator[_Cell]:
+    """Gives what each row has; those that lack something are counted."""
+    for table in tables:
+        part = _part(table)
+        for place, row in rows.read(table, (columns.label, columns.example)):
+            label, value = _label(row.get(columns.label)), row.get(columns.example)
+            if isinstance(value, dict):  # Hugging Face's, of a file's content beside its path.
+                value = value.get("bytes")
+            left_out.rows += 1
+            if label and not _is_missing(value):
+                yield _Cell(place, value, label, part)
+            else:
+                left_out.add(place)
+
+
+def _columns(tables: Sequence[Path], options: Reading) -> _Columns:
+    """Finds out by the first row which columns hold labels and examples."""
+    place, first = next(itertools.chain.from_iterable(map(rows.read, tables)), (None, {}))
+    if place is None:
+        raise DataError("no rows", Place(tables[0]))
+    table = Place(place.file)
+    label = _column(table, first, options.label_column, _LABELS, "--label-column")
     if options.text_column and options.image_column:
-        raise DataError("--text-column and --image-column: expected one of them")
+        raise UsageError("--text-column and --image-column: expected one of them")
     if options.text_column:
-        return label, _column(first, options.text_column, (), "--text-column"), False
+        text = _column(table, first, options.text_column, (), "--text-column")
+        return _Columns(label, text, are_images=False)
     if options.image_column:
-        return label, _column(first, options.image_column, (), "--image-column"), True
+        image = _column(table, first, options.image_column, (), "--image-column")
+        return _Columns(label, image, are_images=True)
     others = [name for name in first if name != label]
     plain = [name for name in others if name.lower() in _TEXTS + _IMAGES]
     chosen = others if len(others) == 1 else plain
     if len(chosen) != 1:
         raise DataError(
-            f"found the columns {_listed(first)}; --text-column or --image-column says which one "
-            "holds the examples"
+            f"found the columns {listed(first)}; --text-column or --image-column says which one "
+            "holds the examples",
+            table,
         )
     value = first[chosen[0]]
     is_file = isinstance(value, str) and value.lower().endswith(images.SUFFIXES)
     is_content = isinstance(value, bytes) and chosen[0].lower() not in _TEXTS
-    return label, chosen[0], is_file or is_content or isinstance(value, dict)
+    are_images = is_file or is_content or isinstance(value, dict)
+    return _Columns(label, chosen[0], are_images)
 
 
-def _column(first: dict[str, Any], name: str | None, usual: Sequence[str], flag: str) -> str:
+def _column(
+    table: Place, first: dict[str, Any], name: str | None, usual: Sequence[str], flag: str
+) -> str:
     if name is not None:
         if name not in first:
-            raise DataError(f"{flag} {name}: no such column, found {_listed(first)}")
+            raise DataError(f"no column {name!r} for {flag}, found {listed(first)}", table)
         return name
     plain = [column for column in first if column.lower() in usual]
     if len(plain) != 1:
         raise DataError(
-            f"found the columns {_listed(first)}; {flag} says which one holds the labels, if the "
-            "first line is a header"
+            f"found the columns {listed(first)}; {flag} says which one holds the labels, if the "
+            "first line is a header",
+            table,
         )
     return plain[0]
-
-
-def _listed(columns: Iterable[str]) -> str:
-    names = list(columns)
-    return ", ".join(repr(name[:40]) for name in names[:10]) + (", ..." if len(names) > 10 else "")
 
 
 def _label(value: Any) -> str:
@@ -155,184 +275,53 @@ def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def _tell_missing(places: Sequence[str], complete: Sequence[str]) -> None:
-    known = set(complete)
-    missing = [place for place in places if place not in known]
-    if not missing:
-        return
-    some = ", ".join(missing[:_MOST_NAMED])
-    message = f"{len(missing)} of {len(places)} rows lack a label or an example: {some}"
-    if len(missing) > _MOST_MISSING * len(places):
-        raise DataError(f"{message}; expected at most a tenth")
-    LOGGER.warning("left out: %s", message)
+def _text_blocks(cells: Iterator[_Cell]) -> Iterator[Array]:
+    while some := list(itertools.islice(cells, _TEXTS_AT_ONCE)):
+        yield _texts(some)
 
 
-def _texts(places: Sequence[str], values: Sequence[Any]) -> Array:
-    texts = np.empty(len(values), dtype=object)
-    for number, (place, value) in enumerate(zip(places, values, strict=True)):
-        if isinstance(value, bytes):
-            try:
-                value = value.decode()
-            except UnicodeDecodeError as error:
-                raise DataError(f"{place}: not UTF-8: {error}") from None
-        if not isinstance(value, str) or len(value) > _MOST_CHARACTERS:
-            found = f"{len(value)} characters" if isinstance(value, str) else type(value).__name__
-            raise DataError(f"{place}: {found}, expected a text of up to {_MOST_CHARACTERS}")
-        texts[number] = value.strip()
+def _texts(cells: Sequence[_Cell]) -> Array:
+    texts = np.empty(len(cells), dtype=object)
+    for number, cell in enumerate(cells):
+        texts[number] = _text(cell)
     return texts
 
 
-def _images(places: Sequence[str], values: Sequence[Any], options: Reading) -> Array:
-    # Hugging Face's tables hold a file's content beside its path.
-    held = [value.get("bytes") if isinstance(value, dict) else value for value in values]
-    files = [
-        _file(place, value, options)
-        for place, value in zip(places, held, strict=True)
-        if not isinstance(value, bytes)
-    ]
-    stored = storage.read_all(files)
-    names = iter(files)
-    return images.read(
-        [
-            place if isinstance(value, bytes) else next(names)
-            for place, value in zip(places, held, strict=True)
-        ],
-        (value if isinstance(value, bytes) else next(stored) for value in held),
-        size=options.image_size,
-    )
+def _text(cell: _Cell) -> str:
+    value = cell.value
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"not UTF-8: {error}", cell.place) from None
+    if fault := checks.text_fault(value):
+        raise DataError(fault, cell.place)
+    if len(value) > MOST_CHARACTERS:
+        raise DataError(
+            f"found {len(value)} characters, expected a text of up to {MOST_CHARACTERS}", cell.place
+        )
+    return str(value).strip()
 
 
-def _file(place: str, value: Any, options: Reading) -> str:
+def _items(cells: Iterable[_Cell], options: Reading) -> Iterator[images.Item]:
+    """Gives images, of which several are read at a time where they are files of their own."""
+    for within, some in itertools.groupby(cells, lambda cell: isinstance(cell.value, bytes)):
+        if within:
+            yield from ((cell.place, cell.value) for cell in some)
+        else:
+            yield from images.of_files(_file(cell, options) for cell in some)
+
+
+def _file(cell: _Cell, options: Reading) -> Path | str:
     """Returns where the image lies that a row names."""
+    place, value = cell.place, cell.value
     if not isinstance(value, str):
-        raise DataError(f"{place}: found {type(value).__name__}, expected the path of an image")
+        raise DataError(f"found {type(value).__name__}, expected the path of an image", place)
     if storage.is_remote(value):
         return value
     # A table from elsewhere is not to read any file of this machine.
     if options.remote and (value.startswith("/") or ".." in value.split("/")):
-        raise DataError(f"{place}: {value}: expected gs://bucket/path, or a path below the data")
-    return value if value.startswith("/") else f"{options.root}/{value}"
-
-
-def _delimited(file: Path) -> Iterator[_Row]:
-    memory.check_data(4 * file.stat().st_size, file.name)  # Lines, cells, strings.
-    csv.field_size_limit(_MOST_CHARACTERS)
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            head = lines.readline()
-            delimiter = "\t" if file.suffix.lower() == ".tsv" else max(",;\t", key=head.count)
-            lines.seek(0)
-            rows = csv.reader(lines, delimiter=delimiter, strict=True)
-            header = [name.strip() for name in next(rows, [])]
-            if len(set(header)) < len(header):
-                raise DataError(f"{file.name}: columns of the same name: {_listed(header)}")
-            for row in rows:
-                if not row:
-                    continue
-                if len(row) != len(header):
-                    raise DataError(
-                        f"{file.name}: line {rows.line_num} has {len(row)} cells, expected "
-                        f"{len(header)} as in the header"
-                    )
-                yield f"{file.name}: line {rows.line_num}", dict(zip(header, row, strict=True))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file.name}: not UTF-8: {error}") from None
-    except csv.Error as error:
-        raise DataError(f"{file.name}: line {rows.line_num}: {error}") from None
-
-
-def _parquet(file: Path) -> Iterator[_Row]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(file) as table:
-            groups = (table.metadata.row_group(at) for at in range(table.num_row_groups))
-            memory.check_data(2 * sum(group.total_byte_size for group in groups), file.name)
-            classes = _class_names(table.schema_arrow.metadata or {})
-            number = itertools.count(1)
-            for batch in table.iter_batches():
-                for row in batch.to_pylist():
-                    for column, named in classes.items():
-                        row[column] = _named(row.get(column), named)
-                    yield f"{file.name}: row {next(number)}", row
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = str(error).split("\n")[0]
-        raise DataError(f"{file.name}: no Parquet file, or a damaged one: {reason}") from None
-
-
-def _tf_records(file: Path) -> Iterator[_Row]:
-    memory.check_data(4 * file.stat().st_size, file.name)  # Records, features, examples.
-    with native_greetings_hidden():
-        import tensorflow as tf
-
-        records = tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
-    number = 0
-    try:
-        for number, record in enumerate(records, 1):
-            found = tf.train.Example.FromString(record)
-            row = {name: _feature(each) for name, each in found.features.feature.items()}
-            yield f"{file.name}: record {number}", dict(sorted(row.items()))
-    except (tf.errors.OpError, DecodeError) as error:
-        reason = str(getattr(error, "message", error)).split("\n")[0]
-        raise DataError(
-            f"{file.name}: record {number + 1}: no tf.train.Example, or a damaged one: {reason}"
-        ) from None
-
-
-def _feature(feature: Any) -> Any:
-    values = getattr(feature, feature.WhichOneof("kind") or "bytes_list").value
-    return values[0] if len(values) == 1 else list(values) or None
-
-
-def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
-    """Returns the names that Hugging Face's `datasets` keeps of a column of class numbers."""
-    try:
-        features = json.loads(metadata[b"huggingface"])["info"]["features"]
-        return {
-            column: [str(name) for name in feature["names"]]
-            for column, feature in features.items()
-            if feature.get("_type") == "ClassLabel"
-        }
-    except (KeyError, ValueError, TypeError, AttributeError):
-        return {}
-
-
-def _named(value: Any, names: Sequence[str]) -> Any:
-    return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
-
-
-def write(folder: Folder, parts: Mapping[str, Split], classes: tuple[str, ...]) -> None:
-    """Writes texts as Parquet, which Hugging Face's `datasets` reads too, with their classes.
-
-    Args:
-        folder: where it goes, local or in a bucket.
-        parts: of the data set, by name.
-        classes: class names.
-    """
-    import pyarrow
-    from pyarrow import parquet
-
-    feature = {"names": list(classes), "_type": "ClassLabel"}
-    features = {"text": {"dtype": "string", "_type": "Value"}, "label": feature}
-    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-    with storage.scratch() as scratch:
-        for name, part in parts.items():
-            columns = {
-                "text": pyarrow.array(part.examples, pyarrow.string()),
-                "label": pyarrow.array(part.labels, pyarrow.int64()),
-            }
-            path = scratch / f"{name}.parquet"
-            whole = pyarrow.table(columns).replace_schema_metadata(metadata)
-            parquet.write_table(whole, path, compression="zstd")
-            folder.put(path.name, path)
-
-
-_READERS: dict[str, Callable[[Path], Iterator[_Row]]] = {
-    ".csv": _delimited,
-    ".tsv": _delimited,
-    ".jsonl": managed.objects,
-    ".parquet": _parquet,
-    ".tfrecord": _tf_records,
-    ".tfrecords": _tf_records,
-}
+        raise DataError(f"{value}: expected gs://bucket/path, or a path below the data", place)
+    if storage.is_remote(options.root):
+        return f"{options.root}/{value}"
+    return Path(options.root, value)

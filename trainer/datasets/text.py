@@ -10,7 +10,7 @@ import numpy as np
 
 from trainer import memory
 from trainer.datasets.dataset import Array, Reading, Source
-from trainer.errors import DataError
+from trainer.errors import DataError, Place
 
 NAME = "a folder with one UTF-8 text file a class (pos.txt, neg.txt), one example a line"
 
@@ -30,13 +30,13 @@ def read(files: Sequence[Path], options: Reading) -> Source:
     """
     texts = [file for file in files if file.suffix == ".txt"]
     if len(texts) < 2:
-        raise DataError(f"{texts[0].name}: found one class only, expected {NAME}")
+        raise DataError(f"found one class only, expected {NAME}", Place(texts[0]))
     examples: list[str] = []
     labels: list[int] = []
     for label, file in enumerate(texts):
         lines = _lines(file)
         if not lines:
-            raise DataError(f"{file.name}: no examples, expected one a line")
+            raise DataError("no examples, expected one a line", Place(file))
         examples += lines
         labels += [label] * len(lines)
     return Source(
@@ -45,24 +45,24 @@ def read(files: Sequence[Path], options: Reading) -> Source:
     )
 
 
-def whole(names: Sequence[str], contents: Iterable[bytes]) -> Array:
+def whole(items: Iterable[tuple[Place, bytes]], count: int) -> Array:
     """Reads texts in files of their own: object array of str (N,).
 
     Args:
-        names: of the files, for messages.
-        contents: of the files.
+        items: the files, each with its content.
+        count: how many there are.
 
     Raises:
         DataError: one of them is empty, too long, or not UTF-8.
     """
-    texts = np.empty(len(names), dtype=object)
-    for number, (name, content) in enumerate(zip(names, contents, strict=True)):
+    texts = np.empty(count, dtype=object)
+    for number, (place, content) in enumerate(items):
         try:
             texts[number] = line(content.removeprefix(codecs.BOM_UTF8))
         except DataError as error:
-            raise DataError(f"{name}: {error}") from None
+            raise error.at(place) from None
         if not texts[number]:
-            raise DataError(f"{name}: found an empty file, expected a text")
+            raise DataError("found an empty file, expected a text", place)
     return texts
 
 
@@ -73,23 +73,24 @@ def line(content: bytes) -> str:
         content: what stands between two line feeds, or two ends of the file.
 
     Raises:
-        DataError: it is no text of one example; the message goes on behind the name of the line.
+        DataError: it is no text of one example; the error has no place.
     """
     try:
         text = content.decode().strip()
     except UnicodeDecodeError as error:
-        raise DataError(f"is not UTF-8: found byte 0x{content[error.start]:02x}") from None
+        raise DataError(f"not UTF-8: found byte 0x{content[error.start]:02x}") from None
     if "\0" in text:
-        raise DataError("holds a NUL character; is the file UTF-16?")
+        raise DataError("a NUL character; is the file UTF-16?")
     if len(text) > MOST_CHARACTERS:
         raise DataError(
-            f"has {len(text)} characters, expected one example a line, at most {MOST_CHARACTERS}"
+            f"{len(text)} characters, expected one example a line, at most {MOST_CHARACTERS}"
         )
     return text
 
 
 def _lines(file: Path) -> list[str]:
-    memory.check_data(4 * file.stat().st_size, file.name)  # Bytes, text, lines, strings.
+    # Bytes, text, lines, strings.
+    memory.check_data(4 * file.stat().st_size, "a text file of this size", Place(file))
     found = []
     # Not splitlines(): it also splits at form feeds and other separators within a sentence.
     lines = file.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
@@ -97,5 +98,5 @@ def _lines(file: Path) -> list[str]:
         try:
             found.append(line(content))
         except DataError as error:
-            raise DataError(f"{file.name}: line {number} {error}") from None
+            raise error.at(Place(file, f"line {number}")) from None
     return [text for text in found if text]

@@ -130,4 +130,4 @@ def _decoded(line: bytes) -> str:
     try:
         return line.decode() + "\n"
     except UnicodeDecodeError as error:
-        raise DataError(f"is not UTF-8: found byte 0x{line[error.start]:02x}") from None
+        raise DataError(f"not UTF-8: found byte 0x{line[error.start]:02x}") from None

@@ -22,7 +22,7 @@ from trainer import storage
 from trainer.datasets import idx, images, npz, text
 from trainer.datasets.dataset import Array
 from trainer.datasets.inputs import Input
-from trainer.errors import DataError, OutageError, StorageError, UsageError
+from trainer.errors import DataError, OutageError, Place, StorageError, UsageError
 from trainer.predicting.lines import Lines, Rows
 from trainer.storage import File
 
@@ -106,7 +106,7 @@ class Reader:
     def _image(self, file: File) -> Item:
         try:
             content = file.read(_MOST_IMAGE_BYTES)
-            return Item(file.path, self.input.from_image(content, file.path))
+            return Item(file.path, self.input.from_image(content, Place(file.path)))
         except (DataError, StorageError) as error:
             return _bad(file.path, error)
 
@@ -146,7 +146,7 @@ class Reader:
         return self._array
 
     def _one_image(self, content: io.BufferedReader, name: str) -> Items:
-        yield Item(name, self.input.from_image(content.read(_MOST_IMAGE_BYTES), name))
+        yield Item(name, self.input.from_image(content.read(_MOST_IMAGE_BYTES), Place(name)))
 
     def _text(self, content: io.BufferedReader, name: str) -> Items:
         """Gives a text a line, as the data set of texts has it."""
@@ -230,7 +230,7 @@ class Reader:
         try:
             stream = idx.unzipped(content)
             header = npz.npy_header if stream.peek(6).startswith(_NPY) else idx.header
-            shape, dtype = header(stream, name)
+            shape, dtype = header(stream, Place(name))
             one = _one_of(shape, dtype)
             self.input.from_numbers(one)  # One line for the file, not one for each of its examples.
             for number in range(1, shape[0] + 1):
@@ -285,7 +285,8 @@ def _bad(name: str, error: Exception) -> Item:
     """
     if isinstance(error, OutageError):
         raise error
-    return Item(name, None, " ".join(str(error).removeprefix(f"{name}: ").split()))
+    found = error.found if isinstance(error, DataError) else str(error).removeprefix(f"{name}: ")
+    return Item(name, None, " ".join(found.split()))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from trainer.datasets.survey import Survey
 from trainer.results import pages, samples
 
@@ -16,40 +18,39 @@ def page(name: str, survey: Survey) -> str:
         name: of the data set, as the user gave it.
         survey: what was found.
     """
-    counts = [survey.counts(part) for part in survey.parts]
+    counts = [survey.counts(part) for part in survey.labels]
     return pages.render(
         _TEMPLATE,
         name=name,
         survey=survey,
         what=what(survey),
         findings=findings(survey),
-        classes=samples.by_class(survey.parts["train"], survey.classes),
+        classes=samples.by_class(survey.samples, np.array(survey.counts("train")), survey.classes),
         rows=list(zip(survey.classes, zip(*counts, strict=True), strict=True)),
     )
 
 
 def what(survey: Survey) -> str:
     """Returns what an example is."""
-    examples = survey.parts["train"].examples
-    if survey.kind == "text":
-        least, middle, most = survey.lengths()
+    if survey.words is not None:
+        least, middle, most = survey.words
         return f"texts of {least} to {most:,} words, half of them up to {middle}"
     if survey.kind == "vector":
-        return f"lists of {examples.shape[1]:,} numbers, {examples.dtype}"
-    height, width, channels = examples.shape[1:]
+        return f"lists of {survey.shape[0]:,} numbers, {survey.dtype}"
+    height, width, channels = survey.shape
     plural = "s" * (channels != 1)
-    return f"images of {width}x{height}, {channels} channel{plural}, {examples.dtype}"
+    return f"images of {width}x{height}, {channels} channel{plural}, {survey.dtype}"
 
 
 def findings(survey: Survey) -> list[str]:
     """Returns what may be wrong, a sentence each."""
     found = [
-        f"{count:,} of {len(survey.parts[part]):,} {_NAMES[part]} examples repeat another one"
+        f"{count:,} of {len(survey.labels[part]):,} {_NAMES[part]} examples repeat another one"
         for part, count in survey.repeated.items()
         if count
     ]
     found += [
-        f"{count:,} of {len(survey.parts[part]):,} {_NAMES[part]} examples are in the training "
+        f"{count:,} of {len(survey.labels[part]):,} {_NAMES[part]} examples are in the training "
         "part too"
         for part, count in survey.shared.items()
         if count

@@ -73,7 +73,7 @@ def _page(facts: Facts, folder: Path) -> str:
         confusion=_confusion(facts),
         classes=_classes(facts),
         mistakes=_mistakes(facts),
-        data=samples.by_class(facts.data.train, facts.data.spec.classes),
+        data=samples.by_class(facts.data.train, facts.data.class_counts(), facts.data.spec.classes),
         settings=[
             (configs.flag_name(name), value, name in facts.config.chosen)
             for name, value in dataclasses.asdict(facts.config).items()

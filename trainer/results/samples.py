@@ -7,22 +7,23 @@ from typing import Any
 import numpy as np
 
 from trainer.datasets.dataset import Array, Split
+from trainer.datasets.survey import shown
 
-_MOST_CLASSES = 20
 _SHOWN_IMAGES, _SHOWN_TEXTS = 12, 2  # Of a class.
 
 
-def by_class(train: Split, classes: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Returns each class with its size and examples; of many, the most frequent and the rarest."""
-    counts = np.bincount(train.labels, minlength=len(classes))
-    listed = np.arange(len(classes))
-    if len(classes) > _MOST_CLASSES:
-        ranked = np.argsort(-counts, kind="stable")
-        half = _MOST_CLASSES // 2
-        listed = np.concatenate([ranked[:half], ranked[-half:]])
+def by_class(train: Split, counts: Array, classes: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Returns each class with its size and examples; of many, the most frequent and the rarest.
+
+    Args:
+        train: training examples, the first of each of these classes at least.
+        counts: how many there are of each class, int64 (classes,).
+        classes: class names.
+    """
+    listed = shown(counts)
     texts = train.examples.dtype == object
     most = _SHOWN_TEXTS if texts else _SHOWN_IMAGES
-    shown = [train.examples[np.flatnonzero(train.labels == label)[:most]] for label in listed]
+    chosen = [train.examples[np.flatnonzero(train.labels == label)[:most]] for label in listed]
     return [
         {
             "class": classes[label],
@@ -31,7 +32,7 @@ def by_class(train: Split, classes: tuple[str, ...]) -> list[dict[str, Any]]:
             "pictures": pictures(train, examples),
             "texts": examples.tolist() if texts else [],
         }
-        for label, examples in zip(listed, shown, strict=True)
+        for label, examples in zip(listed, chosen, strict=True)
     ]
 
 

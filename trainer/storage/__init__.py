@@ -188,15 +188,15 @@ def read_all(paths: Sequence[str]) -> Iterator[bytes]:
 
 
 def several_at_once(
-    work: Callable[[_Thing], _Result], things: Iterable[_Thing]
+    work: Callable[[_Thing], _Result], things: Iterable[_Thing], *, threads: int = THREADS
 ) -> Iterator[_Result]:
     """Gives what `work` returns of each thing, in their order, in several threads, a bit ahead."""
     rest = iter(things)
-    pool = concurrent.futures.ThreadPoolExecutor(THREADS)
+    pool = concurrent.futures.ThreadPoolExecutor(threads)
     try:
         # Not all at once, as `pool.map`: what is done and not taken yet is in memory.
         begun = collections.deque(
-            pool.submit(work, thing) for thing in itertools.islice(rest, 2 * THREADS)
+            pool.submit(work, thing) for thing in itertools.islice(rest, 2 * threads)
         )
         while begun:
             result = begun.popleft().result()

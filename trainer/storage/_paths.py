@@ -9,7 +9,7 @@ from pathlib import Path
 
 import google_crc32c
 
-from trainer.errors import DataError
+from trainer.errors import DataError, Place
 
 SCHEME = "gs://"
 PARTIAL = ".partial"
@@ -52,7 +52,7 @@ def is_hidden(name: str) -> bool:
 
 def check_size(path: str, size: int, most_bytes: int) -> None:
     if size > most_bytes:
-        raise DataError(f"{path}: {size:,} bytes, expected at most {most_bytes:,}")
+        raise DataError(f"{size:,} bytes, expected at most {most_bytes:,}", Place(path))
 
 
 def crc32c(path: Path) -> str:
