@@ -107,7 +107,7 @@ def test_images_become_shards_of_mixed_classes(
 ) -> None:
     out = f"{request.getfixturevalue('bucket')}/shards" if remote else tmp_path / "shards"
     code, lines, err = data("convert", pictures, out)
-    assert (code, lines, err) == (0, [f"{out}: 2 classes; train 110; 3 files"], "")
+    assert (code, lines, err) == (0, [f"{out}: 2 classes; train 110; 4 files"], "")
     source = sharded.source(storage.folder(str(out)))
     assert source is not None
     examples, labels = source.train

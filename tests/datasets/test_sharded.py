@@ -179,7 +179,6 @@ def test_an_index_names_files_of_its_own_folder_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY", None])
 def test_a_damaged_file_is_named_when_it_is_read(tmp_path: Path, content: bytes | None) -> None:
     data = datasets.load(write(str(tmp_path)), seed=0)
-    assert data.shared == {}  # Nobody has read them.
     file = tmp_path / "train-00003.npy"
     if content is None:
         file.unlink()
@@ -192,7 +191,35 @@ def test_a_damaged_file_is_named_when_it_is_read(tmp_path: Path, content: bytes 
         datasets.load(str(tmp_path), seed=0)
 
 
-@pytest.mark.parametrize("kind", ["|u1", "<f4", "<i4"])
+def test_examples_that_parts_share_are_counted_without_reading_them(tmp_path: Path) -> None:
+    """Also of parts that are held out later, and of data that lies apart."""
+    place = str(tmp_path / "shards")
+    again = np.concatenate([EXAMPLES[[3, 3, 900]], EXAMPLES[:5] + 0.5])
+    write(place, test=(iter([again]), np.arange(8) % 3), validation=(iter([again[4:]]), LABELS[:4]))
+    for file in (tmp_path / "shards").glob("*-0*.npy"):
+        file.unlink()
+    assert datasets.load(place, seed=0).shared == {"validation": 0, "test": 3}
+    np.savez(tmp_path / "test.npz", x_train=EXAMPLES[10:30], y_train=LABELS[10:30])
+    write(str(tmp_path / "alone"))
+    apart = datasets.load(
+        str(tmp_path / "alone"), seed=0, validation=0.5, test_data=str(tmp_path / "test.npz")
+    )
+    kept = apart.train.examples.rows
+    assert apart.shared == {"validation": 0, "test": int(np.isin(np.arange(10, 30), kept).sum())}
+
+
+def test_shards_that_were_made_without_digests_are_read_and_share_nobody_knows_what(
+    tmp_path: Path,
+) -> None:
+    write(str(tmp_path), test=(iter([EXAMPLES[:9]]), LABELS[:9]))
+    index = json.loads((tmp_path / "index.json").read_text())
+    for part in index["parts"].values():
+        del part["digests"]
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    assert datasets.load(str(tmp_path), seed=0).shared == {}
+
+
+@pytest.mark.parametrize("kind", ["|u1", "<f4", "<i4", "<u8"])
 @pytest.mark.parametrize("shape", [(3,), (3, 2), (2, 5, 4, 3)])
 def test_arrays_are_read_as_numpy_writes_them(kind: str, shape: tuple[int, ...]) -> None:
     values = np.arange(np.prod(shape)).reshape(shape).astype(kind)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.datasets import checks
+from trainer.datasets import checks, digests
 from trainer.datasets.cache import Cache
 from trainer.datasets.shards import Shards
 from trainer.errors import DataError
@@ -187,8 +187,8 @@ class Dataset:
         validation: held out of the training data, to choose by; None unless asked for.
         test: used once, after training.
         fingerprint: SHA-256 over every example, label and class name, split by split.
-        shared: how many examples of each other part are in the training part too; of shards nobody
-            knows it before they are read.
+        shared: how many examples of each other part are in the training part too; not of shards
+            that were made without digests.
     """
 
     spec: Spec
@@ -234,13 +234,9 @@ class Dataset:
         for name, part in present.items():
             checks.check_classes(name, part.labels, classes)
         spec = _spec(train, classes, {name: len(part) for name, part in present.items()})
-        shared = {
-            name: _shared(train.examples, part.examples)
-            for name, part in present.items()
-            if name != "train"
-            and not isinstance(train.examples, Shards)
-            and not isinstance(part.examples, Shards)
-        }
+        others = ((name, part) for name, part in present.items() if name != "train")
+        counts = {name: _shared(train.examples, part.examples) for name, part in others}
+        shared = {name: count for name, count in counts.items() if count is not None}
         return cls(spec, train, held_out, test, _fingerprint(present, classes), shared)
 
     def class_counts(self) -> Array:
@@ -350,10 +346,15 @@ def _spec(train: Split, classes: tuple[str, ...], sizes: dict[str, int]) -> Spec
     )
 
 
-def _shared(train: Array, other: Array) -> int:
-    """Counts the examples of a part that are in the training part too, to the bit."""
-    known = collections.Counter(map(_content, other))
-    return sum(known.pop(key, 0) for key in map(_content, train))
+def _shared(train: Array | Shards, other: Array | Shards) -> int | None:
+    """Counts the examples of a part that are in the training part too; None if nobody knows."""
+    if not isinstance(train, Shards) and not isinstance(other, Shards):
+        known = collections.Counter(map(_content, other))
+        return sum(known.pop(key, 0) for key in map(_content, train))
+    keys = [
+        part.digests if isinstance(part, Shards) else digests.of(part) for part in (train, other)
+    ]
+    return None if keys[0] is None or keys[1] is None else digests.shared(keys[0], keys[1])
 
 
 def _content(example: Any) -> str | bytes:

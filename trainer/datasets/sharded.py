@@ -12,6 +12,7 @@ import numpy as np
 import pydantic
 
 from trainer import storage
+from trainer.datasets import digests
 from trainer.datasets.cache import Cache
 from trainer.datasets.checks import MOST_CLASSES
 from trainer.datasets.dataset import Array, Source, Split
@@ -40,6 +41,7 @@ class _File:
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_STRICT)
 class _Part:
     labels: _File
+    digests: _File | None = None  # Data that was converted before there were any has none.
     examples: list[_File] = pydantic.Field(min_length=1)
 
 
@@ -60,7 +62,7 @@ class _Index:
 def source(folder: Folder, cache: Cache | None = None) -> Source | None:
     """Returns the data in a folder, local or in a bucket; None if it holds no shards.
 
-    Labels are read, examples are not.
+    Labels and digests are read, examples are not.
 
     Args:
         folder: where it is.
@@ -81,6 +83,7 @@ def source(folder: Folder, cache: Cache | None = None) -> Source | None:
         raise DataError(f"not {NAME}: {where}: {first['msg']}", place) from None
     parts: dict[str, tuple[Shards, Array]] = {}
     for name, described in index.parts.items():
+        taken = described.digests
         files = [Shard(each.file, each.examples, each.crc32c) for each in described.examples]
         shards = Shards(
             folder=folder,
@@ -91,14 +94,15 @@ def source(folder: Folder, cache: Cache | None = None) -> Source | None:
             high=index.high,
             window_bytes=index.window_bytes,
             cache=cache,
+            all_digests=None if taken is None else _numbers(folder, taken),
         )
-        parts[name] = shards, _labels(folder, described.labels)
+        parts[name] = shards, _numbers(folder, described.labels)
     if "train" not in parts:
         raise DataError("no part to train on", place)
     return Source(**parts, classes=tuple(index.classes))
 
 
-def _labels(folder: Folder, described: _File) -> Array:
+def _numbers(folder: Folder, described: _File) -> Array:
     place = Place(f"{folder.path}/{described.file}")
     content = folder.read(described.file)
     if content is None or crc32c(content) != described.crc32c:
@@ -174,12 +178,14 @@ def write(
     with storage.scratch() as scratch:
         shape, dtype = None, None
         for name, (blocks, labels) in stream.parts.items():
-            files = []
+            files, taken = [], []
             for number, block in enumerate(cut(blocks, shard_bytes)):
                 shape, dtype = list(block.shape[1:]), str(block.dtype)
+                taken.append(digests.of(block))
                 files.append(_put(folder, scratch, f"{name}-{number:05}.npy", block))
             described[name] = {
                 "labels": _put(folder, scratch, f"{name}-labels.npy", labels.astype(np.int32)),
+                "digests": _put(folder, scratch, f"{name}-digests.npy", np.concatenate(taken)),
                 "examples": files,
             }
         index = {

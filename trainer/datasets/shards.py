@@ -60,6 +60,7 @@ class Shards:
             random order for that.
         cache: where files are kept that came from a bucket, if anywhere.
         rows: which of all their examples these are, rising, int64 (N,); None for all.
+        all_digests: of all their examples, as `digests.of` gives them; None if nobody took them.
     """
 
     folder: Folder
@@ -71,6 +72,7 @@ class Shards:
     window_bytes: int
     cache: Cache | None = field(default=None, repr=False)
     rows: Array | None = field(default=None, repr=False)
+    all_digests: Array | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return int(self.starts[-1]) if self.rows is None else len(self.rows)
@@ -94,6 +96,13 @@ class Shards:
     def example_bytes(self) -> int:
         """Of one example."""
         return math.prod(self.example) * self.dtype.itemsize
+
+    @property
+    def digests(self) -> Array | None:
+        """Of these examples, uint64 (N,); None if nobody took them."""
+        if self.all_digests is None or self.rows is None:
+            return self.all_digests
+        return self.all_digests[self.rows]
 
     @property
     def starts(self) -> Array:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from trainer import datasets
+from trainer.datasets import digests
 from trainer.datasets.dataset import Array, Reading, Split
 from trainer.errors import DamagedFilesError, DataError
 
 _MOST_CLASSES = 20
 _SAMPLES = 12  # Of a class.
-_DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +85,7 @@ def survey(data: str, options: Reading) -> Survey:
         words=(words.min(), int(np.median(words)), words.max()) if len(words) else None,
         repeated={name: len(found) - len(np.unique(found)) for name, found in keys.items()},
         shared={
-            name: int(np.isin(found, keys["train"]).sum())
+            name: digests.shared(keys["train"], found)
             for name, found in keys.items()
             if name != "train"
         },
@@ -131,9 +130,9 @@ def _look(blocks: Iterable[Array], sampled: Array) -> _Seen:
         blocks: of a part.
         sampled: which of them are kept, rising, int64.
     """
-    digests, words, samples, uniform, begun = [], [np.empty(0, np.int64)], [], 0, 0
+    found, words, samples, uniform, begun = [], [np.empty(0, np.int64)], [], 0, 0
     for block in blocks:
-        digests.append(np.array(list(map(_digest, block)), f"S{_DIGEST_BYTES}"))
+        found.append(digests.of(block))
         if block.dtype == object:
             words.append(np.array([len(text.split()) for text in block]))
         if block.ndim == 4:
@@ -141,7 +140,7 @@ def _look(blocks: Iterable[Array], sampled: Array) -> _Seen:
         first, last = np.searchsorted(sampled, [begun, begun + len(block)])
         samples.append(block[sampled[first:last] - begun])
         begun += len(block)
-    return _Seen(np.concatenate(digests), np.concatenate(words), np.concatenate(samples), uniform)
+    return _Seen(np.concatenate(found), np.concatenate(words), np.concatenate(samples), uniform)
 
 
 def _sampled(labels: Array, classes: Sequence[str]) -> Array:
@@ -152,11 +151,6 @@ def _sampled(labels: Array, classes: Sequence[str]) -> Array:
 
 def _counts(labels: Array, classes: Sequence[str]) -> Array:
     return np.bincount(labels, minlength=len(classes))
-
-
-def _digest(example: Array | str) -> bytes:
-    whole = example.encode() if isinstance(example, str) else example.tobytes()
-    return hashlib.blake2b(whole, digest_size=_DIGEST_BYTES).digest()
 
 
 def _relabelled(keys: Array, labels: Array) -> int:
