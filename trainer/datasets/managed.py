@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from trainer import memory, storage
-from trainer.datasets import images, parts
+from trainer.datasets import images, parts, text
 from trainer.datasets.dataset import Array, Reading, Source
 from trainer.errors import DataError
 
@@ -135,14 +135,6 @@ def _images(items: Sequence[_Item], options: Reading) -> Array:
 
 def _texts(items: Sequence[_Item]) -> Array:
     stored = [item.value for item in items if item.kind == "textGcsUri"]
-    contents = iter(storage.read_all(stored))
-    texts = []
-    for item in items:
-        if item.kind == "textContent":
-            texts.append(item.value)
-            continue
-        try:
-            texts.append(next(contents).decode("utf-8-sig"))
-        except UnicodeDecodeError as error:
-            raise DataError(f"{item.value}: not UTF-8: {error}") from None
+    contents = iter(text.whole(stored, storage.read_all(stored)))
+    texts = [next(contents) if item.kind == "textGcsUri" else item.value.strip() for item in items]
     return np.array(texts, dtype=object)

@@ -5,6 +5,7 @@ A column of TFRecord is a feature of its `tf.train.Example`s.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
 import json
@@ -42,6 +43,8 @@ _IMAGES = (
     "filepath",
     "path",
 )
+
+_PATH_ENDS = tuple(suffix.encode() for suffix in images.SUFFIXES)
 
 _MOST_CHARACTERS = 1_000_000
 _MOST_MISSING = 0.1
@@ -282,7 +285,14 @@ def _tf_records(file: Path) -> Iterator[_Row]:
 
 def _feature(feature: Any) -> Any:
     values = getattr(feature, feature.WhichOneof("kind") or "bytes_list").value
-    return values[0] if len(values) == 1 else list(values) or None
+    if len(values) != 1:
+        return list(values) or None
+    (value,) = values
+    # A feature has no text, only bytes; so the path of an image is to be told from an image.
+    if isinstance(value, bytes) and value.lower().endswith(_PATH_ENDS):
+        with contextlib.suppress(UnicodeDecodeError):
+            return value.decode()
+    return value
 
 
 def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
