@@ -17,19 +17,41 @@ import numpy as np
 from tests.killing import MODEL, ROOT
 
 # Nothing random in it, so that what it computes is the same on any number of hosts; and each host
-# leaves its weights behind. The chief may be slow at the end.
+# leaves its weights behind, and what it was given in each step. The chief may be slow at the end,
+# and all may be told to stop after an epoch.
 PLAIN = """
-import json, os, time
+import json, os, signal, time
 import keras, numpy
 from trainer.models import Recipe
 
-class Weights(keras.callbacks.Callback):
+class Seen:
+    numbers = 3
+    given, drawn = [], []
+
+    def __call__(self, examples, uniform):
+        import tensorflow as tf
+
+        def remember(x, drawn):
+            flat = x.reshape(len(x), -1)
+            self.given.append(flat @ numpy.arange(flat.shape[1]))
+            self.drawn.append(drawn.copy())
+
+        tf.numpy_function(remember, [examples, uniform], [], stateful=True)
+        return examples
+
+class Leave(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        if os.environ.get("ENDS_AFTER") == str(epoch + 1):
+            os.kill(os.getpid(), signal.SIGTERM)
+
     def on_train_end(self, logs=None):
         index = json.loads(os.environ.get("TF_CONFIG", '{"task": {"index": 0}}'))["task"]["index"]
-        numpy.savez(f"{os.environ['WEIGHTS']}/{index}.npz", *self.model.get_weights())
+        place = f"{os.environ['WEIGHTS']}/{index}"
+        numpy.savez(f"{place}.npz", *self.model.get_weights())
+        numpy.savez(f"{place}-seen.npz", given=Seen.given, drawn=Seen.drawn)
         time.sleep(float(os.environ.get("CHIEF_LINGERS", "0")) if index == 0 else 0)
 
-RECIPE = Recipe(batch_size=96, epochs=3, callbacks=lambda: [Weights()])
+RECIPE = Recipe(batch_size=96, epochs=3, callbacks=lambda: [Leave()], augmentation=Seen())
 
 def build(spec):
     layers = keras.layers
@@ -96,13 +118,14 @@ class Team:
         self._started += processes
         return processes
 
-    def finish(self, model: str, *arguments: str, hosts: int = 2) -> None:
-        """Runs a job to its end on so many hosts."""
+    def finish(
+        self, model: str, *arguments: str, hosts: int = 2, code: int = 0, **environment: str
+    ) -> None:
+        """Runs a job on so many hosts, which has to end with this code."""
         addresses = [f"127.0.0.1:{free_port()}" for _ in range(hosts)]
-        ended = [
-            process.wait(120) for process in self.start(model, *arguments, addresses=addresses)
-        ]
-        assert ended == [0] * hosts, [self.said(index) for index in range(hosts)]
+        started = self.start(model, *arguments, addresses=addresses, **environment)
+        ended = [process.wait(120) for process in started]
+        assert ended == [code] * hosts, [self.said(index) for index in range(hosts)]
 
     def place(self, index: int) -> Path:
         """Returns the folder of a host."""
@@ -126,6 +149,18 @@ class Team:
         """Returns what a host of the plain model ended with."""
         with np.load(self.folder / "weights" / f"{index}.npz") as arrays:
             return [arrays[name] for name in arrays.files]
+
+    def seen(self, hosts: int) -> dict[str, np.ndarray]:
+        """Returns what the last job of the plain model was given in its steps, host behind host.
+
+        Of each example a number that tells it from others, as `given`, int64 (steps, width); and
+        its random numbers, as `drawn`, float32 (steps, width, 3).
+        """
+        found = []
+        for index in range(hosts):
+            with np.load(self.folder / "weights" / f"{index}-seen.npz") as arrays:
+                found.append(dict(arrays))
+        return {name: np.concatenate([each[name] for each in found], axis=1) for name in found[0]}
 
     def end(self) -> None:
         """Kills what a test has left running."""

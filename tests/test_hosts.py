@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,38 @@ def curve(hosts: Team, out: str, *names: str) -> list[list[float]]:
         return [[float(row[name]) for name in names] for row in csv.DictReader(file)]
 
 
+@dataclass
+class Ended:
+    """What a run left behind.
+
+    Attributes:
+        weights: of the chief.
+        seen: as `Team.seen` gives it.
+    """
+
+    weights: list[np.ndarray]
+    seen: dict[str, np.ndarray]
+
+
+def ended(hosts: Team, out: str, count: int) -> Ended:
+    hosts.finish("plain:build", f"--out={out}", hosts=count)
+    return Ended(hosts.weights(0), hosts.seen(count))
+
+
 @pytest.fixture(scope="module")
-def two(hosts: Team) -> list[np.ndarray]:
-    """A run of two hosts, in `two`: the weights of the chief."""
-    hosts.finish("plain:build", "--out=two")
-    return hosts.weights(0)
+def two(hosts: Team) -> Ended:
+    """A run of two hosts, in `two`."""
+    return ended(hosts, "two", 2)
 
 
-def test_the_chief_alone_writes_and_all_end_with_its_weights(
-    hosts: Team, two: list[np.ndarray]
-) -> None:
-    assert all((a == b).all() for a, b in zip(two, hosts.weights(1), strict=True))
+@pytest.fixture(scope="module")
+def one(hosts: Team, two: Ended) -> Ended:
+    """The same of one host, in `one`."""
+    return ended(hosts, "one", 1)
+
+
+def test_the_chief_alone_writes_and_all_end_with_its_weights(hosts: Team, two: Ended) -> None:
+    assert all((a == b).all() for a, b in zip(two.weights, hosts.weights(1), strict=True))
     assert "2 hosts, each CPU: " in hosts.said(0)
     assert hosts.said(0).count("epoch ") == 3
     assert hosts.said(0).endswith("\ntwo\n")
@@ -52,21 +74,45 @@ def test_the_chief_alone_writes_and_all_end_with_its_weights(
     assert second.startswith("training plain:build on ")
 
 
-def test_two_hosts_give_the_losses_of_one(hosts: Team, two: list[np.ndarray]) -> None:
-    hosts.finish("plain:build", "--out=one", hosts=1)
+def check_like(hosts: Team, out: str, other: str) -> None:
+    """Two runs have the same losses, but for rounding."""
     names = ("loss", "val_loss", "learning_rate")
-    np.testing.assert_allclose(curve(hosts, "two", *names), curve(hosts, "one", *names), rtol=1e-5)
-    for a, b in zip(hosts.weights(0), two, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
+    np.testing.assert_allclose(curve(hosts, out, *names), curve(hosts, other, *names), rtol=1e-6)
+
+
+def test_two_hosts_give_the_losses_of_one(hosts: Team, one: Ended, two: Ended) -> None:
+    check_like(hosts, "two", "one")
+    for a, b in zip(one.weights, two.weights, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_two_hosts_have_the_examples_and_the_random_numbers_of_one(one: Ended, two: Ended) -> None:
+    """To the bit, and each half of them, in the same order."""
+    assert one.seen["given"].shape == (3 * 9, 96)
+    assert len(np.unique(one.seen["given"])) > 790
+    np.testing.assert_array_equal(two.seen["given"], one.seen["given"])
+    np.testing.assert_array_equal(two.seen["drawn"], one.seen["drawn"])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_a_run_goes_on_on_another_number_of_hosts(
+    hosts: Team, two: Ended, before: int, after: int
+) -> None:
+    out = f"{before}to{after}"
+    hosts.finish("plain:build", f"--out={out}", hosts=before, code=143, ENDS_AFTER="1")
+    hosts.finish("plain:build", f"--out={out}", hosts=after)
+    assert f"going on from {out}/checkpoints/" in hosts.said(0)
+    assert "the result may differ in its last bits: device was " in hosts.said(0)
+    check_like(hosts, out, "two")
+    np.testing.assert_array_equal(hosts.seen(after)["given"], two.seen["given"][9:])
 
 
 @pytest.mark.long
 def test_three_hosts_share_batches_that_they_do_not_divide(hosts: Team) -> None:
     hosts.finish("plain:build", "--out=three", "--batch-size=95", hosts=3)
     hosts.finish("plain:build", "--out=alone", "--batch-size=95", hosts=1)
-    np.testing.assert_allclose(
-        curve(hosts, "three", "loss"), curve(hosts, "alone", "loss"), rtol=1e-5
-    )
+    check_like(hosts, "three", "alone")
 
 
 def wait_for_snapshot(hosts: Team, out: str) -> None:

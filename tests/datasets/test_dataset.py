@@ -47,6 +47,13 @@ def test_the_seed_decides_what_is_held_out() -> None:
     assert set(first.test.examples[:, 0]) != set(other.test.examples[:, 0])
 
 
+def test_the_same_is_held_out_on_every_machine() -> None:
+    data = Dataset.split(source(), seed=0, validation=0.2)
+    assert data.validation is not None
+    assert data.test.examples[:5, 0].tolist() == [1035, 1043, 1046, 1049, 1053]
+    assert data.validation.examples[:5, 0].tolist() == [1005, 1020, 1022, 1025, 1027]
+
+
 def test_validation_does_not_touch_the_test_part() -> None:
     without = Dataset.split(source(), seed=0, validation=0)
     held_out = Dataset.split(source(), seed=0, validation=0.5)

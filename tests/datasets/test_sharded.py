@@ -80,6 +80,11 @@ def test_an_order_has_every_row_once_and_is_a_function_of_seed_and_epoch(shards:
     assert all(np.ptp(window) > 2 * len(window) for window in windows[1:-1])
 
 
+def test_their_order_is_the_same_on_every_machine(shards: Shards) -> None:
+    first = next(iter(shards.windows(1, 2)))
+    assert first[:8].tolist() == [60, 64, 66, 70, 79, 43, 61, 72]
+
+
 def test_a_window_is_read_in_its_order(shards: Shards, pool: concurrent.futures.Executor) -> None:
     some = shards.chosen(LABELS > 0)
     for rows in some.windows(0, 0):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import ROOT
 from trainer import datasets
 from trainer.datasets.dataset import Dataset
 from trainer.engine import loop
@@ -304,7 +301,7 @@ def test_dropout_and_order_repeat_with_the_seed(data: Dataset) -> None:
 
 
 @pytest.mark.parametrize("examples", [1, 95, 96, 97, 800])
-@pytest.mark.parametrize("replicas", [1, 2, 3])
+@pytest.mark.parametrize("replicas", [1, 2, 3, 4])
 def test_batches_hold_every_example_once(examples: int, replicas: int) -> None:
     order = np.random.default_rng(0).permutation(examples).astype(np.int32)
     indices = loop.batches(order, 96, replicas)
@@ -312,50 +309,3 @@ def test_batches_hold_every_example_once(examples: int, replicas: int) -> None:
     assert (np.maximum(indices, ~indices) < examples).all()
     assert indices.shape[1] % replicas == 0
     assert indices.shape[1] < min(96, examples) + replicas
-
-
-SEVERAL_DEVICES = """
-import sys
-import numpy as np, tensorflow as tf
-count = int(sys.argv[1])
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * count
-)
-from tests.engine.test_loop import small_model
-from trainer import datasets
-from trainer.engine import loop
-from trainer.engine.devices import Devices
-data = datasets.load(sys.argv[2], seed=0)
-results = []
-strategies = (
-    tf.distribute.get_strategy(), tf.distribute.MirroredStrategy([f"CPU:{n}" for n in range(count)])
-)
-for strategy in strategies:
-    with strategy.scope():
-        model = small_model(penalty=0.01)
-    history = loop.fit(
-        model, data.train, data.test, epochs=4, frozen_epochs=1, batch_size=95, seed=0,
-        devices=Devices(strategy),
-    )
-    results.append([[row[name] for name in ("loss", "val_loss")] for row in history])
-np.testing.assert_allclose(results[0], results[1], rtol=1e-5)
-for weight in model.weights:
-    copies = [copy.numpy() for copy in strategy.experimental_local_results(weight.value)]
-    assert len(copies) == count
-    assert all((copy == copies[0]).all() for copy in copies)
-"""
-
-
-@pytest.mark.parametrize(("devices", "place"), [(2, "digits"), (4, "sharded_digits")])
-def test_several_devices_give_the_losses_of_one(
-    devices: int, place: str, request: pytest.FixtureRequest
-) -> None:
-    """Logical devices are set before TensorFlow starts, so in a process of their own."""
-    arguments = [str(devices), request.getfixturevalue(place)]
-    done = subprocess.run(
-        [sys.executable, "-c", SEVERAL_DEVICES, *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr

@@ -217,3 +217,12 @@ def test_random_numbers_differ_in_every_step() -> None:
             )
     assert len(np.unique(drawn)) > 0.99 * np.size(drawn)
     assert np.mean(drawn) == pytest.approx(0.5, abs=0.02)
+
+
+def test_random_numbers_are_the_same_on_every_machine() -> None:
+    key, counters = steps.randomness(7, 2, 4)
+    drawn = tf.raw_ops.StatelessRandomUniformV2(shape=[3], key=key, counter=counters[3], alg=1)
+    assert key.tolist() == [18279110831140952437]
+    np.testing.assert_array_equal(
+        drawn, np.float32([0.5721423625946045, 0.4757145643234253, 0.6830878257751465])
+    )

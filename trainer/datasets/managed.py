@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from trainer import memory, storage
-from trainer.datasets import images, parts, rows
+from trainer.datasets import images, parts, rows, text
 from trainer.datasets.dataset import Array, Reading, Source
 from trainer.datasets.sharded import Stream
 from trainer.errors import DataError, Place
@@ -146,14 +146,7 @@ def _known(fields: dict[str, Any]) -> str:
 
 def _texts(items: Sequence[_Item]) -> Array:
     stored = [item.value for item in items if item.kind == "textGcsUri"]
-    contents = iter(storage.read_all(stored))
-    texts = []
-    for item in items:
-        if item.kind == "textContent":
-            texts.append(item.value)
-            continue
-        try:
-            texts.append(next(contents).decode("utf-8-sig"))
-        except UnicodeDecodeError as error:
-            raise DataError(f"not UTF-8: {error}", Place(item.value)) from None
+    files = zip(map(Place, stored), storage.read_all(stored), strict=True)
+    contents = iter(text.whole(files, len(stored)))
+    texts = [next(contents) if item.kind == "textGcsUri" else item.value.strip() for item in items]
     return np.array(texts, dtype=object)

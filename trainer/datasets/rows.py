@@ -17,6 +17,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from trainer.datasets.images import SUFFIXES
 from trainer.errors import DataError, Place
 from trainer.log import native_greetings_hidden
 
@@ -25,6 +26,7 @@ Row = tuple[Place, dict[str, Any]]
 
 MOST_CHARACTERS = 1_000_000  # Of a cell.
 _MOST_IN_LINE = 16 * MOST_CHARACTERS
+_PATH_ENDS = tuple(suffix.encode() for suffix in SUFFIXES)
 _BUFFER_BYTES = 1 << 20
 _ROWS_AT_ONCE = 64  # Of Parquet; they may be images.
 
@@ -174,7 +176,14 @@ def _tf_records(file: Path, columns: Sequence[str] | None) -> Iterator[Row]:
 
 def _feature(feature: Any) -> Any:
     values = getattr(feature, feature.WhichOneof("kind") or "bytes_list").value
-    return values[0] if len(values) == 1 else list(values) or None
+    if len(values) != 1:
+        return list(values) or None
+    (value,) = values
+    # A feature has no text, only bytes; so the path of an image is to be told from an image.
+    if isinstance(value, bytes) and value.lower().endswith(_PATH_ENDS):
+        with contextlib.suppress(UnicodeDecodeError):
+            return value.decode()
+    return value
 
 
 def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:

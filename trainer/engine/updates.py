@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 Update = Callable[[Sequence[tf.Tensor], Sequence[keras.Variable]], None]
+
+# Settings of Adam and RMSprop that their kernels do not know.
+_NOT_IN_KERNELS = ("amsgrad", "momentum", "centered")
 
 
 def of(optimizer: keras.Optimizer, variables: Sequence[keras.Variable]) -> Update:
@@ -21,8 +25,6 @@ def of(optimizer: keras.Optimizer, variables: Sequence[keras.Variable]) -> Updat
         optimizer: any; plain Adam and RMSprop are fused.
         variables: those it will update, of those that it was built for.
     """
-    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-        return _own(optimizer)  # It sums over the replicas.
     fused = {keras.optimizers.Adam: _adam, keras.optimizers.RMSprop: _rmsprop}.get(type(optimizer))
     plain = (
         not optimizer.use_ema
@@ -32,10 +34,14 @@ def of(optimizer: keras.Optimizer, variables: Sequence[keras.Variable]) -> Updat
         and optimizer.loss_scale_factor is None
         and all(v.constraint is None and v.dtype == "float32" for v in variables)
         and all(v.overwrite_with_gradient is False for v in variables)
+        and not any(getattr(optimizer, name, False) for name in _NOT_IN_KERNELS)
     )
-    update = fused(optimizer, variables) if fused and plain else None
-    if update is None:
+    if fused is None or not plain:
         return _own(optimizer)
+    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        _round_rates(optimizer)
+        return _own(optimizer)  # It sums over the replicas.
+    update = fused(optimizer, variables)
 
     def apply(gradients: Sequence[tf.Tensor], trained: Sequence[keras.Variable]) -> None:
         if any(gradient is None for gradient in gradients):
@@ -51,15 +57,24 @@ def of(optimizer: keras.Optimizer, variables: Sequence[keras.Variable]) -> Updat
     return apply
 
 
+def _round_rates(optimizer: keras.Optimizer) -> None:
+    """Lets a Keras optimizer compute what the kernel does, which one device has.
+
+    The kernel subtracts beta_2 from 1 as the float32 that it is; Keras, as the double that was
+    given, which makes Adam's first steps shorter by 6e-6 of them.
+    """
+    for name in ("beta_1", "beta_2", "rho"):
+        if hasattr(optimizer, name):
+            setattr(optimizer, name, float(np.float32(getattr(optimizer, name))))
+
+
 def _own(optimizer: keras.Optimizer) -> Update:
     return lambda gradients, variables: optimizer.apply(gradients, variables)
 
 
 def _adam(
     optimizer: keras.optimizers.Adam, variables: Sequence[keras.Variable]
-) -> Callable[[Sequence[tf.Tensor], tf.Tensor], None] | None:
-    if optimizer.amsgrad:
-        return None
+) -> Callable[[Sequence[tf.Tensor], tf.Tensor], None]:
     beta_1, beta_2 = optimizer.beta_1, optimizer.beta_2
     places = [optimizer._get_variable_index(variable) for variable in variables]
     momentums = [optimizer._momentums[place] for place in places]
@@ -87,9 +102,7 @@ def _adam(
 
 def _rmsprop(
     optimizer: keras.optimizers.RMSprop, variables: Sequence[keras.Variable]
-) -> Callable[[Sequence[tf.Tensor], tf.Tensor], None] | None:
-    if optimizer.momentum or optimizer.centered:
-        return None
+) -> Callable[[Sequence[tf.Tensor], tf.Tensor], None]:
     places = [optimizer._get_variable_index(variable) for variable in variables]
     velocities = [optimizer._velocities[place] for place in places]
     # The kernel wants a place for momentum; with none it is overwritten at each step.

@@ -123,7 +123,11 @@ def curves(
 
 
 def over_one_another(
-    runs: Sequence[Series], *, percent: bool = False, from_zero: bool = False
+    runs: Sequence[Series],
+    *,
+    percent: bool = False,
+    from_zero: bool = False,
+    logarithmic: bool = False,
 ) -> str:
     """Returns how a figure of several runs changed from epoch to epoch, as SVG.
 
@@ -133,6 +137,7 @@ def over_one_another(
         runs: what is drawn.
         percent: whether they are parts of one.
         from_zero: whether the axis begins at zero.
+        logarithmic: whether the axis has powers of ten; zeros are left out.
     """
     with _figure() as figure:
         axes = figure.add_axes((0.15, 0.12, 0.79, 0.84))
@@ -142,6 +147,10 @@ def over_one_another(
                 linestyle=_dashes(run.number), marker=_marker(run.epochs),
             )  # fmt: skip
         _scale(axes, percent=percent, from_zero=from_zero)
+        if logarithmic:
+            axes.set_yscale("log")
+            axes.minorticks_off()
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:.0e}"))
         for end in sorted({run.epochs[-1] for run in runs}):
             _letter(axes, [run for run in runs if run.epochs[-1] == end])
         return _svg(figure)
