@@ -238,7 +238,7 @@ def test_a_stream_is_answered_as_it_comes_in_little_memory(text_run: Path) -> No
         asked.stdin.flush()
         assert asked.wait(10) == 128 + signal.SIGPIPE
         asked.stdin.close()
-        assert asked.stderr.read().count(b"has 2000000 characters") == 100
+        assert asked.stderr.read().count(b"found 2000000 characters") == 100
 
 
 def peak_memory(process: subprocess.Popen[bytes]) -> float:

@@ -115,7 +115,7 @@ def test_lines_of_text(tmp_path: Path) -> None:
         "a.txt:1": "one",
         "a.txt:4": "not UTF-8: found byte 0xff",
         "a.txt:5": "three",
-        "a.txt:6": "1000001 characters, expected one example a line, at most 1000000",
+        "a.txt:6": "found 1000001 characters, expected one example a line, at most 1000000",
         "a.txt:7": "last",
     }
 

@@ -83,7 +83,7 @@ def line(content: bytes) -> str:
         raise DataError("a NUL character; is the file UTF-16?")
     if len(text) > MOST_CHARACTERS:
         raise DataError(
-            f"{len(text)} characters, expected one example a line, at most {MOST_CHARACTERS}"
+            f"found {len(text)} characters, expected one example a line, at most {MOST_CHARACTERS}"
         )
     return text
 
