@@ -20,7 +20,7 @@ from tests.engine.test_loop import small_model
 from trainer import datasets
 from trainer.datasets.dataset import Array, Dataset
 from trainer.engine import loop, state
-from trainer.engine.devices import Devices
+from trainer.engine.devices import Devices, mirrored
 from trainer.engine.state import Progress, Snapshot
 
 DEVICES = 4  # Of all strategies of a process TensorFlow expects the same number.
@@ -95,7 +95,7 @@ def trained(
     """Trains on some of the devices; returns what is to be looked at, and the snapshot."""
     strategy = tf.distribute.get_strategy()
     if devices > 1:
-        strategy = tf.distribute.MirroredStrategy([f"CPU:{n}" for n in range(devices)])
+        strategy = mirrored(tuple(f"CPU:{n}" for n in range(devices)))
     with strategy.scope():
         model = small_model(penalty=0.01)
     seen, keeper = Seen(), HandOver(model, begun)
@@ -120,7 +120,7 @@ def layers_alone() -> dict[str, Array]:
     Of each device the share (2, 8) before and after dropout, and (2, 3) after normalisation; and
     its moving means, which are those of `saved` in one of them.
     """
-    strategy = tf.distribute.MirroredStrategy([f"CPU:{n}" for n in range(DEVICES)])
+    strategy = mirrored(tuple(f"CPU:{n}" for n in range(DEVICES)))
     with strategy.scope():
         keras.utils.set_random_seed(0)
         dropout, normalisation = keras.layers.Dropout(0.5), keras.layers.BatchNormalization()

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import dataclasses
 import faulthandler
+import functools
 import os
 import re
 import site
@@ -251,10 +252,21 @@ def _opens(name: str) -> bool:
     return True
 
 
+@functools.cache
+def mirrored(devices: tuple[str, ...] | None = None) -> tf.distribute.Strategy:
+    """Returns what spreads steps over devices by their names; over all GPUs, if left out.
+
+    The same one each time: sums over devices are numbered by the strategy that made them, from the
+    same number on, and TensorFlow remembers of each number the size that it had first. So models of
+    several sizes, as of folds, cannot have a strategy each.
+    """
+    return tf.distribute.MirroredStrategy(devices)
+
+
 def _strategy(gpus: int, precision: str, cluster: Cluster | None) -> tf.distribute.Strategy:
     """Returns what spreads steps over the GPUs of this host, or over all hosts."""
     if cluster is None:
-        return tf.distribute.MirroredStrategy() if gpus > 1 else tf.distribute.get_strategy()
+        return mirrored() if gpus > 1 else tf.distribute.get_strategy()
     gathering.meet(cluster, {"GPUs": gpus, "precision": precision})
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(cluster.addresses)}),
