@@ -65,6 +65,22 @@ def test_streaming_trains_from_shards_and_beside_them(tmp_path: Path) -> None:
     assert said.count("examples/s") == 5
 
 
+def test_formats_compares_what_is_kept_in_several(tmp_path: Path) -> None:
+    said = run("benchmarks.formats", "--only", "CSV, `;`", "--train", 4, "--test", 2)
+    assert re.search(r"\| CSV, `;` \| 1 \| [\d,]+ \| [\d.]+ s \| [\d.]+ s \| [\d.]+ % \|", said)
+    assert "the same: 1 x 2 places, one result, to the bit" in said
+
+
+def test_workers_draws_what_several_have_in_common(tmp_path: Path) -> None:
+    chart = tmp_path / "chart.svg"
+    said = run(
+        "benchmarks.workers", "--examples", 300, "--epochs", 1, "--chart", chart,
+        "--workers", "1 worker", "2 devices",
+    )  # fmt: skip
+    assert said.count("| epoch | 1 worker | 2 devices |") == 2
+    assert chart.read_text().count("<svg") == 5
+
+
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="no wrk here; apt-get install wrk")
 def test_serving_prints_its_table() -> None:
     said = run("benchmarks.serving", "--seconds", 4, "--connections", 1)

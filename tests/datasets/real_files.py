@@ -21,7 +21,7 @@ import scipy.sparse
 from PIL import Image
 from pyarrow import parquet
 
-from trainer import datasets, storage, task  # noqa: F401 - `task` quietens TensorFlow.
+from trainer import storage
 from trainer.datasets import converting
 from trainer.datasets.dataset import Dataset, Reading
 

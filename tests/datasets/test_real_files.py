@@ -1,4 +1,4 @@
-"""Whatever format data is kept in, it is read as the same examples in the same order, to the bit."""
+"""Whatever format data is kept in, the same examples are read in the same order, to the bit."""
 
 from __future__ import annotations
 
