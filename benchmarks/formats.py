@@ -103,7 +103,7 @@ def table(kind: Kind, forms: Iterable[Format], shipped: Dataset, each: tuple[int
         outcomes = {(result.accuracy, result.loss) for result in results}
         equal &= len(outcomes) == 1
         said = "one result, to the bit" if len(outcomes) == 1 else f"{len(outcomes)} RESULTS"
-        print(f"\n{alike}: {len(results)} formats from two places each, {said}", flush=True)
+        print(f"\n{alike}: {len(results)} x 2 places, {said}", flush=True)
     return equal
 
 
@@ -132,7 +132,7 @@ def main() -> None:
         for kind in KINDS:
             forms = [form for form in kind.formats if options.only in form.name]
             # A sentence says less than an image.
-            times = 5 if kind.texts else 1
+            times = 15 if kind.texts else 1
             each = (times * options.train, times * options.test)
             equal &= table(kind, forms, reviews if kind.texts else mnist, each)
     sys.exit(0 if equal else 1)

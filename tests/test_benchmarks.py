@@ -76,7 +76,7 @@ def test_converting_has_a_row_for_each_way(tmp_path: Path) -> None:
 def test_formats_compares_what_is_kept_in_several(tmp_path: Path) -> None:
     said = run("benchmarks.formats", "--only", "CSV, `;`", "--train", 4, "--test", 2)
     assert re.search(r"\| CSV, `;` \| 1 \| [\d,]+ \| [\d.]+ s \| [\d.]+ s \| [\d.]+ % \|", said)
-    assert "the same: 1 formats from two places each, one result, to the bit" in said
+    assert "the same: 1 x 2 places, one result, to the bit" in said
 
 
 def test_workers_draws_what_several_have_in_common(tmp_path: Path) -> None:
