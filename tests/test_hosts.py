@@ -253,7 +253,7 @@ def test_a_host_waits_for_the_others_and_hears_sigterm_meanwhile(hosts: Team) ->
     assert chief.wait(10) == 143
 
 
-@pytest.mark.parametrize("missing", [0, 1])
+@pytest.mark.parametrize("missing", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_a_host_that_never_comes_is_named(hosts: Team, missing: int) -> None:
     processes = hosts.start("plain:build", "--out=waiting", TRAINER_HOSTS_SECONDS="1")
     processes[missing].kill()

@@ -102,6 +102,7 @@ def test_sigterm_saves_a_snapshot_and_says_that_the_job_is_not_done(
     assert fingerprint(str(runner.folder / "ended"), runner.folder) == undisturbed
 
 
+@pytest.mark.long
 def test_another_machine_goes_on_and_says_that_bits_may_differ(runner: Runner) -> None:
     process = runner.start("moved", "--epochs=3000", "--checkpoint-steps=40")
     runner.wait_for_training(process)
