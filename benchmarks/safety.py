@@ -25,14 +25,15 @@ KINDS = ("plain", "snapshots", "deterministic")
 def train_once(name: str, kind: str) -> float:
     """Returns the seconds of training, compilation included."""
     from trainer import datasets, lease, models
-    from trainer.config import Config
+    from trainer.config import Config, ResolvedConfig, complete
     from trainer.engine import devices, keeper, loop
     from trainer.preparation import fill_in
     from trainer.stopwatch import Stopwatch
 
     definition = models.find(name)
     with tempfile.TemporaryDirectory() as out:
-        config = fill_in(Config(model=name, out=out, epochs=EPOCHS[name]), definition.recipe)
+        located = fill_in(Config(model=name, out=out, epochs=EPOCHS[name]), definition)
+        config = complete(ResolvedConfig, located)
         data = datasets.load(config.data, seed=0)
         device = devices.select("auto", deterministic=kind == "deterministic")
         model = models.build(

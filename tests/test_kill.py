@@ -33,7 +33,7 @@ def undisturbed(runner: Runner) -> dict[str, Any]:
     return fingerprint(str(runner.folder / "undisturbed"), runner.folder)
 
 
-@pytest.mark.parametrize("wanted", [6, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("wanted", [3, pytest.param(20, marks=pytest.mark.long)])
 def test_sigkill_at_random_instants_changes_nothing(
     runner: Runner, undisturbed: dict[str, Any], wanted: int
 ) -> None:

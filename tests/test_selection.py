@@ -72,8 +72,9 @@ def test_a_finished_run_with_what_was_chosen_is_this_run(runner: Runner, chosen:
 
 @pytest.mark.long
 def test_a_run_that_is_killed_goes_on_with_what_it_chose(runner: Runner, chosen: Path) -> None:
+    pointer = runner.folder / "killed" / "checkpoints" / "latest.json"
     process = runner.start("killed", "--checkpoint-steps=1")
-    while process.poll() is None and not (runner.folder / "killed/checkpoints").exists():
+    while process.poll() is None and not pointer.exists():
         time.sleep(0.02)
     process.kill()
     process.wait()
