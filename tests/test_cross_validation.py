@@ -17,6 +17,7 @@ from trainer.results import manifest, names
 ARGUMENTS = ("--model=mlp", "--epochs=1", "--folds=3")
 
 
+@pytest.mark.long
 def test_each_example_is_tested_once_by_a_model_that_never_saw_it(
     job: Job, digits: Path, tmp_path: Path
 ) -> None:

@@ -33,7 +33,7 @@ def undisturbed(runner: Runner) -> dict[str, Any]:
     return fingerprint(str(runner.folder / "undisturbed"), runner.folder)
 
 
-@pytest.mark.parametrize("wanted", [3, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("wanted", [3, pytest.param(12, marks=pytest.mark.long)])
 def test_sigkill_at_random_instants_changes_nothing(
     runner: Runner, undisturbed: dict[str, Any], wanted: int
 ) -> None:
@@ -191,6 +191,7 @@ def test_two_jobs_never_share_a_run_directory(runner: Runner, bucket: str) -> No
         assert "another job is running on it" in refused.stderr
 
 
+@pytest.mark.long
 def test_a_damaged_snapshot_is_noticed_and_the_one_before_is_used(
     runner: Runner, undisturbed: dict[str, Any]
 ) -> None:
@@ -215,6 +216,7 @@ def test_a_damaged_snapshot_is_noticed_and_the_one_before_is_used(
     assert fingerprint(str(runner.folder / "damaged"), runner.folder) == undisturbed
 
 
+@pytest.mark.long
 def test_an_unfinished_run_of_other_settings_is_refused(runner: Runner) -> None:
     process = runner.start("other", "--checkpoint-steps=10")
     while process.poll() is None and not (runner.folder / "other" / names.CHECKPOINTS).exists():

@@ -45,6 +45,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_last_snapshot(
     assert re.search(r"The last good snapshot: run/checkpoints/\w+\.h5$", last)
 
 
+@pytest.mark.long
 def test_rare_classes_and_leaked_examples_are_told_and_weights_help(
     job: Job, tmp_path: Path
 ) -> None:
