@@ -35,6 +35,7 @@ MARK = "<!-- make bench writes all below -->\n"
 PRECISIONS = ("float32", "bfloat16")
 ACCURACY = 99.4
 SEED = "the seed's cnn, 12 epochs, Keras fit"
+RECIPE = "cnn_fast, as `make train` has it"
 KERAS, TORCH = "benchmarks.peers.keras_fit", "benchmarks.peers.torch_fit"
 
 Figures = dict[str, float]
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--torch-python", help="a Python with torch and numpy")
     parser.add_argument("--tiny", action="store_true", help="a hundredth of the data, one epoch")
+    parser.add_argument("--only", default="", help="how the names of programs begin: cnn,the seed")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--write-data", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -78,8 +80,11 @@ def report(options: argparse.Namespace, place: Path) -> list[str]:
                 programs[f"{name}, PyTorch, {layout}, {precision}"] = printed(
                     [options.torch_python, "-m", TORCH, *arguments, layout, precision]
                 )
+    programs[RECIPE] = ours(place, "cnn_fast", epochs(1), "auto")
     arguments = ["cnn", str(data_of(place, "cnn")), str(epochs(12))]
     programs[SEED] = printed([sys.executable, "-m", KERAS, *arguments])
+    chosen = tuple(options.only.split(",")) if options.only else ("",)
+    programs = {name: run for name, run in programs.items() if name.startswith(chosen)}
     figures: dict[str, list[Figures]] = {name: [] for name in programs}
     for number in range(options.repeats):
         for name, run in programs.items():
@@ -104,8 +109,10 @@ def report(options: argparse.Namespace, place: Path) -> list[str]:
             or (other.startswith(f"{name}, PyTorch") and other.endswith(precision))
         ]
         pairs += [(f"{name}, trainer, {precision}", other) for other in peers]
-    pairs += [(f"cnn_fast, trainer, {precision}", SEED) for precision in PRECISIONS]
+    pairs.append((RECIPE, SEED))
     for one, other in pairs:
+        if not {one, other} <= figures.keys():
+            continue
         ratios = [
             median(figures[one], key) / median(figures[other], key) for key in ("epoch", "total")
         ]

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer import cloud, datasets, memory, models, selection, storage
+from trainer import cloud, datasets, imports, memory, models, selection, storage
 from trainer import config as configs
 from trainer.cloud import Cluster
 from trainer.config import Config, LocatedConfig, ResolvedConfig, complete
 from trainer.errors import StorageError, UsageError
-from trainer.log import LOGGER, native_greetings_hidden
+from trainer.log import LOGGER
 from trainer.models import Definition, augmentation
 from trainer.results import tuning
 from trainer.results.tuning import TuningReport
@@ -101,7 +101,7 @@ def prepare(
     memory.check_training(data.size_bytes)
     watch.lap("data")
     # Not before all that is cheap to check is known to be right: TensorFlow takes seconds.
-    with native_greetings_hidden():
+    with imports.keras():
         from trainer.engine import building, devices
         from trainer.results import exports
 
@@ -188,7 +188,7 @@ def resolve(config: Config) -> tuple[LocatedConfig, Definition]:
     Raises:
         UsageError: there is no such model, or a setting that it does not have.
     """
-    with native_greetings_hidden():  # A user's module imports Keras.
+    with imports.unhindered():  # A user's module imports Keras.
         definition = models.find(config.model)
     models.check_settings(definition, config)
     return fill_in(config, definition), definition

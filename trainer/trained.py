@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer import storage
+from trainer import imports, storage
 from trainer.errors import DamagedRunError
-from trainer.log import native_greetings_hidden
 from trainer.results import manifest, names
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ class Model:
         """Loads the SavedModel at a local path."""
         # Else TensorFlow would take all of a GPU's memory, which others may be using.
         os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-        with native_greetings_hidden():
+        with imports.keras():
             import tensorflow as tf
 
             # What is loaded is let go of when nothing refers to it any more.

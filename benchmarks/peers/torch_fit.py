@@ -55,12 +55,13 @@ model, batch_size = {
     ),
     "cnn_fast": lambda: (
         nn.Sequential(
-            nn.Conv2d(1, 16, 5, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(16), nn.ReLU(),
-            nn.Conv2d(16, 32, 3, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(32), nn.ReLU(),
-            nn.Flatten(), nn.Linear(800, 256, bias=False), nn.BatchNorm1d(256), nn.ReLU(),
+            nn.ZeroPad2d(-2), nn.Conv2d(1, 16, 5, bias=False), nn.MaxPool2d(2),
+            nn.BatchNorm2d(16), nn.ReLU(),
+            nn.Conv2d(16, 64, 3, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(64), nn.ReLU(),
+            nn.Flatten(), nn.Linear(1024, 256, bias=False), nn.BatchNorm1d(256), nn.ReLU(),
             nn.Linear(256, classes),
         ),
-        256,
+        192,
     ),
 }[name]()  # fmt: skip
 model = model.to(memory_format=layout)
@@ -70,9 +71,9 @@ if name == "cnn_fast":
     smoothing = 0.1
     padded = F.pad(x_train, (SHIFT,) * 4)
     side = torch.arange(28)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, betas=(0.8, 0.99), fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.015, betas=(0.8, 0.95), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, 0.01, total_steps=max(10, count * steps + 1), pct_start=0.25,
+        optimizer, 0.015, total_steps=max(10, count * steps + 1), pct_start=0.25,
         cycle_momentum=False,
     )  # fmt: skip
 elif name == "cnn":

@@ -46,15 +46,16 @@ def small_model(*, learning_rate: float = 0.01, penalty: float = 0.0) -> keras.M
 def fit(model: keras.Model, data: Dataset, **settings: Any) -> list[loop.Row]:
     settings = {"epochs": 2, "batch_size": 96, "seed": 5, "validation": None, **settings}
     validation = settings.pop("validation")
-    here = Devices(tf.distribute.get_strategy())
+    here = Devices(tf.distribute.get_strategy(), shares=settings.pop("shares", 1))
     return loop.fit(model, data.train, validation, devices=here, **settings)
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.01])
-def test_it_does_what_keras_does(data: Dataset, penalty: float) -> None:
+@pytest.mark.parametrize("shares", [1, 2, 5])
+def test_it_does_what_keras_does(data: Dataset, penalty: float, shares: int) -> None:
     """The same steps, the last and smaller one too, give the same weights as train_on_batch."""
     ours, theirs = small_model(penalty=penalty), small_model(penalty=penalty)
-    fit(ours, data)
+    fit(ours, data, shares=shares)
     for epoch in range(2):
         order = data.train.order(5, epoch)
         for at in range(0, len(order), 96):
@@ -64,10 +65,11 @@ def test_it_does_what_keras_does(data: Dataset, penalty: float) -> None:
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
-def test_weighted_classes_do_what_keras_does(data: Dataset) -> None:
+@pytest.mark.parametrize("shares", [1, 2])
+def test_weighted_classes_do_what_keras_does(data: Dataset, shares: int) -> None:
     weights = np.linspace(0.1, 2, 10, dtype=np.float32)
     ours, theirs = small_model(), small_model()
-    fit(ours, data, epochs=1, class_weights=weights)
+    fit(ours, data, epochs=1, class_weights=weights, shares=shares)
     order = data.train.order(5, 0)
     for at in range(0, len(order), 96):
         batch = order[at : at + 96]
@@ -301,11 +303,11 @@ def test_dropout_and_order_repeat_with_the_seed(data: Dataset) -> None:
 
 
 @pytest.mark.parametrize("examples", [1, 95, 96, 97, 800])
-@pytest.mark.parametrize("replicas", [1, 2, 3, 4])
-def test_batches_hold_every_example_once(examples: int, replicas: int) -> None:
+@pytest.mark.parametrize("shares", [1, 2, 3, 4])
+def test_batches_hold_every_example_once(examples: int, shares: int) -> None:
     order = np.random.default_rng(0).permutation(examples).astype(np.int32)
-    indices = loop.batches(order, 96, replicas)
+    indices = loop.batches(order, 96, shares)
     assert (indices[indices >= 0] == order).all()
     assert (np.maximum(indices, ~indices) < examples).all()
-    assert indices.shape[1] % replicas == 0
-    assert indices.shape[1] < min(96, examples) + replicas
+    assert indices.shape[1] % shares == 0
+    assert indices.shape[1] < min(96, examples) + shares

@@ -37,7 +37,7 @@ def test_steps_compute_in_the_precision_and_the_model_stays_float32(
     @tf.function
     def step(images: tf.Tensor) -> tf.Tensor:
         with precision.lowered(model, kind):
-            return training_pass(model)(images)
+            return training_pass(model)([images])[0]
 
     graph = step.get_concrete_function(tf.TensorSpec([8, *data.spec.shape], tf.uint8)).graph
     kinds = [op.outputs[0].dtype.name for op in graph.get_operations() if op.type == "Conv2D"]
@@ -117,5 +117,6 @@ def test_auto_goes_by_the_least_card(capabilities: list[tuple[int, int]], expect
 def test_auto_goes_by_the_units_of_the_processor() -> None:
     assert precision.of_processor("flags\t\t: fpu amx_bf16 avx512_fp16\n") == "bfloat16"
     assert precision.of_processor("flags\t\t: fpu amx_bf16\nbugs\t\t:\n") == "bfloat16"
-    assert precision.of_processor("flags\t\t: fpu avx512_bf16\n") == "float32"
+    assert precision.of_processor("flags\t\t: fpu avx512_bf16\n") == "bfloat16"
+    assert precision.of_processor("flags\t\t: fpu avx512f avx512_vnni\n") == "float32"
     assert precision.of_processor("") == "float32"

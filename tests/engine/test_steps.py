@@ -18,6 +18,7 @@ from trainer.engine import loop, steps
 from trainer.engine.devices import Devices, failures_explained
 from trainer.engine.features import Features
 from trainer.errors import DeviceError
+from trainer.models import augmentation
 
 # This TensorFlow has the kernels of GPUs, and knows what each takes and gives in the host's memory,
 # though it could not run them here.
@@ -104,7 +105,10 @@ def transfers(graph: tf.Graph) -> list[str]:
 
 @NEEDS_CUDA
 @pytest.mark.parametrize("name", ["mlp", "cnn_fast", "cnn_accurate", "sentiment_small", "ngram"])
-def test_a_step_stays_on_the_gpu(name: str, digits: Path, sentences: Path) -> None:
+def test_a_step_stays_on_the_gpu(
+    name: str, digits: Path, sentences: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(augmentation, "_on_gpu", lambda: True)
     graph = loop_body(name, *load(name, digits, sentences))
     operations = [op for op in graph.get_operations() if op.type not in PASSED_ON]
     assert [op.type for op in operations if gpu_kernel(op) is None] == []

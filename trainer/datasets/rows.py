@@ -17,9 +17,9 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from trainer import imports
 from trainer.datasets.images import SUFFIXES
 from trainer.errors import DataError, Place
-from trainer.log import native_greetings_hidden
 
 # Where a row is, and its cells by the names of their columns.
 Row = tuple[Place, dict[str, Any]]
@@ -157,7 +157,7 @@ def _parquet_file(file: Path) -> Iterator[Any]:
 
 
 def _tf_records(file: Path, columns: Sequence[str] | None) -> Iterator[Row]:
-    with native_greetings_hidden():
+    with imports.keras():
         import tensorflow as tf
 
         records = tf.data.TFRecordDataset(str(file)).as_numpy_iterator()

@@ -46,6 +46,10 @@ _DRIVER_ADVICE = {
     803: "the driver's library and its kernel module differ; restart the machine after an update",
     804: "a libcuda of CUDA's compatibility package is found first; take it out of LD_LIBRARY_PATH",
 }
+# A batch is cut in two on a CPU, each half computed by half of the cores from end to end. Cores
+# that share every single operation wait for each other at the end of each. Two however many there
+# are, so that what batch normalisation averages over does not depend on the machine.
+_CPU_SHARES = 2
 # For hosts that have just met to connect.
 _CONNECT_S = 60
 
@@ -62,6 +66,7 @@ class Devices:
         description: what the run is on, for the log and `metrics.json`; the number of cores too,
             since sums depend on how they are cut into threads, and the precision.
         hosts: those that train together.
+        shares: into how many parts each device cuts its part of a batch, to compute them at once.
     """
 
     strategy: tf.distribute.Strategy
@@ -70,6 +75,7 @@ class Devices:
     memory_bytes: int | None = None
     description: str = ""
     hosts: Hosts = field(default_factory=Hosts)
+    shares: int = 1
 
     @property
     def replicas(self) -> int:
@@ -303,13 +309,20 @@ def _cpu(precision: str, xla: str, cluster: Cluster | None) -> Devices:
     named = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
     if precision == "auto":
         precision = mixed.of_processor(text)
+    cores = len(os.sched_getaffinity(0))
     description = (
-        f"CPU: {named[1] if named else 'CPU'}, {len(os.sched_getaffinity(0))} cores, {precision}"
+        f"CPU: {named[1] if named else 'CPU'}, {cores} cores, {precision}"
         f"{', XLA' * (xla == 'on')}"
     )
-    return Devices(_strategy(0, precision, cluster), precision, xla == "on", None, description).on(
-        cluster
-    )
+    # XLA, and what sums over hosts, has its own ways of using cores.
+    shares = 1 if cluster is not None or xla == "on" else _CPU_SHARES
+    if shares > 1 and not {"TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"} & {*os.environ}:
+        with contextlib.suppress(RuntimeError):  # TensorFlow has begun with other numbers.
+            tf.config.threading.set_inter_op_parallelism_threads(shares)
+            tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // shares))
+    return Devices(
+        _strategy(0, precision, cluster), precision, xla == "on", None, description, shares=shares
+    ).on(cluster)
 
 
 def _least_memory(count: int) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +19,7 @@ from trainer.models import PREPROCESS, as_input
 
 _BATCH = 1000
 _VALUES = 1 << 22  # Of a batch of small examples.
+_AT_ONCE = 2  # Batches: a core each is more than two cores for one, as in training.
 
 
 class Features:
@@ -48,7 +50,8 @@ class Features:
             return split.examples
         batches = [
             _compact(self._preprocess(as_input(batch)).numpy())
-            for batch in _batches(split.examples)
+            for block in _blocks(split.examples)
+            for batch in _batches(block)
         ]
         if len({batch.shape[1:] for batch in batches}) > 1:
             batches = _padded(batches)
@@ -64,7 +67,12 @@ class Features:
         Raises:
             DivergedError: they are no numbers.
         """
-        outputs = [self._predict(as_input(batch)).numpy() for batch in _batches(inputs, batch_size)]
+        with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as threads:
+            outputs = [
+                output
+                for block in _blocks(inputs)
+                for output in threads.map(self._answers, _batches(block, batch_size))
+            ]
         probabilities = np.concatenate(outputs).astype(np.float32)
         if not np.isfinite(probabilities).all():
             raise DivergedError(
@@ -73,13 +81,19 @@ class Features:
             )
         return probabilities
 
+    def _answers(self, batch: Array) -> Array:
+        return np.asarray(self._predict(as_input(batch)))
 
-def _batches(inputs: Array | Shards, least: int = 1) -> Iterator[Array]:
+
+def _blocks(inputs: Array | Shards) -> Iterator[Array]:
+    return inputs.blocks() if isinstance(inputs, Shards) else iter([inputs])
+
+
+def _batches(inputs: Array, least: int = 1) -> Iterator[Array]:
     """Gives examples, as many at a time as can be computed at once."""
     size = min(_BATCH, max(least, _VALUES // np.size(inputs[0])))
-    for block in inputs.blocks() if isinstance(inputs, Shards) else (inputs,):
-        for at in range(0, len(block), size):
-            yield block[at : at + size]
+    for at in range(0, len(inputs), size):
+        yield inputs[at : at + size]
 
 
 def _compact(values: Any) -> Array:

@@ -7,45 +7,80 @@ their variables stay Keras's own; only what computes them here is another.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-Forward = Callable[..., tf.Tensor]
+Forward = Callable[[Sequence[tf.Tensor]], list[tf.Tensor]]
+# What batch normalisation saw of a share, in order: the layer, its mean and its variance.
+_Seen = list[tuple[keras.layers.BatchNormalization, tf.Tensor, tf.Tensor]]
+
+
+def can_share(network: keras.Model) -> bool:
+    """Tells whether a batch may be cut into shares, each of which is passed on its own."""
+    # Keras forgets such penalties when the network is called again.
+    return _is_graph(network) and not _penalises_activities(network)
 
 
 def training_pass(network: keras.Model) -> Forward:
-    """Returns a function from inputs to what `network(inputs, training=True)` gives.
+    """Returns a function from shares of a batch to what `network(share, training=True)` gives.
 
-    A network that is no graph of layers is called as it is.
+    Batch normalisation is over a share, and its layer's averages move once, by the mean of all.
+    A network that is no graph of layers is called as it is, with one share.
     """
-    graph = getattr(network, "_functional", None) or network  # A Sequential has one within.
     if (
-        not hasattr(graph, "_run_through_graph")
-        or len(graph.inputs) != 1
-        or len(graph.outputs) != 1
-        or any(layer.activity_regularizer for layer in network._flatten_layers())
+        not _is_graph(network)
+        or _penalises_activities(network)
         or tf.distribute.get_strategy().num_replicas_in_sync > 1
     ):
-        return lambda inputs, **_: network(inputs, training=True)
-    calls: dict[int, Callable[..., tf.Tensor]] = {}
-    for operation in graph.operations:
-        if _is_fusible(operation):
-            calls[id(operation)] = functools.partial(_normalised, operation)
-        elif isinstance(operation, keras.Model):
-            calls[id(operation)] = training_pass(operation)
-        elif isinstance(operation, keras.Layer):
-            calls[id(operation)] = functools.partial(_in_training, operation)
+        return lambda shares: [network(share, training=True) for share in shares]
 
-    def forward(inputs: tf.Tensor, **_: object) -> tf.Tensor:
-        outputs = graph._run_through_graph(
-            [inputs], operation_fn=lambda operation: calls.get(id(operation), operation)
-        )
-        return outputs[0] if isinstance(outputs, list) else outputs
+    def forward(shares: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        seen: list[_Seen] = [[] for _ in shares]
+        outputs = [_passed(network, *each) for each in zip(shares, seen, strict=True)]
+        for of_all in zip(*seen, strict=True):  # The same layer, in each share.
+            layers, means, variances = zip(*of_all, strict=True)
+            _move(layers[0].moving_mean, means, layers[0].momentum)
+            _move(layers[0].moving_variance, variances, layers[0].momentum)
+        return outputs
 
     return forward
+
+
+def _is_graph(network: keras.Model) -> bool:
+    graph = _graph(network)
+    return hasattr(graph, "_run_through_graph") and len(graph.inputs) == len(graph.outputs) == 1
+
+
+def _graph(network: keras.Model) -> Any:
+    return getattr(network, "_functional", None) or network  # A Sequential has one within.
+
+
+def _penalises_activities(network: keras.Model) -> bool:
+    return any(layer.activity_regularizer for layer in network._flatten_layers())
+
+
+def _move(average: keras.Variable, values: Sequence[tf.Tensor], momentum: float) -> None:
+    new = tf.add_n(values) / len(values)
+    average.assign(average.value * momentum + new * (1 - momentum))
+
+
+def _passed(network: keras.Model, inputs: tf.Tensor, seen: _Seen) -> tf.Tensor:
+    """Runs inputs through a network, and notes what batch normalisation saw."""
+
+    def computed(operation: keras.Operation) -> Callable[..., Any]:
+        if _is_fusible(operation):
+            return functools.partial(_normalised, operation, seen)
+        if isinstance(operation, keras.Model) and _is_graph(operation):
+            return lambda within, **_: _passed(operation, within, seen)
+        if isinstance(operation, keras.Layer):
+            return functools.partial(_in_training, operation)
+        return operation
+
+    outputs = _graph(network)._run_through_graph([inputs], operation_fn=computed)
+    return outputs[0] if isinstance(outputs, list) else outputs
 
 
 def _in_training(layer: keras.Layer, *inputs: Any, **settings: Any) -> Any:
@@ -66,9 +101,9 @@ def _is_fusible(layer: keras.Operation) -> bool:
 
 
 def _normalised(
-    layer: keras.layers.BatchNormalization, inputs: tf.Tensor, **_: object
+    layer: keras.layers.BatchNormalization, seen: _Seen, inputs: tf.Tensor, **_: object
 ) -> tf.Tensor:
-    """Normalises over all axes but the last, and moves the layer's averages."""
+    """Normalises over all axes but the last, and notes mean and variance."""
     inputs = tf.cast(inputs, layer.compute_dtype)  # Of pixels, say.
     channels = inputs.shape[-1]
     images = tf.reshape(inputs, [-1, 1, 1, channels]) if len(inputs.shape) == 2 else inputs
@@ -81,6 +116,5 @@ def _normalised(
     # The kernel gives the variance of a sample; Keras averages that of the batch itself.
     count = tf.cast(tf.size(images) // channels, tf.float32)
     variance *= (count - 1) / count
-    for average, new in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
-        average.assign(average.value * layer.momentum + new * (1 - layer.momentum))
+    seen.append((layer, mean, variance))
     return tf.reshape(outputs, tf.shape(inputs))

@@ -176,7 +176,7 @@ class _Training:
         held_out = None
         if self.validation is not None:
             held_out = (features.of(self.validation), self.validation.labels)
-        width = min(self.batch_size, len(train)) + self.devices.replicas
+        width = min(self.batch_size, len(train)) + run_steps.shares
 
         def most_steps() -> int | None:
             limits = (self.keeper.most_steps(), run_steps.most(width))
@@ -200,7 +200,7 @@ class _Training:
             self._driven.on_epoch_begin(epoch)
         self._display.on_epoch_begin(epoch)
         order = self.train.order(self.seed, epoch)
-        indices = batches(order, self.batch_size, self.devices.replicas)
+        indices = batches(order, self.batch_size, run_steps.shares)
         counts = (indices >= 0).sum(axis=1)
         key, counters = steps.randomness(self.seed, epoch, len(indices))
         if progress.step < len(indices):
@@ -254,15 +254,15 @@ def predict(model: keras.Model, split: Split, *, batch_size: int) -> Array:
     return features.predict(features.of(split), batch_size)
 
 
-def batches(order: Array, batch_size: int, replicas: int) -> Array:
+def batches(order: Array, batch_size: int, shares: int) -> Array:
     """Cuts an order of examples into steps.
 
     Returns:
         Indices, int64 (steps, width): width is batch_size, or all examples if there are fewer,
-        rounded up to a multiple of the replicas. A step that is left with fewer repeats its own, as
+        rounded up to a multiple of the shares. A step that is left with fewer repeats its own, as
         ~index; those do not count.
     """
-    width = math.ceil(min(batch_size, len(order)) / replicas) * replicas
+    width = math.ceil(min(batch_size, len(order)) / shares) * shares
     order = order.astype(np.int64)
     rows = []
     for at in range(0, len(order), batch_size):

@@ -22,7 +22,8 @@ def of_gpus(capabilities: Sequence[tuple[int, int]]) -> str:
 
 def of_processor(cpuinfo: str) -> str:
     """Returns bfloat16 if a processor has units for it, by the text of /proc/cpuinfo."""
-    return "bfloat16" if " amx_bf16 " in cpuinfo.replace("\n", " ") else "float32"
+    found = {"amx_bf16", "avx512_bf16"} & set(cpuinfo.split())
+    return "bfloat16" if found else "float32"
 
 
 @contextlib.contextmanager

@@ -66,7 +66,7 @@ def speed(
     started = clock()
     features = Features(model)
     run_steps = steps.compiled(features, train, model.optimizer, objective, devices)
-    indices = batches(train.order(seed, 0), batch_size, devices.replicas)
+    indices = batches(train.order(seed, 0), batch_size, run_steps.shares)
     key, counters = steps.randomness(seed, 0, len(indices))
     pace = Pace(clock, lambda: run_steps.most(batch_size))
     call = functools.partial(run_steps, key)

@@ -7,7 +7,7 @@ counted and drawn from is int32 here, and what examples are made of is not.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from trainer.engine import updates
 from trainer.engine.devices import Devices
 from trainer.engine.features import Features
 from trainer.engine.feeding import Feeder
-from trainer.engine.forward import training_pass
+from trainer.engine.forward import can_share, training_pass
 from trainer.log import LOGGER
 from trainer.models.augmentation import Augmentation
 
@@ -62,11 +62,15 @@ class Objective:
 
 
 class Steps:
-    """Compiled steps, with what brings them their examples if those do not fit into memory."""
+    """Compiled steps, with what brings them their examples if those do not fit into memory.
 
-    def __init__(self, run: Callable[..., tf.Tensor], feeder: Feeder | None) -> None:
+    Attributes:
+        shares: into how many parts a batch is cut, over all devices.
+    """
+
+    def __init__(self, run: Callable[..., tf.Tensor], feeder: Feeder | None, shares: int) -> None:
         """Takes the function, and the feeder if it is to be given examples."""
-        self._run, self._feeder = run, feeder
+        self._run, self._feeder, self.shares = run, feeder, shares
 
     def begin(self, *, seed: int, epochs: int, epoch: int, position: int) -> None:
         """Begins with the examples of an epoch, from 0, behind a position in its order."""
@@ -114,6 +118,7 @@ def compiled(
             memory stays on the host. Shards are read as they are needed, and handed over.
     """
     network, strategy, replicas = features.network, devices.strategy, devices.replicas
+    shares = devices.shares if can_share(network) else 1
     inputs = features.of(train)
     xla = devices.xla and inputs.dtype != object
     if devices.xla and not xla:
@@ -131,21 +136,28 @@ def compiled(
 
     augmentation = objective.augmentation
 
-    def learn(x: tf.Tensor, y: tf.Tensor, weights: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    def learn(
+        x: Sequence[tf.Tensor],
+        y: Sequence[tf.Tensor],
+        weights: Sequence[tf.Tensor],
+        count: tf.Tensor,
+    ) -> tf.Tensor:
         with tf.GradientTape() as tape:
             with mixed.lowered(network, devices.precision):
-                probabilities = forward(x)  # (share, classes)
-            loss_sum = tf.reduce_sum(objective.losses(y, probabilities) * weights)
+                outputs = forward(x)  # Of each share, (share, classes).
+            loss_sums, rights = [], []
+            for probabilities, labels, counted in zip(outputs, y, weights, strict=True):
+                losses = objective.losses(labels, probabilities)
+                loss_sums.append(tf.reduce_sum(losses * counted))
+                rights.append(tf.reduce_sum(_right(probabilities, labels) * counted))
+            loss_sum = tf.add_n(loss_sums)
             loss = loss_sum / count
             if network.losses:  # Penalties are on the weights, the same on each replica.
                 loss += sum(tf.cast(each, tf.float32) for each in network.losses) / replicas
             loss = optimizer.scale_loss(loss)  # Gradients in float16 would round to 0.
         gradients = tape.gradient(loss, network.trainable_variables)
         update(gradients, network.trainable_variables)  # Summed over the replicas.
-        # The greatest logit is as good, and leaves the softmax itself with nothing to do.
-        scores = probabilities.op.inputs[0] if probabilities.op.type == "Softmax" else probabilities
-        right = tf.cast(tf.equal(tf.argmax(scores, axis=-1), y), tf.float32)
-        return tf.stack([loss_sum, tf.reduce_sum(right * weights)])
+        return tf.stack([loss_sum, tf.add_n(rights)])
 
     if xla:
         learn = tf.function(learn, jit_compile=True, autograph=False)
@@ -156,14 +168,7 @@ def compiled(
         weights = tf.cast(indices >= 0, tf.float32)
         indices = tf.maximum(indices, tf.bitwise.invert(indices))
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        share = tf.shape(indices)[0] // replicas
-        mine = slice(replica * share, (replica + 1) * share)
-        chosen = indices[mine]
-        # Else a GPU's kernel would fetch all that is on the host, in each step.
-        on_host = isinstance(examples, tf.Tensor)
-        with tf.device("CPU:0") if on_host else contextlib.nullcontext():
-            x = given[0][mine] if given else tf.gather(examples, chosen)
-        y = tf.gather(labels, chosen)
+        share = tf.shape(indices)[0] // (replicas * shares)
         if augmentation is not None:
             # For the whole batch, so that it does not depend on how many replicas share it.
             uniform = tf.raw_ops.StatelessRandomUniformV2(
@@ -172,8 +177,24 @@ def compiled(
                 counter=counter,
                 alg=_PHILOX,
             )
-            x = augmentation(x, uniform[mine])  # Not by XLA, which has no such transforms.
-        return learn(x, y, weights[mine], tf.reduce_sum(weights))
+
+        def examples_of(mine: slice) -> tf.Tensor:
+            chosen = indices[mine]
+            # Else a GPU's kernel would fetch all that is on the host, in each step.
+            on_host = isinstance(examples, tf.Tensor)
+            with tf.device("CPU:0") if on_host else contextlib.nullcontext():
+                x = given[0][mine] if given else tf.gather(examples, chosen)
+            # Not by XLA, which has no such transforms.
+            return x if augmentation is None else augmentation(x, uniform[mine])
+
+        numbers = [replica * shares + number for number in range(shares)]
+        mine = [slice(number * share, (number + 1) * share) for number in numbers]
+        return learn(
+            [examples_of(each) for each in mine],
+            [tf.gather(labels, indices[each]) for each in mine],
+            [weights[each] for each in mine],
+            tf.reduce_sum(weights),
+        )
 
     signature = [
         tf.TensorSpec([1], tf.uint64),
@@ -200,7 +221,7 @@ def compiled(
         )
         return results.stack()
 
-    return Steps(run_steps, feeder)
+    return Steps(run_steps, feeder, replicas * shares)
 
 
 def randomness(seed: int, epoch: int, steps: int) -> tuple[Array, Array]:
@@ -212,6 +233,13 @@ def randomness(seed: int, epoch: int, steps: int) -> tuple[Array, Array]:
     counters = np.zeros([steps, 2], np.uint64)
     counters[:, 1] = np.arange(steps)  # The upper half: the lower one counts within a step.
     return np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64), counters
+
+
+def _right(probabilities: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Returns 1 for each right answer, else 0: float32 (B,)."""
+    # The greatest logit is as good, and leaves the softmax itself with nothing to do.
+    scores = probabilities.op.inputs[0] if probabilities.op.type == "Softmax" else probabilities
+    return tf.cast(tf.equal(tf.argmax(scores, axis=-1), labels), tf.float32)
 
 
 def _placed(inputs: Array, memory_bytes: int | None) -> Any:

@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer import storage, trained
+from trainer import imports, storage, trained
 from trainer.errors import DisagreementError, TrainerError, UsageError
-from trainer.log import native_greetings_hidden, output_hidden
+from trainer.log import output_hidden
 
 if TYPE_CHECKING:
     from trainer.datasets.dataset import Array, Dataset, Split
@@ -189,7 +189,7 @@ def _check(name: str, found: Agreement, *, int8: bool) -> None:
 
 def _compute_in_full() -> None:
     """Keeps TensorFlow off GPUs, which another job may need, and their shorter floats."""
-    with native_greetings_hidden():
+    with imports.keras():
         import tensorflow as tf
 
         tf.config.experimental.enable_tensor_float_32_execution(False)

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from trainer.datasets.dataset import Spec
 
 RECIPE = dataclasses.replace(
-    cnn_fast.RECIPE, epochs=13, augmentation=Distort(pixels=2, degrees=10, zoom=0.1)
+    cnn_fast.RECIPE,
+    optimizer=cnn_fast.one_cycle,
+    learning_rate=0.01,
+    batch_size=256,
+    epochs=13,
+    augmentation=Distort(pixels=2, degrees=10, zoom=0.1),
 )
 
 

@@ -1,4 +1,4 @@
-"""A small convolutional network and a one-cycle schedule: 99.4 % on MNIST in two epochs.
+"""A small convolutional network and a one-cycle schedule: 99.4 % on MNIST in one epoch.
 
 Sources: one-cycle schedules, Smith and Topin 2017 (arXiv:1708.07120); label smoothing, Szegedy et
 al. 2015 (arXiv:1512.00567); batch normalisation before each activation, pooling before both.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trainer.errors import DataError
-from trainer.models import Recipe
+from trainer.models import Recipe, cropping
 from trainer.models.augmentation import Shift
 from trainer.models.scaling import to_unit_range
 
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
     from trainer.datasets.dataset import Spec
 
+_LEAST = 10  # Pixels of a side.
 
-def one_cycle(learning_rate: float, steps: int) -> keras.Optimizer:
+
+def one_cycle(learning_rate: float, steps: int, beta_2: float = 0.99) -> keras.Optimizer:
     """Returns Adam whose rate rises to `learning_rate` in a quarter of the steps, then falls."""
     import keras
 
@@ -31,16 +33,21 @@ def one_cycle(learning_rate: float, steps: int) -> keras.Optimizer:
         decay_steps=max(1, steps - warmup),
         alpha=0.02,
     )
-    return keras.optimizers.Adam(schedule, beta_1=0.8, beta_2=0.99)
+    return keras.optimizers.Adam(schedule, beta_1=0.8, beta_2=beta_2)
+
+
+def short_cycle(learning_rate: float, steps: int) -> keras.Optimizer:
+    """Returns the same with a memory of squares that is short enough for few steps."""
+    return one_cycle(learning_rate, steps, beta_2=0.95)
 
 
 RECIPE = Recipe(
     data="mnist",
     accepts=("image",),
-    optimizer=one_cycle,
-    learning_rate=0.01,
-    batch_size=256,
-    epochs=2,
+    optimizer=short_cycle,
+    learning_rate=0.015,
+    batch_size=192,
+    epochs=1,
     label_smoothing=0.1,
     augmentation=Shift(1),
 )
@@ -55,13 +62,14 @@ def build(spec: Spec) -> keras.Model:
     import keras
     from keras import layers
 
-    check_side(spec, "cnn_fast", least=10)
+    check_side(spec, "cnn_fast", least=_LEAST)
     return keras.Sequential(
         [
             keras.Input(spec.shape, dtype=spec.dtype),
+            *cropping.to_content(spec, least=_LEAST),
             to_unit_range(spec),
             *normalised(layers.Conv2D(16, 5, use_bias=False), pooled=True),
-            *normalised(layers.Conv2D(32, 3, use_bias=False), pooled=True),
+            *normalised(layers.Conv2D(64, 3, use_bias=False), pooled=True),
             layers.Flatten(),
             *normalised(layers.Dense(256, use_bias=False)),
             layers.Dense(len(spec.classes), activation="softmax"),
