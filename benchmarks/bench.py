@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--torch-python", help="a Python with torch and numpy")
     parser.add_argument("--tiny", action="store_true", help="a hundredth of the data, one epoch")
-    parser.add_argument("--only", default="", help="how the names of programs begin: cnn,the seed")
+    parser.add_argument("--only", nargs="+", default=[""], help="how names of programs begin")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--write-data", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -83,7 +83,7 @@ def report(options: argparse.Namespace, place: Path) -> list[str]:
     programs[RECIPE] = ours(place, "cnn_fast", epochs(1), "auto")
     arguments = ["cnn", str(data_of(place, "cnn")), str(epochs(12))]
     programs[SEED] = printed([sys.executable, "-m", KERAS, *arguments])
-    chosen = tuple(options.only.split(",")) if options.only else ("",)
+    chosen = tuple(options.only)
     programs = {name: run for name, run in programs.items() if name.startswith(chosen)}
     figures: dict[str, list[Figures]] = {name: [] for name in programs}
     for number in range(options.repeats):

@@ -44,7 +44,7 @@ def _import_keras() -> None:
     pyplot = "matplotlib.pyplot"
     hidden = pyplot not in sys.modules
     if hidden:
-        sys.modules[pyplot] = None  # type: ignore[assignment] - So that its import fails.
+        sys.modules[pyplot] = None  # type: ignore[assignment]  # So that its import fails.
     try:
         import keras  # noqa: F401
     finally:

@@ -112,11 +112,12 @@ def test_each_share_is_normalised_by_itself_and_averages_move_by_all() -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_penalties_on_activities_are_of_whole_batches() -> None:
+def test_what_would_be_another_sum_over_shares_is_of_whole_batches() -> None:
     inputs = keras.Input((9,))
     penalised = layers.Dense(3, activity_regularizer="l2")
     assert not forward.can_share(keras.Model(inputs, penalised(inputs)))
     assert forward.can_share(keras.Model(inputs, layers.Dense(3, kernel_regularizer="l2")(inputs)))
+    assert {name for name in MODELS if not forward.can_share(MODELS[name]())} == {"another axis"}
 
 
 FUSED = {

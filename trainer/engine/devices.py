@@ -311,8 +311,7 @@ def _cpu(precision: str, xla: str, cluster: Cluster | None) -> Devices:
         precision = mixed.of_processor(text)
     cores = len(os.sched_getaffinity(0))
     description = (
-        f"CPU: {named[1] if named else 'CPU'}, {cores} cores, {precision}"
-        f"{', XLA' * (xla == 'on')}"
+        f"CPU: {named[1] if named else 'CPU'}, {cores} cores, {precision}{', XLA' * (xla == 'on')}"
     )
     # XLA, and what sums over hosts, has its own ways of using cores.
     shares = 1 if cluster is not None or xla == "on" else _CPU_SHARES

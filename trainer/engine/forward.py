@@ -20,8 +20,17 @@ _Seen = list[tuple[keras.layers.BatchNormalization, tf.Tensor, tf.Tensor]]
 
 def can_share(network: keras.Model) -> bool:
     """Tells whether a batch may be cut into shares, each of which is passed on its own."""
-    # Keras forgets such penalties when the network is called again.
-    return _is_graph(network) and not _penalises_activities(network)
+    # Keras forgets penalties on activities when the network is called again, and its own batch
+    # normalisation would move its averages once for each share.
+    return (
+        _is_graph(network)
+        and not _penalises_activities(network)
+        and all(
+            _is_fusible(layer) or not layer.trainable
+            for layer in network._flatten_layers()
+            if isinstance(layer, keras.layers.BatchNormalization)
+        )
+    )
 
 
 def training_pass(network: keras.Model) -> Forward:
@@ -70,7 +79,7 @@ def _move(average: keras.Variable, values: Sequence[tf.Tensor], momentum: float)
 def _passed(network: keras.Model, inputs: tf.Tensor, seen: _Seen) -> tf.Tensor:
     """Runs inputs through a network, and notes what batch normalisation saw."""
 
-    def computed(operation: keras.Operation) -> Callable[..., Any]:
+    def computed(operation: Any) -> Any:
         if _is_fusible(operation):
             return functools.partial(_normalised, operation, seen)
         if isinstance(operation, keras.Model) and _is_graph(operation):
