@@ -160,6 +160,9 @@ class Team:
         for index in range(hosts):
             with np.load(self.folder / "weights" / f"{index}-seen.npz") as arrays:
                 found.append(dict(arrays))
+        if hosts == 1:  # Two shares of each step, one after the other.
+            (one,) = found
+            found = [{name: each[first::2] for name, each in one.items()} for first in (0, 1)]
         return {name: np.concatenate([each[name] for each in found], axis=1) for name in found[0]}
 
     def end(self) -> None:

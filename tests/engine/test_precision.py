@@ -99,6 +99,27 @@ def test_a_layer_with_a_type_of_its_own_keeps_it() -> None:
     assert [layer.compute_dtype for layer in model.layers] == ["float64", "float32", "float32"]
 
 
+class Added(keras.layers.Layer):
+    """A layer of a user's, which computes with what is float32, and has one of Keras's within."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.within = keras.layers.Dense(4)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return self.within(inputs) + tf.ones([4])
+
+
+def test_layers_that_are_not_kerass_stay_float32() -> None:
+    own = Added()
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4), own, keras.layers.Dense(2)])
+    with precision.lowered(model, "bfloat16"):
+        types = [layer.compute_dtype for layer in (model.layers[0], own, own.within)]
+        outputs = model(np.ones((3, 4), np.float32), training=True)
+    assert types == ["bfloat16", "float32", "float32"]
+    assert outputs.dtype == tf.float32
+
+
 @pytest.mark.parametrize(
     ("capabilities", "expected"),
     [

@@ -30,16 +30,11 @@ def of_processor(cpuinfo: str) -> str:
 def lowered(network: keras.Model, dtype: str) -> Iterator[None]:
     """Lets the layers of a network compute in `dtype` within, but for the last one.
 
-    Layers with a type of their own choice keep it. Of the last one, probabilities that round to 0
-    would be a loss without a gradient.
+    Layers with a type of their own choice keep it, and so do those that are not Keras's, with all
+    that is within them: what they compute with may be float32. Of the last one, probabilities that
+    round to 0 would be a loss without a gradient.
     """
-    layers = [
-        layer
-        for layer in network._flatten_layers()
-        if layer is not network.layers[-1] and layer.dtype_policy.name == "float32"
-    ]
-    if dtype == "float32":
-        layers = []
+    layers = [] if dtype == "float32" else _lowerable(network)
     before = [layer.dtype_policy for layer in layers]
     for layer in layers:
         layer.dtype_policy = f"mixed_{dtype}"
@@ -48,3 +43,17 @@ def lowered(network: keras.Model, dtype: str) -> Iterator[None]:
     finally:
         for layer, policy in zip(layers, before, strict=True):
             layer.dtype_policy = policy
+
+
+def _lowerable(network: keras.Model) -> list[keras.Layer]:
+    layers = network._flatten_layers()
+    kept = {
+        id(inner)
+        for layer in layers
+        if isinstance(layer, keras.layers.Lambda) or not type(layer).__module__.startswith("keras.")
+        for inner in layer._flatten_layers()
+    }
+    kept.add(id(network.layers[-1]))
+    return [
+        layer for layer in layers if id(layer) not in kept and layer.dtype_policy.name == "float32"
+    ]
