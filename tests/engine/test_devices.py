@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.killing import ROOT
 from trainer.engine import devices
 from trainer.errors import DeviceError
 
@@ -25,6 +28,25 @@ def test_xla_is_for_those_who_ask_on_a_cpu(xla: str, expected: bool) -> None:
     chosen = devices.select("cpu", xla=xla)
     assert chosen.xla == expected
     assert chosen.description.endswith(", XLA") == expected
+
+
+@pytest.mark.parametrize("set_by_user", [False, True])
+def test_a_cpu_computes_two_shares_each_by_half_of_the_cores(set_by_user: bool) -> None:
+    code = (
+        "import tensorflow as tf; from trainer.engine import devices; "
+        "assert devices.select('cpu').shares == 2; "
+        "assert devices.select('cpu', xla='on').shares == 1; "
+        "print(*(getattr(tf.config.threading, f'get_{kind}_op_parallelism_threads')() "
+        "for kind in ('inter', 'intra')))"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
+    if set_by_user:
+        environment["TF_NUM_INTRAOP_THREADS"] = "3"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment
+    )
+    half = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert done.stdout.split() == (["0", "0"] if set_by_user else ["2", str(half)]), done.stderr
 
 
 @pytest.mark.skipif(bool(devices.nvidia_devices()), reason="there is a GPU")

@@ -11,14 +11,18 @@ from trainer.models.augmentation import Distort, Flip, Shift
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 @pytest.mark.parametrize("shape", [(5, 7, 9, 3), (3, 28, 28, 1)])
-def test_each_image_is_shifted_by_its_own_numbers(shape: tuple[int, ...], dtype: type) -> None:
+@pytest.mark.parametrize("pixels", [1, 2, 3])
+def test_each_image_is_shifted_by_its_own_numbers(
+    shape: tuple[int, ...], dtype: type, pixels: int
+) -> None:
     images = (np.random.default_rng(0).random(shape) * 255).astype(dtype)
     uniform = np.array([[0, 0], [0.5, 0.5], [0.99, 0.2], [0.2, 0.99], [0.7, 0.1]], np.float32)
     uniform = uniform[: len(images)]
-    shifted = Shift(2)(tf.constant(images), tf.constant(uniform)).numpy()
+    shifted = Shift(pixels)(tf.constant(images), tf.constant(uniform)).numpy()
     assert shifted.dtype == dtype
-    padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
-    for number, (row, column) in enumerate((uniform * 5).astype(int)):
+    border = (pixels, pixels)
+    padded = np.pad(images, ((0, 0), border, border, (0, 0)))
+    for number, (row, column) in enumerate((uniform * (2 * pixels + 1)).astype(int)):
         expected = padded[number, row : row + shape[1], column : column + shape[2]]
         np.testing.assert_array_equal(shifted[number], expected)
 

@@ -131,33 +131,8 @@ def compiled(
         labels = tf.Variable(train.labels, trainable=False, dtype=tf.int64)
         if not optimizer.built:
             optimizer.build(network.trainable_variables)
-        update = updates.of(optimizer, network.trainable_variables)
-        forward = training_pass(network)
-
+        learn = _learning(network, optimizer, objective, devices)
     augmentation = objective.augmentation
-
-    def learn(
-        x: Sequence[tf.Tensor],
-        y: Sequence[tf.Tensor],
-        weights: Sequence[tf.Tensor],
-        count: tf.Tensor,
-    ) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            with mixed.lowered(network, devices.precision):
-                outputs = forward(x)  # Of each share, (share, classes).
-            loss_sums, rights = [], []
-            for probabilities, labels, counted in zip(outputs, y, weights, strict=True):
-                losses = objective.losses(labels, probabilities)
-                loss_sums.append(tf.reduce_sum(losses * counted))
-                rights.append(tf.reduce_sum(_right(probabilities, labels) * counted))
-            loss_sum = tf.add_n(loss_sums)
-            loss = loss_sum / count
-            if network.losses:  # Penalties are on the weights, the same on each replica.
-                loss += sum(tf.cast(each, tf.float32) for each in network.losses) / replicas
-            loss = optimizer.scale_loss(loss)  # Gradients in float16 would round to 0.
-        gradients = tape.gradient(loss, network.trainable_variables)
-        update(gradients, network.trainable_variables)  # Summed over the replicas.
-        return tf.stack([loss_sum, tf.add_n(rights)])
 
     if xla:
         learn = tf.function(learn, jit_compile=True, autograph=False)
@@ -222,6 +197,43 @@ def compiled(
         return results.stack()
 
     return Steps(run_steps, feeder, replicas * shares)
+
+
+def _learning(
+    network: keras.Model, optimizer: keras.Optimizer, objective: Objective, devices: Devices
+) -> Callable[..., tf.Tensor]:
+    """Returns what a step does on a device with the shares of examples that it is given.
+
+    It takes the shares' inputs, labels and weights, and how many examples count over all devices;
+    and returns the sum of losses and the count of right answers of its shares: float32 (2,).
+    """
+    update = updates.of(optimizer, network.trainable_variables)
+    forward = training_pass(network)
+
+    def learn(
+        x: Sequence[tf.Tensor],
+        y: Sequence[tf.Tensor],
+        weights: Sequence[tf.Tensor],
+        count: tf.Tensor,
+    ) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            with mixed.lowered(network, devices.precision):
+                outputs = forward(x)  # Of each share, (share, classes).
+            loss_sums, rights = [], []
+            for probabilities, labels, counted in zip(outputs, y, weights, strict=True):
+                losses = objective.losses(labels, probabilities)
+                loss_sums.append(tf.reduce_sum(losses * counted))
+                rights.append(tf.reduce_sum(_right(probabilities, labels) * counted))
+            loss_sum = tf.add_n(loss_sums)
+            loss = loss_sum / count
+            if network.losses:  # Penalties are on the weights, the same on each replica.
+                loss += sum(tf.cast(each, tf.float32) for each in network.losses) / devices.replicas
+            loss = optimizer.scale_loss(loss)  # Gradients in float16 would round to 0.
+        gradients = tape.gradient(loss, network.trainable_variables)
+        update(gradients, network.trainable_variables)  # Summed over the replicas.
+        return tf.stack([loss_sum, tf.add_n(rights)])
+
+    return learn
 
 
 def randomness(seed: int, epoch: int, steps: int) -> tuple[Array, Array]:
