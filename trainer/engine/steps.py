@@ -132,10 +132,52 @@ def compiled(
         if not optimizer.built:
             optimizer.build(network.trainable_variables)
         learn = _learning(network, optimizer, objective, devices)
-    augmentation = objective.augmentation
 
     if xla:
         learn = tf.function(learn, jit_compile=True, autograph=False)
+    step = _step(learn, examples, labels, objective.augmentation, replicas, shares)
+
+    signature = [
+        tf.TensorSpec([1], tf.uint64),
+        tf.TensorSpec([None, 2], tf.uint64),
+        tf.TensorSpec([None, None], tf.int64),
+    ]
+    if feeder is not None:
+        signature.append(tf.TensorSpec([None, None, *inputs.shape[1:]], inputs.dtype))
+
+    @tf.function(input_signature=signature, autograph=False)
+    def run_steps(
+        key: tf.Tensor, counters: tf.Tensor, indices: tf.Tensor, *given: tf.Tensor
+    ) -> tf.Tensor:
+        steps = tf.shape(indices)[0]
+
+        def one(number: tf.Tensor, results: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+            mine = (each[number] for each in given)
+            result = strategy.run(step, args=(key, counters[number], indices[number], *mine))
+            return number + 1, results.write(number, strategy.reduce("SUM", result, axis=None))
+
+        empty = tf.TensorArray(tf.float32, steps, element_shape=(2,))
+        _, results = tf.while_loop(
+            lambda number, _: number < steps, one, (0, empty), parallel_iterations=1
+        )
+        return results.stack()
+
+    return Steps(run_steps, feeder, replicas * shares)
+
+
+def _step(
+    learn: Callable[..., tf.Tensor],
+    examples: Any,
+    labels: tf.Variable,
+    augmentation: Augmentation | None,
+    replicas: int,
+    shares: int,
+) -> Callable[..., tf.Tensor]:
+    """Returns what a step does on a device with the indices of a batch.
+
+    It takes the key and the counter of random numbers, the indices of the whole batch, and its
+    examples, unless those are in `examples`; and returns what `learn` does for its shares.
+    """
 
     def step(
         key: tf.Tensor, counter: tf.Tensor, indices: tf.Tensor, *given: tf.Tensor
@@ -171,32 +213,7 @@ def compiled(
             tf.reduce_sum(weights),
         )
 
-    signature = [
-        tf.TensorSpec([1], tf.uint64),
-        tf.TensorSpec([None, 2], tf.uint64),
-        tf.TensorSpec([None, None], tf.int64),
-    ]
-    if feeder is not None:
-        signature.append(tf.TensorSpec([None, None, *inputs.shape[1:]], inputs.dtype))
-
-    @tf.function(input_signature=signature, autograph=False)
-    def run_steps(
-        key: tf.Tensor, counters: tf.Tensor, indices: tf.Tensor, *given: tf.Tensor
-    ) -> tf.Tensor:
-        steps = tf.shape(indices)[0]
-
-        def one(number: tf.Tensor, results: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-            mine = (each[number] for each in given)
-            result = strategy.run(step, args=(key, counters[number], indices[number], *mine))
-            return number + 1, results.write(number, strategy.reduce("SUM", result, axis=None))
-
-        empty = tf.TensorArray(tf.float32, steps, element_shape=(2,))
-        _, results = tf.while_loop(
-            lambda number, _: number < steps, one, (0, empty), parallel_iterations=1
-        )
-        return results.stack()
-
-    return Steps(run_steps, feeder, replicas * shares)
+    return step
 
 
 def _learning(
