@@ -34,7 +34,7 @@ import importlib, sys
 from trainer.datasets import converting
 from trainer.datasets.dataset import Reading
 for name in sys.argv[3:]:
-    del importlib.import_module(f"trainer.datasets.{name}").stream
+    del importlib.import_module(f"trainer.data.loader.{name}").stream
 converting.convert(sys.argv[1], sys.argv[2], Reading(image_size=96))
 """
 

@@ -19,20 +19,20 @@ import tempfile
 import time
 from pathlib import Path
 
-from trainer import exporting, trained
-from trainer.exporting import agreement, examples
-from trainer.log import output_hidden
+from trainer.inference.export import examples, exporter, output_comparison
+from trainer.runs.finished_run import read_run
+from trainer.runtime.log import output_hidden
 
-FORMATS = [[name] for name in exporting.FORMATS] + [["litert", "--quantize", "int8"]]
+FORMATS = [[name] for name in exporter.FORMATS] + [["litert", "--quantize", "int8"]]
 CALLS, WARM_UP, BATCH = 1000, 50, 100
 
 
 def measure(run: str, name: str, path: Path) -> dict[str, float]:
     """Returns seconds to load, median milliseconds for one example, and examples a second."""
-    read = trained.read(run)
-    test = agreement.some(examples.load(read).dataset.test, CALLS).examples
+    read = read_run(run)
+    test = output_comparison.some(examples.load(read).dataset.test, CALLS).examples
     begun = time.perf_counter()
-    predict = exporting.find(name).load(path, read.input.kind)
+    predict = exporter.find(name).load(path, read.input.kind)
     predict(test[:1])
     load_s = time.perf_counter() - begun
     calls = []
@@ -52,7 +52,7 @@ def measure(run: str, name: str, path: Path) -> dict[str, float]:
 
 def row(run: str, arguments: list[str], folder: str) -> str:
     """Exports one format, measures it in a process, and returns a row of the table."""
-    out = f"{folder}/{'-'.join(arguments)}{exporting.find(arguments[0]).SUFFIX}"
+    out = f"{folder}/{'-'.join(arguments)}{exporter.find(arguments[0]).SUFFIX}"
     python = [sys.executable, "-m"]
     export = [*python, "trainer", "export", run, "--format", *arguments, "--out", out]
     title = f"| `{arguments[0]}`{' int8' if len(arguments) > 1 else ''} |"

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer import datasets
-from trainer.datasets.dataset import Split
+from trainer.data import loader
+from trainer.data.dataset import Split
 from trainer.models import BACKBONE
 
 NETWORK = ["--backbone", "MobileNetV3Small"]
@@ -55,7 +55,7 @@ def main() -> None:
     parser.parse_args()
     import keras
 
-    mnist = datasets.load("mnist", seed=0)
+    mnist = loader.load("mnist", seed=0)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         low = write(folder / "low.npz", mnist.train, mnist.test, 0, len(mnist.train))

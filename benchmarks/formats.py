@@ -2,7 +2,7 @@
 
     .venv/bin/python -m benchmarks.formats
 
-Writes some of the shipped MNIST and movie reviews as real files (tests/datasets/real_files.py),
+Writes some of the shipped MNIST and movie reviews as real files (tests/data/real_files.py),
 puts a copy on a real gs:// server on loopback, runs `trainer data check` and a short training on
 both, and prints a table. Where a format holds the examples without loss, loss and accuracy of the
 test have to be the same to the bit; ends with 1 if they are not.
@@ -22,10 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests import gcs
-from tests.datasets import real_files
-from tests.datasets.real_files import KINDS, Format, Kind
-from trainer import datasets, storage
-from trainer.datasets.dataset import Dataset
+from tests.data import real_files
+from tests.data.real_files import KINDS, Format, Kind
+from trainer import storage
+from trainer.data import loader
+from trainer.data.dataset import Dataset
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=10, help="test examples of each class")
     parser.add_argument("--only", default="", help="formats whose name has this in it")
     options = parser.parse_args()
-    mnist, reviews = (datasets.load(name, seed=0) for name in datasets.SHIPPED)
+    mnist, reviews = (loader.load(name, seed=0) for name in loader.SHIPPED)
     with tempfile.NamedTemporaryFile() as log, gcs.served(Path(log.name)) as proxy:
         os.environ["STORAGE_EMULATOR_HOST"] = proxy.url
         equal = True

@@ -21,9 +21,9 @@ import time
 from pathlib import Path
 
 from tests import gcs
-from tests.killing import Runner, fingerprint, write_digits
+from tests.kills import Runner, fingerprint, write_digits
 from trainer import storage
-from trainer.results import names
+from trainer.runs import filenames
 
 
 def main() -> None:
@@ -87,9 +87,9 @@ def moment(runner: Runner, out: str) -> str:
         return "after the end"
     run = storage.folder(out)
     there = run.names()
-    if names.METRICS in there or names.MODEL_KERAS in there:
+    if filenames.METRICS in there or filenames.MODEL_KERAS in there:
         return "final writing"
-    pointer = run.read(f"{names.CHECKPOINTS}/latest.json")
+    pointer = run.read(f"{filenames.CHECKPOINTS}/latest.json")
     named = json.loads(pointer)["snapshots"] if pointer else []
     snapshots = {name.rpartition("/")[2] for name in there if name.endswith((".h5", ".partial"))}
     return "a snapshot" if snapshots - set(named) else "training"

@@ -24,17 +24,21 @@ KINDS = ("plain", "snapshots", "deterministic")
 
 def train_once(name: str, kind: str) -> float:
     """Returns the seconds of training, compilation included."""
-    from trainer import datasets, lease, models
+    from trainer import models
+    from trainer.checkpoint import hooks
     from trainer.config import Config, ResolvedConfig, complete
-    from trainer.engine import devices, keeper, loop
-    from trainer.preparation import fill_in
-    from trainer.stopwatch import Stopwatch
+    from trainer.data import loader
+    from trainer.distributed import devices
+    from trainer.engine import loop
+    from trainer.runs import lease
+    from trainer.runtime.timers import Stopwatch
+    from trainer.training.setup import fill_in
 
     definition = models.find(name)
     with tempfile.TemporaryDirectory() as out:
         located = fill_in(Config(model=name, out=out, epochs=EPOCHS[name]), definition)
         config = complete(ResolvedConfig, located)
-        data = datasets.load(config.data, seed=0)
+        data = loader.load(config.data, seed=0)
         device = devices.select("auto", deterministic=kind == "deterministic")
         model = models.build(
             definition, data.spec, learning_rate=config.learning_rate, steps=100, seed=0
@@ -44,7 +48,7 @@ def train_once(name: str, kind: str) -> float:
             kept = None
             if kind == "snapshots":
                 kept = stack.enter_context(
-                    keeper.keeping(
+                    hooks.keeping(
                         model,
                         [],
                         config,

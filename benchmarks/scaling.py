@@ -75,10 +75,11 @@ def counted(name: str) -> tuple[float, float]:
         convert_variables_to_constants_v2 as frozen,
     )
 
-    from trainer import datasets, models
+    from trainer import models
+    from trainer.data import loader
 
     definition = models.find(name)
-    spec = datasets.load("mnist", seed=0).spec
+    spec = loader.load("mnist", seed=0).spec
     model = models.build(definition, spec, learning_rate=0.01, steps=10, seed=0)
     signature = tf.TensorSpec([1, *spec.shape], spec.dtype)
     graph = frozen(tf.function(model).get_concrete_function(signature)).graph

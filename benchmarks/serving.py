@@ -28,8 +28,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trainer import datasets
-from trainer.datasets.dataset import Dataset
+from trainer.data import loader
+from trainer.data.dataset import Dataset
 
 ROOT = Path(__file__).parents[1]
 OURS = "trainer serve"
@@ -61,7 +61,7 @@ def main() -> None:
     options = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("benchmarks.serving: found no wrk, expected it: apt-get install wrk")
-    mnist = datasets.load("mnist", seed=0)
+    mnist = loader.load("mnist", seed=0)
     with tempfile.TemporaryDirectory() as place, contextlib.ExitStack() as running:
         run = options.run or trained(Path(place) / "run")
         urls = {OURS: running.enter_context(ours(run))}

@@ -27,8 +27,8 @@ from pathlib import Path
 import numpy as np
 
 from trainer import storage
-from trainer.datasets import sharded
-from trainer.datasets.sharded import Stream
+from trainer.data.shards import shard_format
+from trainer.data.shards.shard_format import Stream
 
 SHAPE = (32, 32, 3)
 CLASSES = tuple(map(str, range(10)))
@@ -67,7 +67,7 @@ print(steps * batch / (time.perf_counter() - started))
 
 def generate(folder: Path, gigabytes: float) -> None:
     """Writes shards with so many bytes of training examples, and a small test part."""
-    if (folder / sharded.INDEX).exists():
+    if (folder / shard_format.INDEX).exists():
         return
     count = int(gigabytes * 1e9) // int(np.prod(SHAPE))
     random = np.random.default_rng(0)
@@ -81,14 +81,14 @@ def generate(folder: Path, gigabytes: float) -> None:
             yield patterns[some] + noise
 
     parts = {"train": (blocks(labels), labels), "test": (blocks(labels[:2000]), labels[:2000])}
-    sharded.write(storage.folder(str(folder)), Stream(parts, CLASSES))
+    shard_format.write(storage.folder(str(folder)), Stream(parts, CLASSES))
 
 
 def held(shards: Path, folder: Path, part: int) -> Path:
     """Writes one of so many parts of the examples as data that is read into memory."""
     path = folder / "held.npz"
     if not path.exists():
-        source = sharded.source(storage.folder(str(shards)))
+        source = shard_format.source(storage.folder(str(shards)))
         assert source is not None
         (x, y), (x_test, y_test) = source.train, source.test or source.train
         few = slice(0, len(y) // part)

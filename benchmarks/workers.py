@@ -23,18 +23,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.hosts import Team, team
-from tests.killing import write_digits
+from tests.kills import write_digits
+from tests.workers import Team, team
 from trainer.models import Recipe
 
 if TYPE_CHECKING:
     import keras
 
-    from trainer.datasets.dataset import Spec
+    from trainer.data.dataset import Spec
 
 # A batch that neither 4 workers nor the examples can be divided by.
 RECIPE = Recipe(batch_size=126, learning_rate=0.002)
-SETTINGS = {"seed": 7, "validation": 0.2}  # As tests/hosts.py gives them to its teams.
+SETTINGS = {"seed": 7, "validation": 0.2}  # As tests/workers.py gives them to its teams.
 NETWORKS = {
     "plain": "no dropout, no batch normalisation",
     "usual": "both dropout and batch normalisation",
@@ -97,15 +97,16 @@ def once(network: str, count: int, data: str, options: argparse.Namespace) -> Lo
     import numpy as np
     import tensorflow as tf
 
-    from trainer import datasets, models
+    from trainer import models
+    from trainer.data import loader
+    from trainer.distributed.devices import Devices
     from trainer.engine import loop
-    from trainer.engine.devices import Devices
 
     (processor,) = tf.config.list_physical_devices("CPU")
     logical = [tf.config.LogicalDeviceConfiguration()] * count
     tf.config.set_logical_device_configuration(processor, logical)
     strategy = tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(count)])
-    read = datasets.load(data, **SETTINGS)
+    read = loader.load(data, **SETTINGS)
     steps = options.epochs * math.ceil(len(read.train) / RECIPE.batch_size)
     with strategy.scope():
         model = models.build(
@@ -152,7 +153,7 @@ def chart(runs: Mapping[str, Mapping[str, Losses]]) -> str:
     Args:
         runs: of each network, on each number of workers, one first.
     """
-    from trainer.results import charts
+    from trainer.reports import charts
 
     width, height, head = 350, 190, 46
     workers = list(next(iter(runs.values())))

@@ -13,25 +13,27 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser
 
-from tests import browsing, gcs
+from tests import gcs
+from tests.browser import started as started_browser
 from tests.fault_proxy import FaultProxy
-from tests.killing import ROOT, write_digits
-from trainer import datasets, storage, task
-from trainer.datasets import sharded
-from trainer.datasets.dataset import Dataset
-from trainer.datasets.sharded import Stream
+from tests.kills import ROOT, write_digits
+from trainer import storage, task
+from trainer.data import loader
+from trainer.data.dataset import Dataset
+from trainer.data.shards import shard_format
+from trainer.data.shards.shard_format import Stream
 
 Job = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
 def mnist() -> Dataset:
-    return datasets.load("mnist", seed=0)
+    return loader.load("mnist", seed=0)
 
 
 @pytest.fixture(scope="session")
 def reviews() -> Dataset:
-    return datasets.load("movie_reviews", seed=0)
+    return loader.load("movie_reviews", seed=0)
 
 
 @pytest.fixture(scope="session")
@@ -43,11 +45,11 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sharded_digits(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
     """The same digits in shards of some 20 images, shuffled among some 160."""
-    data = datasets.load(str(digits), seed=0)
+    data = loader.load(str(digits), seed=0)
     folder = tmp_path_factory.mktemp("data") / "shards"
     parts = {"train": data.train, "test": data.test}
     pieces = {name: ([np.asarray(part.examples)], part.labels) for name, part in parts.items()}
-    sharded.write(
+    shard_format.write(
         storage.folder(str(folder)),
         Stream(pieces, data.spec.classes),
         shard_bytes=16_000,
@@ -79,7 +81,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path
 # Not for the whole session: while it is there, nothing else in this thread can use asyncio.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with browsing.started() as browser:
+    with started_browser() as browser:
         yield browser
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.killing import ROOT
+from tests.kills import ROOT
 
 pytestmark = pytest.mark.long
 

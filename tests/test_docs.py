@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from trainer import cli, command_line, task
 from trainer import config as configs
-from trainer.commands import data, serve
+from trainer import task
+from trainer.cli import data, main, serve
+from trainer.config import command_line
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 VALUES = {
@@ -66,14 +67,14 @@ def test_jobs_that_are_submitted_would_be_accepted(
     if "--kubernetes" not in words and "--dry-run" not in words[: words.index("--")]:
         words.insert(1, "--dry-run")
     with pytest.raises(SystemExit) as ended:
-        cli.main(words)
+        main.main(words)
     assert ended.value.code == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", commands("trainer export"))
 def test_exports_have_flags_that_exist(command: str) -> None:
     words = shlex.split(command)[1:]
-    settings = importlib.import_module(cli.COMMANDS[words[0]][0]).Settings
+    settings = importlib.import_module(main.COMMANDS[words[0]][0]).Settings
     flags = command_line.read(words[1:], configs.settings(settings), program="", summary="")
     configs.check(settings, flags)
 
@@ -88,7 +89,7 @@ def test_exports_have_flags_that_exist(command: str) -> None:
     ],
 )
 def test_questions_to_a_run_have_flags_that_exist(name: str, command: str) -> None:
-    settings = importlib.import_module(cli.COMMANDS[name][0]).Settings
+    settings = importlib.import_module(main.COMMANDS[name][0]).Settings
     words = shlex.split(command)[2:]
     given = command_line.read(
         words, configs.settings(settings), program=name, summary="", names=task.NAMES
@@ -108,7 +109,7 @@ def test_the_commands_are_found() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_flags_that_are_named_exist(page: Path) -> None:
     """In tables and text; those of other programs stand in code blocks."""
-    modules = [importlib.import_module(place) for place, _ in cli.COMMANDS.values()]
+    modules = [importlib.import_module(place) for place, _ in main.COMMANDS.values()]
     kinds = [getattr(module, "Settings", configs.Config) for module in modules]
     kinds += [data.Check, data.Convert]
     known = {

@@ -18,9 +18,9 @@ import pytest
 
 from tests.conftest import ROOT, Job
 from tests.fault_proxy import FaultProxy
-from tests.killing import fingerprint
+from tests.kills import fingerprint
 from trainer import storage
-from trainer.results import names
+from trainer.runs import filenames
 
 pytestmark = pytest.mark.long
 
@@ -125,7 +125,7 @@ def test_the_failure_is_clear_and_the_run_goes_on(
     failed = job(*command)
     assert failed.returncode == code, failed.stderr
     assert re.search(message, failed.stderr.splitlines()[-1])
-    assert storage.folder(out).read(names.MANIFEST) is None
+    assert storage.folder(out).read(filenames.MANIFEST) is None
     proxy.clear()
     done = job(*command)
     assert done.returncode == 0, done.stderr

@@ -17,9 +17,9 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.fault_proxy import FaultProxy
-from tests.killing import Runner, fingerprint
+from tests.kills import Runner, fingerprint
 from trainer import storage
-from trainer.results import names
+from trainer.runs import filenames
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_sigkill_at_random_instants_changes_nothing(
                 kills += 1
         assert ended == 0, runner.log.read_text()
         assert fingerprint(str(runner.folder / out), runner.folder) == undisturbed
-        assert not (runner.folder / out / names.CHECKPOINTS).exists()
+        assert not (runner.folder / out / filenames.CHECKPOINTS).exists()
 
 
 @pytest.mark.long
@@ -69,7 +69,7 @@ def test_data_that_is_read_as_needed_changes_nothing_of_that(
     for _ in range(5):
         process = runner.start("killed", "--checkpoint-steps=1")
         runner.wait_for_training(process)
-        snapshots = tmp_path / "killed" / names.CHECKPOINTS
+        snapshots = tmp_path / "killed" / filenames.CHECKPOINTS
         while process.poll() is None and not list(snapshots.glob("*.h5")):
             time.sleep(0.05)
         time.sleep(instants.uniform(0, 1.8))
@@ -97,7 +97,7 @@ def test_sigterm_saves_a_snapshot_and_says_that_the_job_is_not_done(
     said = runner.log.read_text()
     assert "going on from ended/checkpoints/" in said
     assert "may differ" not in said
-    seconds = json.loads((runner.folder / "ended" / names.METRICS).read_text())["seconds"]
+    seconds = json.loads((runner.folder / "ended" / filenames.METRICS).read_text())["seconds"]
     assert 1 < seconds["earlier_attempts"] < seconds["total"]
     assert fingerprint(str(runner.folder / "ended"), runner.folder) == undisturbed
 
@@ -166,7 +166,7 @@ def test_kills_in_the_middle_of_uploads_change_nothing(
     runner.finish(out, "--checkpoint-steps=40")
     assert fingerprint(out, runner.folder) == undisturbed
     left = storage.folder(out).names()
-    assert [name for name in left if name.startswith((".", names.CHECKPOINTS))] == []
+    assert [name for name in left if name.startswith((".", filenames.CHECKPOINTS))] == []
 
 
 @pytest.mark.long
@@ -197,7 +197,7 @@ def test_a_damaged_snapshot_is_noticed_and_the_one_before_is_used(
 ) -> None:
     process = runner.start("damaged", "--checkpoint-steps=10")
     runner.wait_for_training(process)
-    snapshots = runner.folder / "damaged" / names.CHECKPOINTS
+    snapshots = runner.folder / "damaged" / filenames.CHECKPOINTS
     while len(list(snapshots.glob("[!.]*.h5"))) < 2:
         time.sleep(0.01)
     time.sleep(0.5)
@@ -219,7 +219,7 @@ def test_a_damaged_snapshot_is_noticed_and_the_one_before_is_used(
 @pytest.mark.long
 def test_an_unfinished_run_of_other_settings_is_refused(runner: Runner) -> None:
     process = runner.start("other", "--checkpoint-steps=10")
-    while process.poll() is None and not (runner.folder / "other" / names.CHECKPOINTS).exists():
+    while process.poll() is None and not (runner.folder / "other" / filenames.CHECKPOINTS).exists():
         time.sleep(0.01)
     process.kill()
     process.wait()

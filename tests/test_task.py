@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import Job
 from trainer import config as configs
 from trainer import task
-from trainer.datasets import SHIPPED
+from trainer.data.loader import SHIPPED
 from trainer.errors import UsageError
 from trainer.models import MODELS
 

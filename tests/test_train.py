@@ -14,20 +14,21 @@ import pytest
 
 from tests.conftest import Job
 from tests.fault_proxy import FaultProxy
-from tests.killing import write_idx
-from trainer import datasets, models, storage
+from tests.kills import write_idx
+from trainer import models, storage
+from trainer.data import loader
 from trainer.models import MODELS
-from trainer.results import names
+from trainer.runs import filenames
 
 FILES = {
-    names.CONFIG,
-    names.HISTORY,
-    names.MANIFEST,
-    names.METRICS,
-    names.MODEL_H5,
-    names.MODEL_KERAS,
-    names.PREDICTIONS,
-    names.REPORT,
+    filenames.CONFIG,
+    filenames.HISTORY,
+    filenames.MANIFEST,
+    filenames.METRICS,
+    filenames.MODEL_H5,
+    filenames.MODEL_KERAS,
+    filenames.PREDICTIONS,
+    filenames.REPORT,
     "saved_model/saved_model.pb",
     "saved_model/variables/variables.data-00000-of-00001",
     "saved_model/variables/variables.index",
@@ -67,7 +68,7 @@ def test_rare_classes_and_leaked_examples_are_told_and_weights_help(
         )
         told = "rare.npz: 1000 training examples of class '0' and 40 of '1'; --class-weights bal"
         assert (told in done.stderr) == (kind == "none")
-        metrics = json.loads((tmp_path / kind / names.METRICS).read_text())
+        metrics = json.loads((tmp_path / kind / filenames.METRICS).read_text())
         assert metrics["shared_with_training"] == {"test": 3}
         recalls.append(metrics["per_class"][1]["recall"])
     assert recalls[1] > recalls[0] + 0.1
@@ -83,7 +84,7 @@ def test_a_job_leaves_a_complete_run_behind(job: Job, digits: Path, tmp_path: Pa
     assert len(events) == 1
     assert found - {"saved_model/assets"} - events == FILES
 
-    metrics = json.loads((run / names.METRICS).read_text())
+    metrics = json.loads((run / filenames.METRICS).read_text())
     assert set(metrics) == {
         "test", "accuracy_interval", "calibration", "per_class", "confusion", "seconds",
         "examples_per_second", "epochs", "parameters", "device", "seed", "model", "data", "input",
@@ -96,13 +97,13 @@ def test_a_job_leaves_a_complete_run_behind(job: Job, digits: Path, tmp_path: Pa
     assert metrics["test"]["accuracy"] > 0.7
     assert metrics["device"].startswith(("CPU", "GPU"))
 
-    rows = list(csv.DictReader((run / names.HISTORY).read_text().splitlines()))
+    rows = list(csv.DictReader((run / filenames.HISTORY).read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert set(rows[0]) == {
         "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds",
         "examples_per_second",
     }  # fmt: skip
-    settings = json.loads((run / names.CONFIG).read_text())
+    settings = json.loads((run / filenames.CONFIG).read_text())
     assert (settings["batch_size"], settings["learning_rate"], settings["seed"]) == (128, 0.001, 0)
 
     lines = done.stderr.splitlines()
@@ -111,8 +112,8 @@ def test_a_job_leaves_a_complete_run_behind(job: Job, digits: Path, tmp_path: Pa
     assert lines[3].startswith("test accuracy")
     assert len(lines) == 4
 
-    model = keras.models.load_model(run / names.MODEL_KERAS)
-    data = datasets.load(str(digits), seed=0)
+    model = keras.models.load_model(run / filenames.MODEL_KERAS)
+    data = loader.load(str(digits), seed=0)
     answer = np.asarray(model(models.as_input(data.test.examples)))
     assert (answer.argmax(axis=1) == data.test.labels).mean() == metrics["test"]["accuracy"]
 
@@ -130,7 +131,7 @@ def test_from_a_bucket_to_a_bucket(job: Job, bucket: str, sentences: Path) -> No
 
     run = storage.folder(f"{bucket}/runs/7")
     assert set(run.names()) >= FILES
-    manifest = json.loads(run.read(names.MANIFEST) or b"")
+    manifest = json.loads(run.read(filenames.MANIFEST) or b"")
     for entry in manifest["files"]:
         assert len(run.read(entry["name"]) or b"") == entry["size_bytes"]
 
@@ -161,7 +162,7 @@ def test_a_backbone_is_fine_tuned_from_weights_in_a_bucket(
     whole = job(*backbone, weights, "--epochs=2", "--frozen-epochs=1", "--out=whole")
     assert whole.returncode == 0, whole.stderr
     for out, changed in (("frozen", False), ("whole", True)):
-        trained = keras.models.load_model(tmp_path / out / names.MODEL_KERAS)
+        trained = keras.models.load_model(tmp_path / out / filenames.MODEL_KERAS)
         pairs = zip(
             trained.get_layer(models.BACKBONE).get_weights(), network.get_weights(), strict=True
         )
@@ -187,13 +188,13 @@ def test_settings_from_a_file_give_the_same_run(job: Job, digits: Path, tmp_path
     done = job("--config=first/config.json", "--out=second")
     assert done.returncode == 0, done.stderr
     first, second = (
-        json.loads((tmp_path / run / names.METRICS).read_text()) for run in ("first", "second")
+        json.loads((tmp_path / run / filenames.METRICS).read_text()) for run in ("first", "second")
     )
     for timing in ("seconds", "examples_per_second"):
         first.pop(timing), second.pop(timing)
     assert first == second
     weights = [
-        keras.models.load_model(tmp_path / run / names.MODEL_KERAS).get_weights()
+        keras.models.load_model(tmp_path / run / filenames.MODEL_KERAS).get_weights()
         for run in ("first", "second")
     ]
     assert all((a == b).all() for a, b in zip(*weights, strict=True))
@@ -204,9 +205,9 @@ def test_overwriting_replaces_a_run(job: Job, digits: Path, tmp_path: Path) -> N
     assert job(*arguments, "--epochs=1").returncode == 0
     refused = job(*arguments, "--epochs=2")
     assert refused.returncode == 2
-    assert json.loads((tmp_path / "run" / names.METRICS).read_text())["epochs"] == 1
+    assert json.loads((tmp_path / "run" / filenames.METRICS).read_text())["epochs"] == 1
     assert job(*arguments, "--epochs=2", "--overwrite").returncode == 0
-    assert json.loads((tmp_path / "run" / names.METRICS).read_text())["epochs"] == 2
+    assert json.loads((tmp_path / "run" / filenames.METRICS).read_text())["epochs"] == 2
 
 
 OWN_MODEL = """
@@ -238,7 +239,7 @@ def test_a_users_own_model_is_one_file(job: Job, digits: Path, tmp_path: Path) -
     assert not (tmp_path / "run").exists()
     done = job(*arguments, "--validation=0.1")
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "run" / names.METRICS).read_text())["epochs"] == 2
+    assert json.loads((tmp_path / "run" / filenames.METRICS).read_text())["epochs"] == 2
 
 
 SUBCLASS = """
@@ -277,7 +278,7 @@ def test_weights_that_overflow_in_the_last_step_are_no_result(
     )  # fmt: skip
     assert done.returncode == 2
     assert "the model gives NaN for class probabilities" in done.stderr
-    assert not (tmp_path / "run" / names.MANIFEST).exists()
+    assert not (tmp_path / "run" / filenames.MANIFEST).exists()
 
 
 def test_a_shipped_set_needs_no_path_and_a_run_gets_a_name(job: Job, tmp_path: Path) -> None:
@@ -308,7 +309,7 @@ TARGETS = {
 def test_accuracy(job: Job, tmp_path: Path, model: str) -> None:
     done = job("--model", model, "--out=run")
     assert done.returncode == 0, done.stderr
-    metrics = json.loads((tmp_path / "run" / names.METRICS).read_text())
+    metrics = json.loads((tmp_path / "run" / filenames.METRICS).read_text())
     assert 100 * metrics["test"]["accuracy"] >= TARGETS[model]
 
 
@@ -319,4 +320,4 @@ def test_every_model_learns(
     data = digits if models.find(model).recipe.data == "mnist" else sentences
     done = job("--model", model, "--data", data, "--out=run", "--epochs=3")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "run" / names.REPORT).exists()
+    assert (tmp_path / "run" / filenames.REPORT).exists()

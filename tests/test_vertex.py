@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.killing import MODEL, ROOT, fingerprint
-from tests.test_cloud import VERTEX
+from tests.kills import MODEL, ROOT, fingerprint
+from tests.runtime.test_cloud_environment import VERTEX
 from trainer import storage
-from trainer.datasets.dataset import Dataset
+from trainer.data.dataset import Dataset
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 """`python -m trainer` is the `trainer` command, also where it is not installed."""
 
-from trainer.cli import main
+from trainer.cli.main import main
 
 main()

@@ -7,14 +7,14 @@ import sys
 import time
 from collections.abc import Sequence
 
-from trainer import cloud, command_line, log, termination
 from trainer import config as configs
-from trainer.cloud import Cluster
-from trainer.config import Config
-from trainer.datasets import SHIPPED
+from trainer.config import Config, command_line
+from trainer.data.loader import SHIPPED
 from trainer.errors import UsageError
-from trainer.log import LOGGER
 from trainer.models import MODELS
+from trainer.runtime import cloud_environment, log, preemption
+from trainer.runtime.cloud_environment import Cluster
+from trainer.runtime.log import LOGGER
 
 PROGRAM = "python -m trainer.task"
 NAMES = {"models": ", ".join(MODELS), "datasets": ", ".join(SHIPPED)}  # In the help of flags.
@@ -23,24 +23,25 @@ NAMES = {"models": ", ".join(MODELS), "datasets": ", ".join(SHIPPED)}  # In the 
 def main(argv: Sequence[str] | None = None, *, program: str = PROGRAM) -> None:
     """Runs the job described by the command line and exits, with 143 if SIGTERM ended it."""
     started = time.perf_counter()
-    termination.exit_at_once()
+    preemption.exit_at_once()
     arguments = sys.argv[1:] if argv is None else list(argv)
     with command_line.exits(program, arguments):
         config = parse(arguments, program=program)
-        cluster = cloud.cluster(os.environ)
+        cluster = cloud_environment.cluster(os.environ)
         log.configure(config.log)
         if cluster is not None:
             check_hosts(config, len(cluster.addresses))
             log.hide_native_errors()
         # Not before the flags are checked: a typo must be answered at once, without NumPy's and
         # TensorFlow's imports.
-        from trainer import cross_validation, preflight, train
+        from trainer import train
+        from trainer.training import cross_validation, dry_run
 
         if cluster is not None and not cluster.is_chief:
             _follow(config, cluster)
             return
         if config.dry_run:
-            preflight.run(config, started=started)
+            dry_run.run(config, started=started)
             return
         if config.folds and not config.fold:
             out = cross_validation.run(config, config.folds, started=started)

@@ -7,24 +7,25 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from trainer import gathering, preparation
-from trainer.cloud import Cluster
 from trainer.config import Config
+from trainer.distributed import rendezvous
 from trainer.errors import HostLostError
-from trainer.log import LOGGER
-from trainer.preparation import Prepared
-from trainer.results.run_directory import RunDirectory
-from trainer.stopwatch import Stopwatch
+from trainer.runs.directory import RunDirectory
+from trainer.runtime.cloud_environment import Cluster
+from trainer.runtime.log import LOGGER
+from trainer.runtime.timers import Stopwatch
+from trainer.training import setup
+from trainer.training.setup import Prepared
 
 if TYPE_CHECKING:
     import keras
 
-    from trainer.datasets.dataset import Array
+    from trainer.checkpoint.state import Row
+    from trainer.data.dataset import Array
     from trainer.engine.loop import Keeper, Report
-    from trainer.engine.state import Row
-    from trainer.lease import Lease
-    from trainer.results import report
-    from trainer.results.tensorboard import EventFile
+    from trainer.reports import report
+    from trainer.runs.lease import Lease
+    from trainer.writers.tensorboard import EventFile
 
 
 def run(config: Config, *, cluster: Cluster | None = None, started: float | None = None) -> str:
@@ -42,19 +43,25 @@ def run(config: Config, *, cluster: Cluster | None = None, started: float | None
         TrainerError: what a user can put right: data, device, storage, settings.
     """
     watch = Stopwatch(started)
-    located, definition = preparation.resolve(config)
+    located, definition = setup.resolve(config)
     directory = RunDirectory(located)
     if directory.is_finished():
         LOGGER.info("%s: this run is finished already, nothing to do", located.out)
         directory.remove_snapshots()
         if cluster is not None:
-            gathering.dismiss(cluster)
+            rendezvous.dismiss(cluster)
         return located.out
 
-    job = preparation.prepare(located, definition, watch, cluster, directory.choices())
+    job = setup.prepare(located, definition, watch, cluster, directory.choices())
     resolved = job.config
-    from trainer.engine import devices, keeper, loop, progress  # noqa: F401 - Not timed as training.
-    from trainer.results import exports, metrics, predictions, report, tensorboard
+    from trainer.distributed import devices
+    from trainer.engine import loop
+    from trainer.reports import report
+    from trainer.runs import metrics, model_files, predictions
+    from trainer.writers import (
+        progress,  # noqa: F401 - Not timed as training.
+        tensorboard,
+    )
 
     watch.lap("import")
     directory = RunDirectory(resolved)
@@ -68,7 +75,7 @@ def run(config: Config, *, cluster: Cluster | None = None, started: float | None
             probabilities = loop.predict(job.model, job.data.test, batch_size=resolved.batch_size)
         watch.lap("evaluate")
         with directory.finishing(job.data.fingerprint, job.devices.description) as folder:
-            exports.write(job.model, folder)
+            model_files.write(job.model, folder)
             watch.lap("write")
             result = {
                 **metrics.test(probabilities, job.data.test.labels, job.data.spec.classes),
@@ -100,12 +107,12 @@ def follow(config: Config, cluster: Cluster) -> None:
     Raises:
         TrainerError: as `run`; and if another host is gone.
     """
-    located, definition = preparation.resolve(config)
-    job = preparation.prepare(located, definition, Stopwatch(), cluster)
-    from trainer.engine import keeper
+    located, definition = setup.resolve(config)
+    job = setup.prepare(located, definition, Stopwatch(), cluster)
+    from trainer.checkpoint import hooks
 
     hosts = job.devices.hosts
-    with keeper.following(
+    with hooks.following(
         job.model, job.callbacks, job.config, data_fingerprint=job.data.fingerprint, hosts=hosts
     ) as keeping:
         _fit(job, keeping)
@@ -114,10 +121,11 @@ def follow(config: Config, cluster: Cluster) -> None:
 
 def _train(job: Prepared, lease: Lease, events: EventFile | None, watch: Stopwatch) -> list[Row]:
     """Trains the model, from the latest snapshot if there is one; returns a row an epoch."""
-    from trainer.engine import keeper, progress
+    from trainer.checkpoint import hooks
+    from trainer.writers import progress
 
     with (
-        keeper.keeping(
+        hooks.keeping(
             job.model,
             job.callbacks,
             job.config,
@@ -138,7 +146,8 @@ def _fit(
     shown: keras.callbacks.Callback | None = None,
     reports: Sequence[Report] = (),
 ) -> list[Row]:
-    from trainer.engine import devices, loop
+    from trainer.distributed import devices
+    from trainer.engine import loop
 
     config, data = job.config, job.data
     with devices.failures_explained(), job.devices.hosts.losses_explained():
@@ -165,9 +174,9 @@ def _reported(
     job: Prepared, probabilities: Array, history: list[Row], result: dict[str, Any]
 ) -> report.Facts:
     """Returns what `report.html` is made of."""
-    from trainer.datasets.dataset import Split
+    from trainer.data.dataset import Split
     from trainer.engine import loop
-    from trainer.results import report
+    from trainer.reports import report
 
     def predict(texts: Array) -> Array:
         unlabelled = Split(texts, texts)
@@ -185,8 +194,8 @@ def _reported(
 
 def _facts(job: Prepared, history: list[Row]) -> dict[str, Any]:
     """Returns what `metrics.json` says of a run besides figures of quality and times."""
-    from trainer.datasets.inputs import Input
-    from trainer.results import metrics
+    from trainer.data.inputs import Input
+    from trainer.runs import metrics
 
     return {
         "examples_per_second": metrics.examples_per_second(history, len(job.data.train)),

@@ -8,18 +8,20 @@ import keras
 import numpy as np
 import pytest
 
-from trainer import datasets, memory, models
-from trainer.datasets.dataset import Split
+from trainer import models
+from trainer.data import loader
+from trainer.data.dataset import Split
 from trainer.engine.features import Features
 from trainer.errors import DataError, DivergedError
 from trainer.models import MODELS
+from trainer.runtime import memory
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_parts_give_what_the_whole_gives(name: str, digits: Path, sentences: Path) -> None:
     definition = models.find(name)
     path = digits if definition.recipe.data == "mnist" else sentences
-    data = datasets.load(str(path), seed=0)
+    data = loader.load(str(path), seed=0)
     model = models.build(definition, data.spec, learning_rate=0.1, steps=100, seed=0)
     features = Features(model)
     whole = np.asarray(model(models.as_input(data.test.examples), training=False))
@@ -27,7 +29,7 @@ def test_the_parts_give_what_the_whole_gives(name: str, digits: Path, sentences:
 
 
 def test_word_counts_take_a_byte_each(sentences: Path) -> None:
-    data = datasets.load(str(sentences), seed=0)
+    data = loader.load(str(sentences), seed=0)
     model = models.build(models.find("sentiment"), data.spec, learning_rate=0.1, steps=100, seed=0)
     assert Features(model).of(data.test).dtype == np.uint8
 

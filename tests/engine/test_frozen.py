@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import datasets, models
-from trainer.datasets.dataset import Dataset
-from trainer.engine import loop, state
-from trainer.engine.devices import Devices
-from trainer.engine.state import Progress, Snapshot
+from trainer import models
+from trainer.checkpoint import state
+from trainer.checkpoint.state import Progress, Snapshot
+from trainer.data import loader
+from trainer.data.dataset import Dataset
+from trainer.distributed.devices import Devices
+from trainer.engine import loop
 
 layers = keras.layers
 STEPS = 9  # Of 800 examples in batches of 96.
@@ -22,7 +24,7 @@ STEPS = 9  # Of 800 examples in batches of 96.
 
 @pytest.fixture(scope="module")
 def data(digits: Path) -> Dataset:
-    return datasets.load(str(digits), seed=0, validation=0.2)
+    return loader.load(str(digits), seed=0, validation=0.2)
 
 
 def model() -> keras.Model:

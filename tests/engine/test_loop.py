@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import datasets
-from trainer.datasets.dataset import Dataset
+from trainer.checkpoint.state import Progress
+from trainer.data import loader
+from trainer.data.dataset import Dataset
+from trainer.distributed.devices import Devices
 from trainer.engine import loop
-from trainer.engine.devices import Devices
-from trainer.engine.state import Progress
 from trainer.errors import DivergedError
-from trainer.results.metrics import loss_accuracy
+from trainer.runs.metrics import loss_accuracy
 
 
 @pytest.fixture(scope="module")
 def data(digits: Path) -> Dataset:
-    return datasets.load(str(digits), seed=0, validation=0.2)
+    return loader.load(str(digits), seed=0, validation=0.2)
 
 
 def small_model(*, learning_rate: float = 0.01, penalty: float = 0.0) -> keras.Model:

@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import datasets, models
-from trainer.datasets.dataset import Dataset
+from trainer import models
+from trainer.data import loader
+from trainer.data.dataset import Dataset
+from trainer.distributed.devices import Devices
 from trainer.engine import loop, precision
-from trainer.engine.devices import Devices
-from trainer.engine.forward import training_pass
-from trainer.results import exports, names
+from trainer.engine.fused_batch_norm import training_pass
+from trainer.runs import filenames, model_files
 
 
 @pytest.fixture
 def data(digits: Path) -> Dataset:
-    return datasets.load(str(digits), seed=0, validation=0.0, allow_pickle=False)
+    return loader.load(str(digits), seed=0, validation=0.0, allow_pickle=False)
 
 
 def build(data: Dataset, kind: str) -> keras.Model:
@@ -62,8 +63,8 @@ def test_it_learns_as_in_float32_and_the_saved_model_is_ordinary(
         losses[each] = [row["loss"] for row in history]
     assert losses[kind] != losses["float32"]
     np.testing.assert_allclose(losses[kind], losses["float32"], rtol=0.05)
-    exports.write(model, tmp_path)
-    loaded = keras.models.load_model(tmp_path / names.MODEL_KERAS)
+    model_files.write(model, tmp_path)
+    loaded = keras.models.load_model(tmp_path / filenames.MODEL_KERAS)
     assert {layer.dtype_policy.name for layer in loaded.layers} == {"float32"}
     np.testing.assert_array_equal(
         loaded.predict(data.test.examples, verbose=0),

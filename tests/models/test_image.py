@@ -14,7 +14,7 @@ import pytest
 from trainer import config as configs
 from trainer import models
 from trainer.config import Config
-from trainer.datasets.dataset import Dataset, Source, Spec
+from trainer.data.dataset import Dataset, Source, Spec
 from trainer.errors import DataError
 from trainer.models import backbones, image
 

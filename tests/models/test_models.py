@@ -10,9 +10,10 @@ import keras
 import numpy as np
 import pytest
 
-from trainer import datasets, models
+from trainer import models
 from trainer.config import Config
-from trainer.datasets.dataset import Dataset, Source, Split
+from trainer.data import loader
+from trainer.data.dataset import Dataset, Source, Split
 from trainer.errors import DataError, UsageError
 from trainer.models import MODELS, Definition, Recipe
 
@@ -24,7 +25,7 @@ def built(digits: Path, sentences: Path) -> dict[str, tuple[keras.Model, Dataset
     made = {}
     for name in MODELS:
         definition = models.find(name)
-        data = datasets.load(str(small[definition.recipe.data]), seed=0)
+        data = loader.load(str(small[definition.recipe.data]), seed=0)
         made[name] = (
             models.build(definition, data.spec, learning_rate=0.1, steps=100, seed=0),
             data,
@@ -194,7 +195,7 @@ def test_words_that_are_all_different_leave_characters() -> None:
 
 def test_sentiment_takes_ready_made_counts() -> None:
     path = Path(__file__).parents[1] / "datasets/files/seed-python2-protocol0.pickle"
-    data = datasets.load(str(path), seed=0, allow_pickle=True)
+    data = loader.load(str(path), seed=0, allow_pickle=True)
     model = models.build(models.find("sentiment"), data.spec, learning_rate=0.1, steps=100, seed=0)
     assert [shape_of(layer)[0] for layer in model.layers] == [
         "Rescaling", "Dense", "Dropout", "Dense"

@@ -9,9 +9,10 @@ import keras
 import numpy as np
 import pytest
 
-from trainer import datasets, models
+from trainer import models
 from trainer.config import Config
-from trainer.datasets.dataset import Dataset, Source
+from trainer.data import loader
+from trainer.data.dataset import Dataset, Source
 
 
 def data_of(texts: list[str]) -> Dataset:
@@ -34,7 +35,7 @@ def test_a_convolution_reads_as_many_words_as_nearly_all_texts_have() -> None:
 
 
 def test_ngram_keeps_its_own_recipe(sentences: Path) -> None:
-    spec = datasets.load(str(sentences), seed=0).spec
+    spec = loader.load(str(sentences), seed=0).spec
     recipe = models.find("ngram").recipe
     found = models.choose(models.find("text"), spec, Config(network="ngram"))
     assert found == recipe.numbers()

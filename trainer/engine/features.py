@@ -11,11 +11,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import memory
-from trainer.datasets.dataset import Array, Split
-from trainer.datasets.shards import Shards
+from trainer.data.dataset import Array, Split
+from trainer.data.shards.reader import Shards
 from trainer.errors import DivergedError
 from trainer.models import PREPROCESS, as_input
+from trainer.runtime import memory
 
 _BATCH = 1000
 _VALUES = 1 << 22  # Of a batch of small examples.

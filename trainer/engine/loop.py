@@ -18,17 +18,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.datasets.dataset import Array, Split
-from trainer.engine import steps
-from trainer.engine.devices import Devices
+from trainer.checkpoint.state import Progress, Row
+from trainer.data.dataset import Array, Split
+from trainer.distributed.collectives import Hosts
+from trainer.distributed.devices import Devices
+from trainer.engine import train_function
 from trainer.engine.features import Features
-from trainer.engine.hosts import Hosts
-from trainer.engine.state import Progress, Row
-from trainer.engine.steps import Objective, Steps
+from trainer.engine.train_function import Objective, Steps
 from trainer.errors import DivergedError
 from trainer.models import BACKBONE, PREPROCESS
 from trainer.models.augmentation import Augmentation
-from trainer.results.metrics import loss_accuracy
+from trainer.runs.metrics import loss_accuracy
 
 # A call of the compiled steps takes about this long: short enough for a progress bar, long enough
 # that Python costs nothing.
@@ -172,7 +172,9 @@ class _Training:
         """
         progress, train = self._progress, self.train
         features = Features(self.model, fixed)
-        run_steps = steps.compiled(features, train, self.model.optimizer, objective, self.devices)
+        run_steps = train_function.compiled(
+            features, train, self.model.optimizer, objective, self.devices
+        )
         held_out = None
         if self.validation is not None:
             held_out = (features.of(self.validation), self.validation.labels)
@@ -202,7 +204,7 @@ class _Training:
         order = self.train.order(self.seed, epoch)
         indices = batches(order, self.batch_size, run_steps.shares)
         counts = (indices >= 0).sum(axis=1)
-        key, counters = steps.randomness(self.seed, epoch, len(indices))
+        key, counters = train_function.randomness(self.seed, epoch, len(indices))
         if progress.step < len(indices):
             self._driven.on_train_batch_begin(progress.step)
         for done in pace.calls(functools.partial(run_steps, key), counters, indices, progress):

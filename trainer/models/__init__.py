@@ -24,7 +24,7 @@ from trainer.errors import DataError, UsageError
 if TYPE_CHECKING:
     import keras
 
-    from trainer.datasets.dataset import Spec
+    from trainer.data.dataset import Spec
     from trainer.models.augmentation import Augmentation
 
 MODELS = {

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from trainer.config import Config
-    from trainer.datasets.dataset import Spec
+    from trainer.data.dataset import Spec
     from trainer.models import Recipe
 
 

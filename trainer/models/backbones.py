@@ -11,7 +11,7 @@ from trainer.models import BACKBONE
 from trainer.models.scaling import to_pixels
 
 if TYPE_CHECKING:
-    from trainer.datasets.dataset import Spec
+    from trainer.data.dataset import Spec
 
 # Pixels a side; smaller images are enlarged to it. By the docstrings of keras.applications.
 _LEAST_SIDE = 32

@@ -14,7 +14,7 @@ from trainer.models.scaling import to_unit_range
 if TYPE_CHECKING:
     import keras
 
-    from trainer.datasets.dataset import Spec
+    from trainer.data.dataset import Spec
 
 RECIPE = Recipe(
     data="mnist",

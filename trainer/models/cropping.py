@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trainer.datasets.shards import Shards
+from trainer.data.shards.reader import Shards
 
 if TYPE_CHECKING:
     import keras
 
-    from trainer.datasets.dataset import Spec
+    from trainer.data.dataset import Spec
 
 _LOOKED_AT = 1000  # Images.
 _MOST_LOST = 0.005  # Of the variance of all pixels.

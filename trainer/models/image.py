@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import keras
 
     from trainer.config import Config
-    from trainer.datasets.dataset import Spec
+    from trainer.data.dataset import Spec
 
 # The smallest network, for as many values (pixels times channels) of training data as MNIST has.
 # With four times as many values each layer is twice as wide.

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from trainer import memory
 from trainer.errors import DataError
 from trainer.models import PREPROCESS, Recipe, as_input
+from trainer.runtime import memory
 
 if TYPE_CHECKING:
     import keras
 
-    from trainer.datasets.dataset import Array, Spec
+    from trainer.data.dataset import Array, Spec
 
 
 def adam_to_zero(learning_rate: float, steps: int) -> keras.Optimizer:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import keras
 
-    from trainer.datasets.dataset import Spec
+    from trainer.data.dataset import Spec
 
 
 def to_unit_range(spec: Spec) -> keras.layers.Layer:

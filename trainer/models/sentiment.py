@@ -17,7 +17,7 @@ from trainer.models.scaling import to_unit_range
 if TYPE_CHECKING:
     import keras
 
-    from trainer.datasets.dataset import Array, Spec
+    from trainer.data.dataset import Array, Spec
 
 RECIPE = Recipe(
     data="movie_reviews",

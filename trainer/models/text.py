@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import keras
 
     from trainer.config import Config
-    from trainer.datasets.dataset import Spec
+    from trainer.data.dataset import Spec
 
 _VOCABULARY = 20_000
 _WIDTH, _DEPTH, _SPAN, _GAP = 64, 3, 5, 3

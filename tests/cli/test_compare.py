@@ -1,0 +1,233 @@
+"""Finished runs beside each other: the answer on the terminal, and the page in a real browser."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser
+
+from tests.browser import check_it_opens_alone_fits_and_can_be_read, opened
+from tests.kills import ROOT
+from tests.reports.test_comparison import run, said
+from trainer import storage, task
+from trainer.cli import main
+from trainer.reports import comparison, comparison_page
+from trainer.runs import filenames
+
+HOSTILE = "<script>document.title='run'</script>[bold]\x1b[31m"
+
+
+def compare(*arguments: object) -> object:
+    """Returns the exit code."""
+    with pytest.raises(SystemExit) as ended:
+        main.main(["compare", *map(str, arguments)])
+    return ended.value.code
+
+
+@pytest.fixture(scope="module")
+def other_run(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
+    """The run directory of another mlp on the same data; not to be changed."""
+    out = tmp_path_factory.mktemp("runs") / "other"
+    with pytest.raises(SystemExit) as ended:
+        task.main([f"--data={digits}", f"--out={out}", "--model=mlp", "--epochs=2", "--seed=1"])
+    assert ended.value.code == 0
+    return out
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, empty."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def right(of: Path) -> list[bool]:
+    """Whether a run is right, by test example."""
+    with (of / filenames.PREDICTIONS).open(newline="") as file:
+        return [row["class"] == row["predicted"] for row in csv.DictReader(file)]
+
+
+def copied(run: Path, to: Path, changes: dict[str, str]) -> Path:
+    """Copies a run whose files say something else, and whose manifest says so too."""
+    shutil.copytree(run, to)
+    described = json.loads((to / filenames.MANIFEST).read_text())
+    for entry in described["files"]:
+        if entry["name"] in changes:
+            content = changes[entry["name"]].encode()
+            (to / entry["name"]).write_bytes(content)
+            entry["sha256"] = hashlib.sha256(content).hexdigest()
+    (to / filenames.MANIFEST).write_text(json.dumps(described))
+    return to
+
+
+def test_two_runs(
+    finished_run: Path, other_run: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare(finished_run, other_run) == 0
+    lines = capsys.readouterr().out.splitlines()
+    said = " ".join(" ".join(lines).split())
+    pairs = list(zip(right(finished_run), right(other_run), strict=True))
+    only_a, only_b = pairs.count((True, False)), pairs.count((False, True))
+    assert f"B is right on {only_b} examples where A is wrong, and wrong on {only_a}" in said
+    assert f"of {len(pairs)} that both were tested on" in said
+    assert "--epochs A 1 B 2 --seed A 0 B 1" in said
+    for each in (finished_run, other_run):
+        assert (
+            f"{json.loads((each / filenames.METRICS).read_text())['test']['accuracy']:.2%}" in said
+        )
+    assert max(map(len, lines[3:])) <= 80
+    assert lines[-1] == "comparison.html"
+    page = (here / "comparison.html").read_text()
+    assert f"B is right on {only_b} examples where A is wrong" in page
+    assert compare(finished_run, other_run) == 0  # Its own page of before is replaced.
+
+
+def test_runs_and_the_page_may_lie_in_a_bucket(
+    finished_run: Path, other_run: Path, bucket: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [
+        filenames.MANIFEST,
+        filenames.CONFIG,
+        filenames.METRICS,
+        filenames.HISTORY,
+        filenames.PREDICTIONS,
+    ]
+    storage.put_all(storage.folder(f"{bucket}/run"), {name: other_run / name for name in files})
+    assert compare(finished_run, f"{bucket}/run", "--out", f"{bucket}/pages/c.html") == 0
+    assert capsys.readouterr().out.endswith(f"{bucket}/pages/c.html\n")
+    assert b"2 runs" in storage.read(f"{bucket}/pages/c.html")
+
+
+def test_it_answers_without_tensorflow(finished_run: Path, other_run: Path, here: Path) -> None:
+    program = (
+        "import sys, atexit; from trainer import cli;"
+        "heavy = ('tensorflow', 'keras', 'google.cloud.storage', 'scipy.stats');"
+        "atexit.register(lambda: print([m for m in heavy if m in sys.modules], file=sys.stderr));"
+        f"cli.main(['compare', {str(finished_run)!r}, {str(other_run)!r}])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=here, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "[]\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Missing RUNS"),
+        (["{run}"], "expected 2 to 26 run directories"),
+        (["{run}", "{run}/../mlp"], "expected each run once, {run} is there 2 times"),
+        (["{run}", "none"], "none: no manifest.json there, expected a finished run"),
+        (
+            ["{run}", "{other}", "--out", "notes.html"],
+            "is there, and not a page",
+        ),
+        (["{run}", "{other}", "--out", "page"], "--out: found 'page', expected a name that ends"),
+        (["{run}", "{other}", "--out", "gs://page.html"], "expected gs://bucket/path of a file"),
+        (["{run}", "{other}", "--overwrite"], "Unknown flag '--overwrite'"),
+        (["{run}", "--", "--x"], "--x: no manifest.json there, expected a finished run"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    finished_run: Path,
+    other_run: Path,
+    here: Path,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (here / "notes.html").write_text("mine")
+    places = {"run": finished_run, "other": other_run}
+    assert compare(*(argument.format(**places) for argument in arguments)) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert message.format(**places) in said.err
+    assert [path.name for path in here.iterdir()] == ["notes.html"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({filenames.METRICS: "{}"}, "its files do not describe a run: 'test'"),
+        ({filenames.METRICS: "[" * 100_000}, "its files do not describe a run"),
+        ({filenames.CONFIG: "3"}, "found int, expected an object"),
+        ({filenames.HISTORY: ""}, "history.csv: expected a row an epoch"),
+        ({filenames.HISTORY: "epoch\nx\n"}, "its files do not describe a run"),
+        ({filenames.PREDICTIONS: "a,b\n"}, "predictions.csv: damaged"),
+    ],
+)
+def test_a_damaged_run_is_one_line(
+    finished_run: Path,
+    other_run: Path,
+    here: Path,
+    changes: dict[str, str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert compare(other_run, copied(finished_run, here / "damaged", changes)) == 3
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert message in said.err
+
+
+def test_another_file_than_the_manifests_is_damage(
+    finished_run: Path, other_run: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(finished_run, here / "run"))
+    (run / filenames.HISTORY).write_text("epoch\n1\n")
+    assert compare(run, other_run) == 3
+    assert "history.csv: is not the file of the manifest" in capsys.readouterr().err
+
+
+def test_what_runs_hold_is_text(
+    finished_run: Path, other_run: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads((finished_run / filenames.CONFIG).read_text())
+    hostile = copied(
+        finished_run,
+        here / "[red]<b>",
+        {filenames.CONFIG: json.dumps({**config, "model": HOSTILE, "more": [HOSTILE]})},
+    )
+    assert compare(hostile, other_run) == 0
+    said = capsys.readouterr().out
+    assert "\x1b" not in said
+    assert "<script>document.title='run'</script>[bold]" in "".join(said.split())
+    page = (here / "comparison.html").read_text()
+    assert "<script" not in page
+    assert "[red]&lt;b&gt;" in page
+
+
+@pytest.fixture(params=["two runs", "ten runs", "hostile"])
+def page(
+    request: pytest.FixtureRequest, tmp_path: Path, finished_run: Path, other_run: Path
+) -> Path:
+    if request.param == "two runs":
+        runs = [comparison.read(str(run), n) for n, run in enumerate((finished_run, other_run))]
+    elif request.param == "ten runs":
+        runs = [run(n, said("1101" * n + "0110" * 9), seed=n % 5, epochs=n + 1) for n in range(10)]
+    else:
+        rows = [(f"{n:016x}", HOSTILE, HOSTILE + "b" * 90 * (n % 2)) for n in range(60)]
+        runs = [run(n, rows, model=HOSTILE * 3, data="d" * 200, seed=n) for n in range(2)]
+    path = tmp_path / "comparison.html"
+    path.write_text(comparison_page.page(comparison.compare(runs)), encoding="utf-8")
+    return path
+
+
+def test_the_page_opens_alone_fits_can_be_read_and_printed(browser: Browser, page: Path) -> None:
+    check_it_opens_alone_fits_and_can_be_read(browser, page)
+    shown = opened(browser, page, [], color_scheme="dark")
+    assert shown.title().startswith(("2 runs compared: ", "10 runs compared: "))
+    shown.emulate_media(media="print", color_scheme="dark")
+    shown.set_viewport_size({"width": 688, "height": 1000})  # A4 within its margins.
+    assert shown.evaluate("document.documentElement.scrollWidth") <= 688
+    background = "getComputedStyle(document.body).backgroundColor"
+    assert shown.evaluate(background) == "rgb(255, 255, 255)"
+    shown.close()

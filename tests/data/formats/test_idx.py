@@ -1,0 +1,98 @@
+"""IDX files: read as they are, refused when they are damaged."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.kills import write_idx
+from trainer.data import loader
+from trainer.data.dataset import Dataset
+from trainer.errors import DataError
+
+IMAGES = "train-images-idx3-ubyte.gz"
+LABELS = "train-labels-idx1-ubyte.gz"
+
+
+@pytest.fixture
+def folder(digits: Path, tmp_path: Path) -> Path:
+    """A copy of the small digits that a test may damage."""
+    return Path(shutil.copytree(digits, tmp_path / "digits"))
+
+
+def test_shipped_mnist_is_whole(mnist: Dataset) -> None:
+    assert mnist.spec.sizes == {"train": 60000, "test": 10000}
+    assert (mnist.spec.shape, mnist.spec.dtype) == ((28, 28, 1), "uint8")
+    assert mnist.spec.classes == tuple("0123456789")
+    assert np.bincount(mnist.test.labels).tolist() == [
+        980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009
+    ]  # fmt: skip
+
+
+def test_plain_files_under_any_name_give_what_gzipped_ones_do(digits: Path, tmp_path: Path) -> None:
+    for file in digits.iterdir():
+        name = file.name.replace("t10k", "test").replace("-ubyte.gz", "").replace("idx", "")
+        (tmp_path / name).write_bytes(gzip.decompress(file.read_bytes()))
+    plain, zipped = loader.load(str(tmp_path), seed=0), loader.load(str(digits), seed=0)
+    assert plain.fingerprint == zipped.fingerprint
+    assert plain.spec.sizes == {"train": 1000, "test": 300}
+
+
+def test_without_test_files_a_tenth_is_held_out(folder: Path) -> None:
+    for file in folder.glob("t10k*"):
+        file.unlink()
+    assert loader.load(str(folder), seed=0).spec.sizes["test"] == pytest.approx(100, abs=5)
+
+
+def _bytes(path: Path, change: Callable[[bytes], bytes]) -> None:
+    path.write_bytes(change(path.read_bytes()))
+
+
+def _header(path: Path, change: Callable[[bytes], bytes]) -> None:
+    path.write_bytes(gzip.compress(change(gzip.decompress(path.read_bytes()))))
+
+
+def _promise(path: Path) -> None:
+    """Makes a header that promises four billion."""
+    _header(path, lambda b: b[:4] + b"\xff" * 4 + b[8:])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: _bytes(f / IMAGES, lambda b: b[:-100]), f"{IMAGES}: damaged or truncated gzip"),
+        (lambda f: _bytes(f / IMAGES, lambda b: b[:5]), f"{IMAGES}: damaged or truncated gzip"),
+        (lambda f: _bytes(f / IMAGES, lambda b: b""), f"{IMAGES}: found magic number 0x, exp"),
+        (lambda f: _header(f / IMAGES, lambda b: b"PK" + b[2:]), "magic number 0x504b0803, exp"),
+        (lambda f: _header(f / IMAGES, lambda b: b[:7]), "ends within its header"),
+        (lambda f: _header(f / IMAGES, lambda b: b[:-1]), "bytes, found 783999"),
+        (lambda f: _header(f / IMAGES, lambda b: b + b"0"), "bytes, found more"),
+        (
+            lambda f: _header(f / IMAGES, lambda b: b[:4] + b"\xff" * 12 + b[16:]),
+            "examples of 4294",
+        ),
+        (lambda f: _promise(f / IMAGES), "1000 labels, but .* has 4294967295 images"),
+        (lambda f: (_promise(f / IMAGES), _promise(f / LABELS)), "takes 3,367.3 GB"),
+        (lambda f: (f / LABELS).unlink(), f"{IMAGES}: found no file of labels"),
+        (lambda f: (f / IMAGES).unlink(), f"{LABELS}: found no file of images"),
+        (lambda f: write_idx(f / LABELS, np.zeros(999)), "999 labels, but .* has 1000 images"),
+        (lambda f: shutil.copy(f / LABELS, f / "more-idx1-ubyte.gz"), "holds the same part as"),
+        (lambda f: write_idx(f / LABELS, np.zeros(1000)), "found one class"),
+        (lambda f: write_idx(f / LABELS, np.arange(1000) % 9), "test labels: found 9, expected 0"),
+        (lambda f: write_idx(f / LABELS, np.arange(1000) % 9 + 1), "class '0' has no training ex"),
+        (
+            lambda f: write_idx(f / "t10k-images-idx3-ubyte.gz", np.zeros((300, 28, 27))),
+            "test examples of shape .*27.*, expected .*28.* as in training",
+        ),
+    ],
+)
+def test_damage_is_named(folder: Path, damage: Callable[[Path], None], message: str) -> None:
+    damage(folder)
+    with pytest.raises(DataError, match=message) as caught:
+        loader.load(str(folder), seed=0)
+    assert str(caught.value).startswith(str(folder))

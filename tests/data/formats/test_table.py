@@ -1,0 +1,258 @@
+"""Tables of texts or images with a column of labels."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from tests.data.formats.test_images import encoded
+from trainer import storage
+from trainer.data import loader
+from trainer.data.dataset import Dataset
+from trainer.errors import DataError, StorageError
+
+LINES = [
+    (
+        f'A "good" film, no {n}\nin two lines' if n % 2 else f"bad; {n}",
+        "pos neg".split()[n % 2 == 0],
+    )
+    for n in range(40)
+]
+
+
+def quoted(cell: object) -> str:
+    return '"' + str(cell).replace('"', '""') + '"'
+
+
+def rows(
+    delimiter: str = ",", lines: list[tuple[str, str]] | None = None, header: str = "text,label"
+) -> bytes:
+    table = [header.replace(",", delimiter)]
+    table += [delimiter.join(map(quoted, line)) for line in lines or LINES]
+    return ("\ufeff" + "\r\n".join(table) + "\r\n").encode()
+
+
+def json_lines(lines: list[dict[str, Any]]) -> bytes:
+    return "\n".join(map(json.dumps, lines)).encode()
+
+
+def write(root: Path, files: Mapping[str, bytes]) -> str:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return str(root)
+
+
+def texts(data: Dataset) -> dict[str, str]:
+    """The class of each text."""
+    return {
+        text: data.spec.classes[label]
+        for part in (data.train, data.test)
+        for text, label in zip(part.examples, part.labels, strict=True)
+    }
+
+
+def make_parquet(
+    path: Path, columns: dict[str, Any], metadata: dict[str, str] | None = None
+) -> None:
+    table = pyarrow.table(columns)
+    parquet.write_table(table.replace_schema_metadata(metadata), path)
+
+
+def tf_records(path: Path, rows: list[dict[str, Any]]) -> None:
+    import tensorflow as tf
+
+    def feature(value: Any) -> Any:
+        if isinstance(value, int):
+            return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for row in rows:
+            features = tf.train.Features(feature={k: feature(v) for k, v in row.items()})
+            writer.write(tf.train.Example(features=features).SerializeToString())
+
+
+def test_tf_records_of_texts_and_images_are_tables_too(tmp_path: Path) -> None:
+    texts_place, images_place = tmp_path / "texts", tmp_path / "images"
+    texts_place.mkdir()
+    images_place.mkdir()
+    lines = [{"text": text.encode(), "label": label.encode()} for text, label in LINES]
+    tf_records(texts_place / "a.tfrecords", lines)
+    assert texts(loader.load(str(texts_place), seed=0)) == dict(LINES)
+    pictures = [
+        {"image": encoded(np.full((5, 4), n, np.uint8)), "label": n % 2, "number": n}
+        for n in range(20)
+    ]
+    tf_records(images_place / "my-train.tfrecord-00000-of-00002", pictures[:10])
+    tf_records(images_place / "my-train.tfrecord-00001-of-00002", pictures[10:16])
+    tf_records(images_place / "my-test.tfrecord-00000-of-00001", pictures[16:])
+    spec = loader.load(str(images_place), seed=0).spec
+    assert (spec.sizes, spec.classes) == ({"train": 16, "test": 4}, ("0", "1"))
+    file = images_place / "my-train.tfrecord-00001-of-00002"
+    for content, message in (
+        (file.read_bytes()[:-3], "record 6: no tf.train.Example, or a damaged one"),
+        (b"no records at all", "record 1: no tf.train.Example, or a damaged one"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=f"00001-of-00002: {message}"):
+            loader.load(str(images_place), seed=0)
+
+
+@pytest.mark.parametrize(
+    "name", ["a.csv", "a.CSV", "b.tsv", "semicolons.csv", "c.jsonl", "d.parquet"]
+)
+def test_all_kinds_hold_the_same(tmp_path: Path, name: str) -> None:
+    if name.endswith("parquet"):
+        make_parquet(
+            tmp_path / name,
+            {key: [line[at] for line in LINES] for at, key in enumerate(("text", "label"))},
+        )
+    else:
+        content = rows({"b": "\t", "s": ";"}.get(name[0], ","))
+        if name.endswith("jsonl"):
+            content = json_lines([{"label": label, "text": text} for text, label in LINES])
+        write(tmp_path, {name: content})
+    for path in (tmp_path, tmp_path / name):
+        assert texts(loader.load(str(path), seed=0)) == dict(LINES)
+
+
+def test_files_are_parts_by_their_names(tmp_path: Path) -> None:
+    files = {"train-0.csv": rows(lines=LINES[:20]), "train-1.csv": rows(lines=LINES[20:30]),
+             "val.csv": rows(lines=LINES[30:34]), "test.csv": rows(lines=LINES[34:])}  # fmt: skip
+    data = loader.load(write(tmp_path, files), seed=0)
+    assert data.spec.sizes == {"train": 30, "validation": 4, "test": 6}
+    whole = loader.load(f"{tmp_path}/train-*.csv", seed=0)
+    assert whole.spec.sizes == {"train": 26, "test": 4}
+
+
+def test_columns_are_named_where_they_are_not_plain(tmp_path: Path) -> None:
+    lines = [(text, "7", label) for text, label in LINES]
+    path = write(tmp_path, {"a.csv": rows(lines=lines, header="said,stars,verdict")})
+    with pytest.raises(DataError, match=r"found the columns 'said', 'stars', 'verdict'; --label-c"):
+        loader.load(path, seed=0)
+    with pytest.raises(DataError, match=r"'verdict'; --text-column or --image-column says"):
+        loader.load(path, seed=0, label_column="verdict")
+    found = loader.load(path, seed=0, label_column="verdict", text_column="said")
+    assert texts(found) == dict(LINES)
+    with pytest.raises(
+        DataError, match=r"a.csv: no column 'say' for --text-column, found 'said', 'sta"
+    ):
+        loader.load(path, seed=0, label_column="verdict", text_column="say")
+
+
+def test_classes_that_are_numbers_are_in_their_order(tmp_path: Path) -> None:
+    make_parquet(tmp_path / "a.parquet", {"label": [n % 11 for n in range(44)], "text": ["x"] * 44})
+    assert loader.load(str(tmp_path), seed=0).spec.classes == tuple(map(str, range(11)))
+
+
+def test_names_of_class_numbers_are_kept(tmp_path: Path) -> None:
+    feature = {"names": ["cat", "dog"], "_type": "ClassLabel"}
+    metadata = {"huggingface": json.dumps({"info": {"features": {"label": feature}}})}
+    picture = {"bytes": encoded(np.zeros((5, 4), np.uint8)), "path": "x.png"}
+    columns = {"image": [picture] * 20, "label": [n % 2 for n in range(20)]}
+    make_parquet(tmp_path / "train-00000-of-00001.parquet", columns, metadata)
+    spec = loader.load(str(tmp_path), seed=0).spec
+    assert (spec.classes, spec.shape) == (("cat", "dog"), (5, 4, 1))
+
+
+def test_images_lie_beside_the_table_also_in_a_bucket(tmp_path: Path, bucket: str) -> None:
+    pictures = {f"images/{n}.png": encoded(np.full((5, 4), n, np.uint8)) for n in range(20)}
+    table = rows(lines=[(name, str(n % 2)) for n, name in enumerate(pictures)], header="path,class")
+    files = {**pictures, "data.csv": table}
+    write(tmp_path, files)
+    storage.put_all(storage.folder(f"{bucket}/d"), {name: tmp_path / name for name in files})
+    local = loader.load(f"{tmp_path}/data.csv", seed=0)
+    assert local.spec.shape == (5, 4, 1)
+    assert sorted(local.train.examples[:, 0, 0, 0] % 2) == sorted(local.train.labels)
+    for place in (str(tmp_path), f"{bucket}/d", f"{bucket}/d/data.csv", f"{bucket}/d/da*.csv"):
+        assert loader.load(place, seed=0).fingerprint == local.fingerprint
+
+
+def test_an_image_that_a_table_names_is_told_by_the_path_that_was_given(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by that of a copy, nor with the folder twice."""
+    table = rows(lines=[("pictures/1.png", "1"), ("pictures/1.png", "2")], header="image,label")
+    write(tmp_path / "d", {"data.csv": table, "pictures/1.png": b"no image"})
+    files = {f"d/{name}": tmp_path / "d" / name for name in ("data.csv", "pictures/1.png")}
+    storage.put_all(storage.folder(bucket), files)
+    monkeypatch.chdir(tmp_path)
+    places = ("d", "d/data.csv", f"{bucket}/d", f"{bucket}/d/data.csv")
+    pictures = [place.removesuffix("/data.csv") + "/pictures/1.png" for place in places]
+    for place, picture in zip(places, pictures, strict=True):
+        with pytest.raises(DataError, match=f"^{picture}: no image, or a damaged one: found 8 by"):
+            loader.load(place, seed=0)
+    (tmp_path / "d/pictures/1.png").unlink()
+    storage.folder(bucket).remove("d/pictures/1.png")
+    for place, picture in zip(places, pictures, strict=True):
+        with pytest.raises((DataError, StorageError), match=f"^{picture}: no such file"):
+            loader.load(place, seed=0)
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../secret.png", "a/../../secret.png"])
+def test_a_table_from_a_bucket_reads_no_file_of_this_machine(
+    tmp_path: Path, bucket: str, path: str
+) -> None:
+    write(tmp_path, {"data.csv": rows(lines=[(path, "1"), (path, "2")], header="image,label")})
+    storage.folder(f"{bucket}/d").put("data.csv", tmp_path / "data.csv")
+    for place in (f"{bucket}/d", f"{bucket}/d/data.csv"):
+        with pytest.raises(
+            DataError, match=re.escape(f"line 2: {path}: expected gs://bucket/path")
+        ):
+            loader.load(place, seed=0, image_column="image")
+
+
+def test_rows_without_a_label_or_example_are_left_out_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    columns = {
+        "text": [None, *[text for text, _ in LINES]],
+        "label": [1.0, None, *[float(n % 2) for n in range(39)]],
+    }
+    make_parquet(tmp_path / "a.parquet", columns)
+    with caplog.at_level(logging.WARNING, "trainer"):
+        data = loader.load(str(tmp_path), seed=0)
+    assert (data.spec.classes, sum(data.spec.sizes.values())) == (("0", "1"), 39)
+    assert [record.getMessage() for record in caplog.records] == [
+        "left out: 2 of 41 rows lack a label or an example: a.parquet: row 1, a.parquet: row 2"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a.csv": b""}, "a.csv: no rows"),
+        ({"a.csv": b"text,label\n"}, "a.csv: no rows"),
+        ({"a.csv": b"text,label\na,b,c\n"}, "a.csv: line 2: found 3 cells, expected 2"),
+        ({"a.csv": b'text,label\n"a,b\n'}, "a.csv: line 2: unexpected end of data"),
+        ({"a.csv": b"text,label\n\xff,b\n"}, "a.csv: not UTF-8"),
+        ({"a.csv": b"label,label\na,b\n"}, "columns of the same name: 'label', 'label'"),
+        ({"a.csv": b"a good film,pos\na bad one,neg\n"}, "the first line is a header"),
+        ({"a.csv": rows(lines=[*LINES, ("x", "")] * 2 + [("y", "")] * 9)}, "expected at most a t"),
+        ({"a.csv": rows(lines=[("x.png", "1"), ("y.png", "2")])}, "x.png: no such file"),
+        ({"a.parquet": b"PAR1 and no more PAR1"}, "a.parquet: no Parquet file, or a damaged one"),
+        ({"a.jsonl": b'{"text": "a", "label": "b"}\n[]\n'}, "a.jsonl: line 2: found list, expect"),
+        ({"a.jsonl": b'{"text": 7, "label": "b"}\n'}, "a.jsonl: line 1: found int, expected"),
+        (
+            {"train.csv": rows(), "test.csv": rows(lines=[("x", "meh")])},
+            "the test part has a class 'meh' that training has not: neg, pos",
+        ),
+        ({"test.csv": rows(), "val.csv": rows()}, "no part to train on, found validation and test"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_on_is_named(
+    tmp_path: Path, files: dict[str, bytes], message: str
+) -> None:
+    with pytest.raises((DataError, StorageError), match=message) as caught:
+        loader.load(write(tmp_path, files), seed=0)
+    assert str(caught.value).startswith(str(tmp_path))

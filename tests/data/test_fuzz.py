@@ -1,0 +1,112 @@
+"""Valid files with random changes are read, or refused as DataError; nothing else happens.
+
+For longer: FUZZ_EXAMPLES=100000 make test ARGS=tests/data/test_fuzz.py
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import pickle
+import tempfile
+from pathlib import Path
+
+import pytest
+import scipy.sparse
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.data.hostile import IDX, IMAGES, LABELS, WORDS, X, Y, members, npy, npz
+from trainer.data import loader
+from trainer.data.dataset import Reading
+from trainer.data.statistics import survey
+from trainer.errors import DataError
+
+Edits = list[tuple[int, int, bytes]]
+
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
+EDITS = st.lists(
+    st.tuples(st.integers(0, 4000), st.integers(0, 9), st.binary(max_size=9)),
+    min_size=1,
+    max_size=4,
+)
+MATRIX = scipy.sparse.csr_array(X.reshape(40, 16))
+SPARSE = {"format": b"csr", "shape": MATRIX.shape, "data": MATRIX.data, "indices": MATRIX.indices,
+          "indptr": MATRIX.indptr, "labels": Y}  # fmt: skip
+WHOLE = {"x_train": X, "y_train": Y, "x_test": X[:10], "y_test": Y[:10]}
+
+
+def edited(content: bytes, edits: Edits) -> bytes:
+    """Replaces some bytes at some places by others."""
+    changed = bytearray(content)
+    for at, length, new in edits:
+        at %= len(changed) + 1
+        changed[at : at + length] = new
+    return bytes(changed)
+
+
+def load(name: str, content: bytes, others: dict[str, bytes] | None = None) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        for other, unchanged in (others or {}).items():
+            Path(place, other).write_bytes(unchanged)
+        Path(place, name).write_bytes(content)
+        path = place if others else str(Path(place, name))
+        with contextlib.suppress(DataError):
+            survey(path, Reading(allow_pickle=True))
+        with contextlib.suppress(DataError):
+            found = loader.load(path, seed=0, validation=0.3, allow_pickle=True)
+            assert len(found.train) + len(found.test) > 0
+            assert found.spec.kind in ("image", "vector", "text")
+
+
+fuzzed = settings(
+    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
+@fuzzed
+@given(EDITS, st.sampled_from([IMAGES, LABELS]), st.sampled_from(["plain", "within", "zipped"]))
+def test_idx(edits: Edits, name: str, zipped: str) -> None:
+    if zipped == "plain":
+        content = edited(IDX[name], edits)
+    elif zipped == "within":
+        content = gzip.compress(edited(IDX[name], edits))
+    else:
+        content = edited(gzip.compress(IDX[name]), edits)
+    load(name, content, IDX)
+
+
+@fuzzed
+@given(EDITS, st.sampled_from(list(WHOLE)), st.booleans())
+def test_npz(edits: Edits, name: str, inside: bool) -> None:
+    if inside:
+        parts = {n: npy(array) for n, array in WHOLE.items()}
+        load("set.npz", members(**(parts | {name: edited(parts[name], edits)})))
+    else:
+        load("set.npz", edited(npz(**WHOLE), edits))
+
+
+@fuzzed
+@given(EDITS, st.sampled_from(list(SPARSE)))
+def test_sparse(edits: Edits, name: str) -> None:
+    import numpy as np
+
+    parts = {n: npy(np.asarray(array)) for n, array in SPARSE.items()}
+    load("set.npz", members(**(parts | {name: edited(parts[name], edits)})))
+
+
+@fuzzed
+@given(EDITS)
+def test_text(edits: Edits) -> None:
+    good = "\n".join(WORDS).encode()
+    load("neg.txt", edited(good, edits), {"pos.txt": good})
+
+
+@fuzzed
+@pytest.mark.filterwarnings("ignore")  # NumPy's and SciPy's, of strange arrays.
+@given(EDITS, st.integers(0, 5), st.booleans())
+def test_pickle(edits: Edits, protocol: int, sparse: bool) -> None:
+    rows = X.reshape(40, 16)
+    first = scipy.sparse.csr_matrix(rows) if sparse else rows
+    load("set.pickle", edited(pickle.dumps([first, Y, first, Y], protocol), edits))

@@ -1,0 +1,84 @@
+"""Examples that are read as they are needed train as those in memory do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.engine.test_loop import fit, small_model
+from trainer.data import loader
+from trainer.data.dataset import Array, Dataset, Split
+from trainer.data.shards.reader import Shards
+from trainer.engine.loop import batches
+from trainer.engine.prefetch import Feeder
+from trainer.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def streamed(sharded_digits: Path) -> Dataset:
+    return loader.load(str(sharded_digits), seed=0, validation=0.2)
+
+
+class Ordered(Split):
+    """Examples in memory, in the order of shards."""
+
+    shards: Split
+
+    def order(self, seed: int, epoch: int) -> Array:
+        return self.shards.order(seed, epoch)
+
+
+def in_memory(split: Split) -> Ordered:
+    held = Ordered(np.stack(list(split.examples)), split.labels)
+    object.__setattr__(held, "shards", split)
+    return held
+
+
+@pytest.mark.parametrize("settings", [{}, {"batch_size": 1000}, {"epochs": 3, "batch_size": 7}])
+def test_the_result_is_that_of_data_in_memory_to_the_bit(
+    streamed: Dataset, settings: dict[str, Any]
+) -> None:
+    ours, theirs = small_model(), small_model()
+    history = fit(ours, streamed, validation=streamed.validation, **settings)
+    held = Dataset(streamed.spec, in_memory(streamed.train), None, streamed.test, "", {})
+    expected = fit(theirs, held, validation=streamed.validation, **settings)
+    for row, other in zip(history, expected, strict=True):
+        for figure in ("loss", "accuracy", "val_loss", "val_accuracy"):
+            assert row[figure] == other[figure]
+    for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+@pytest.mark.parametrize(("epoch", "step"), [(0, 0), (0, 1), (1, 5), (1, 8), (2, 3)])
+def test_it_goes_on_from_any_position(
+    streamed: Dataset, epoch: int, step: int, replicas: int
+) -> None:
+    """Every step has the examples of its indices, also where it is filled up for replicas."""
+    train = streamed.train
+    assert isinstance(train.examples, Shards)
+    assert len(list(train.examples.windows(5, 0))) > 3
+    everything = np.stack(list(train.examples))
+    feeder = Feeder(train.examples)
+    feeder.begin(seed=5, epochs=3, epoch=epoch, position=step * 100)
+    for number in range(epoch, 3):
+        indices = batches(train.order(5, number), 100, replicas)
+        for some in (indices[step : step + 1], indices[step + 1 : step + 4], indices[step + 4 :]):
+            if len(some):
+                expected = everything[np.maximum(some, ~some)]
+                np.testing.assert_array_equal(feeder.take(some), expected)
+        step = 0
+
+
+def test_a_damaged_file_ends_the_training_and_is_named(
+    streamed: Dataset, sharded_digits: Path, tmp_path: Path
+) -> None:
+    for file in sharded_digits.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    data = loader.load(str(tmp_path), seed=0)
+    (tmp_path / "train-00007.npy").write_bytes(b"")
+    with pytest.raises(DataError, match=r"train-00007.npy: damaged: another CRC32C"):
+        fit(small_model(), data)

@@ -1,0 +1,233 @@
+"""The compiled steps: what a GPU would do with them, as far as can be told without one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.python.framework import kernels
+
+from trainer import models
+from trainer.data import loader
+from trainer.data.dataset import Dataset, Split
+from trainer.distributed.devices import Devices, failures_explained
+from trainer.engine import loop, train_function
+from trainer.engine.features import Features
+from trainer.errors import DeviceError
+from trainer.models import augmentation
+
+# This TensorFlow has the kernels of GPUs, and knows what each takes and gives in the host's memory,
+# though it could not run them here.
+NEEDS_CUDA = pytest.mark.skipif(not tf.test.is_built_with_cuda(), reason="TensorFlow has no CUDA")
+
+# Ops without a kernel of their own, or that only pass on what they are given.
+PASSED_ON = {"Placeholder", "NoOp"}
+
+
+def load(name: str, digits: Path, sentences: Path) -> tuple[keras.Model, Dataset]:
+    definition = models.find(name)
+    path = digits if definition.recipe.data == "mnist" else sentences
+    data = loader.load(str(path), seed=0)
+    return models.build(definition, data.spec, learning_rate=1e-3, steps=9, seed=0), data
+
+
+def loop_body(name: str, model: keras.Model, data: Dataset, **settings: Any) -> tf.Graph:
+    """The graph of one step, from the loop over the steps of a call."""
+    devices = Devices(tf.distribute.get_strategy(), **{"xla": True, **settings})
+    objective = train_function.Objective(0.0, models.find(name).recipe.augmentation)
+    run_steps: Any = train_function.compiled(
+        Features(model),
+        data.train,
+        model.optimizer,
+        objective,
+        devices,
+    )
+    graph = run_steps._run.get_concrete_function().graph
+    (loop_op,) = [op for op in graph.get_operations() if op.type == "While"]
+    return graph._get_function(loop_op.get_attr("body").name).graph
+
+
+def gpu_kernel(op: tf.Operation) -> Any:
+    """The kernel that runs an op on a GPU; None if it would fall back to the CPU."""
+    for kernel in kernels.get_registered_kernels_for_op(op.type).kernel:
+        fits = all(
+            op.get_attr(limit.name).as_datatype_enum in limit.allowed_values.list.type
+            for limit in kernel.constraint
+            if isinstance(op.get_attr(limit.name), tf.DType)
+        )
+        if kernel.device_type in ("GPU", "DEFAULT") and fits:
+            return kernel
+    return None
+
+
+def in_host_memory(op: tf.Operation, arguments: Any, tensors: Any) -> Iterator[bool]:
+    """Tells for each input or output of an op whether it is in the host's memory."""
+    if op.device.endswith("CPU:0"):
+        yield from [True] * len(tensors)
+        return
+    kernel = gpu_kernel(op)
+    on_host = set() if kernel is None else set(kernel.host_memory_arg)
+    names: list[str] = []
+    for argument in arguments:
+        count = op.get_attr(argument.number_attr) if argument.number_attr else 1
+        count = len(op.get_attr(argument.type_list_attr)) if argument.type_list_attr else count
+        names += [argument.name] * count
+    for name, tensor in zip(names, tensors, strict=True):
+        # What crosses the border of a function is on the host exactly if it is int32.
+        crosses = op.type in ("Placeholder", "StatefulPartitionedCall", "Identity")
+        yield tensor.dtype == tf.int32 if crosses else name in on_host
+
+
+def transfers(graph: tf.Graph) -> list[str]:
+    """Lists the tensors that must cross between host and device in each step."""
+    given = {
+        tensor.name: on_host
+        for op in graph.get_operations()
+        for tensor, on_host in zip(
+            op.outputs, in_host_memory(op, op.op_def.output_arg, op.outputs), strict=True
+        )
+    }
+    found = []
+    for op in graph.get_operations():
+        if op.type in PASSED_ON:
+            continue
+        wanted = in_host_memory(op, op.op_def.input_arg, op.inputs)
+        for tensor, on_host in zip(op.inputs, wanted, strict=True):
+            handle = tensor.dtype in (tf.resource, tf.variant)
+            if given[tensor.name] != on_host and not handle:
+                found.append(f"{tensor.op.type} {tensor.name} -> {op.type} {op.name}")
+    return found
+
+
+@NEEDS_CUDA
+@pytest.mark.parametrize("name", ["mlp", "cnn_fast", "cnn_accurate", "sentiment_small", "ngram"])
+def test_a_step_stays_on_the_gpu(
+    name: str, digits: Path, sentences: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(augmentation, "_on_gpu", lambda: True)
+    graph = loop_body(name, *load(name, digits, sentences))
+    operations = [op for op in graph.get_operations() if op.type not in PASSED_ON]
+    assert [op.type for op in operations if gpu_kernel(op) is None] == []
+    assert transfers(graph) == []
+    # All that a network does is in one call, which XLA must compile whole.
+    calls = [op for op in operations if op.type == "StatefulPartitionedCall"]
+    assert [op.get_attr("_XlaMustCompile") for op in calls] == [True]
+    # Data is gathered from variables, which are where the step is.
+    assert [op.type for op in operations if "Gather" in op.type] == ["ResourceGather"] * 2
+
+
+@NEEDS_CUDA
+def test_the_test_sees_a_transfer(digits: Path, sentences: Path) -> None:
+    """With data on the host, its batch must cross; with dropout outside of XLA, its seed."""
+    model, data = load("mlp", digits, sentences)
+    small = loop_body("mlp", model, data, memory_bytes=2 * data.train.examples.nbytes - 1)
+    on_host, on_gpu = [op for op in small.get_operations() if "Gather" in op.type]
+    assert (on_host.type, on_gpu.type) == ("GatherV2", "ResourceGather")
+    # Not on the GPU, which would have to be sent all examples for it.
+    assert on_host.device.endswith("CPU:0")
+    crossing = transfers(small)
+    assert len(crossing) == 2
+    assert crossing[0].endswith(f"-> GatherV2 {on_host.name}")
+    assert crossing[1].startswith(f"GatherV2 {on_host.name}")
+    assert transfers(loop_body("mlp", model, data, xla=False)) != []
+
+
+@pytest.mark.parametrize(
+    ("name", "tolerance"),
+    # XLA draws other random numbers for dropout.
+    [("mlp", 0.05), ("cnn_fast", 2e-3), ("sentiment_small", 0.05), ("ngram", 2e-3)],
+)
+def test_xla_computes_the_same_steps(
+    name: str, tolerance: float, digits: Path, sentences: Path
+) -> None:
+    recipe = models.find(name).recipe
+    losses = []
+    for xla in (False, True):
+        model, data = load(name, digits, sentences)
+        train = Split(data.train.examples[:300], data.train.labels[:300])
+        history = loop.fit(
+            model,
+            train,
+            None,
+            epochs=3,
+            batch_size=128,
+            seed=0,
+            devices=Devices(tf.distribute.get_strategy(), xla=xla),
+            label_smoothing=recipe.label_smoothing,
+            augmentation=recipe.augmentation,
+        )
+        losses.append([row["loss"] for row in history])
+    assert losses[0] == pytest.approx(losses[1], rel=tolerance)
+    assert losses[0][2] < losses[0][0]
+
+
+def test_texts_are_not_for_xla(sentences: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = loader.load(str(sentences), seed=0)
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((), dtype="string"),
+            layers.TextVectorization(vocabulary=["good", "bad"], output_mode="multi_hot"),
+            layers.Dense(2, activation="softmax"),
+        ]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy")
+    loop.fit(
+        model, data.train, None, epochs=1, batch_size=128, seed=0,
+        devices=Devices(tf.distribute.get_strategy(), xla=True),
+    )  # fmt: skip
+    assert "XLA is off: the network takes texts" in caplog.text
+
+
+class InPython(keras.layers.Layer):
+    """Computes on the host, which XLA has no way to do."""
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return tf.ensure_shape(
+            tf.numpy_function(lambda values: values, [inputs], tf.float32), inputs.shape
+        )
+
+
+def test_what_xla_cannot_compile_is_one_line(digits: Path) -> None:
+    data = loader.load(str(digits), seed=0)
+    model = keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            InPython(),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10, activation="softmax"),
+        ]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy")
+    here = Devices(tf.distribute.get_strategy(), xla=True)
+    told = r"--xla: .*PyFunc.*; give --xla off$"
+    with pytest.raises(DeviceError, match=told), failures_explained():
+        loop.fit(model, data.train, None, epochs=1, batch_size=128, seed=0, devices=here)
+
+
+def test_random_numbers_differ_in_every_step() -> None:
+    drawn = []
+    for seed, epoch in ((0, 0), (0, 1), (1, 0)):
+        key, counters = train_function.randomness(seed, epoch, 5)
+        for counter in counters:
+            drawn.append(
+                tf.raw_ops.StatelessRandomUniformV2(
+                    shape=[1000], key=key, counter=counter, alg=1
+                ).numpy()
+            )
+    assert len(np.unique(drawn)) > 0.99 * np.size(drawn)
+    assert np.mean(drawn) == pytest.approx(0.5, abs=0.02)
+
+
+def test_random_numbers_are_the_same_on_every_machine() -> None:
+    key, counters = train_function.randomness(7, 2, 4)
+    drawn = tf.raw_ops.StatelessRandomUniformV2(shape=[3], key=key, counter=counters[3], alg=1)
+    assert key.tolist() == [18279110831140952437]
+    np.testing.assert_array_equal(
+        drawn, np.float32([0.5721423625946045, 0.4757145643234253, 0.6830878257751465])
+    )

@@ -1,0 +1,173 @@
+"""What is exported answers, in the format's own runtime, as the run's own graph does."""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+
+from tests.inference.export.conftest import Export
+from tests.kills import ROOT
+from trainer import models
+from trainer.data import loader
+from trainer.data.dataset import Array
+from trainer.inference.export import exporter
+from trainer.runs.finished_run import load_model, read_run
+
+
+def by_saved_model(path: Path, examples: Array) -> Any:
+    loaded = tf.saved_model.load(path)
+    return loaded.serve(models.as_input(examples))
+
+
+def by_keras(path: Path, examples: Array) -> Any:
+    return keras.models.load_model(path)(models.as_input(examples))
+
+
+def by_onnxruntime(path: Path, examples: Array) -> Any:
+    session = onnxruntime.InferenceSession(path)
+    (taken,) = session.get_inputs()
+    return session.run(["probabilities"], {taken.name: examples})[0]
+
+
+def by_litert(path: Path, examples: Array) -> Any:
+    return Interpreter(str(path)).get_signature_runner()(image=examples)["probabilities"]
+
+
+RUNTIMES: dict[str, Callable[[Path, Array], Any]] = {
+    "saved_model": by_saved_model,
+    "onnx": by_onnxruntime,
+    "litert": by_litert,
+    "keras": by_keras,
+    "h5": by_keras,
+}
+
+
+def documented(name: str) -> str:
+    """Returns the code by which the documentation loads a format again."""
+    text = (ROOT / "docs/exporting.md").read_text()
+    section = text.partition(f"\n### {name}\n")[2]
+    block = re.search(r"(^    .*\n|^\n(?=    ))+", section, re.MULTILINE)
+    assert block is not None
+    return textwrap.dedent(block[0])
+
+
+@pytest.mark.parametrize("name", exporter.FORMATS)
+def test_images(
+    name: str,
+    finished_run: Path,
+    digits: Path,
+    tmp_path: Path,
+    export: Export,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / f"deep/demo{exporter.find(name).SUFFIX}"
+    code, lines, err = export(finished_run, "--format", name, "--out", out)
+    assert (code, err) == (0, "")
+    assert lines[-1] == str(out)
+    assert any("on 300 examples of the run's test part" in line for line in lines)
+    test = loader.load(str(digits), seed=0).test
+    with load_model(read_run(str(finished_run))) as model:
+        expected = model.predict(test.examples)
+    for count in (1, 300):
+        answers = RUNTIMES[name](out, test.examples[:count])
+        np.testing.assert_allclose(answers, expected[:count], atol=1e-5)
+    monkeypatch.chdir(out.parent)
+    names: dict[str, Any] = {"images": test.examples}
+    exec(documented(name), names)
+    np.testing.assert_allclose(names["probabilities"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["saved_model", "onnx", "keras", "h5"])
+def test_texts(name: str, text_run: Path, tmp_path: Path, export: Export) -> None:
+    out = tmp_path / f"model{exporter.find(name).SUFFIX}"
+    code, lines, err = export(text_run, "--format", name, "--out", out)
+    assert (code, err) == (0, "")
+    texts = np.array(["a film to be seen, and seen again!", "", "DON'T."], object)
+    with load_model(read_run(str(text_run))) as model:
+        expected = model.predict(texts)
+    np.testing.assert_allclose(RUNTIMES[name](out, texts), expected, atol=1e-5)
+
+
+def test_a_format_that_has_no_texts_says_which_have(text_run: Path, export: Export) -> None:
+    code, lines, err = export(text_run, "--format", "litert")
+    assert (code, lines, err.count("\n")) == (2, [], 1)
+    assert "found a model that takes a text" in err
+    assert "expected one of: saved_model, onnx, keras, h5" in err
+
+
+def test_vectors(tmp_path: Path, export: Export) -> None:
+    from trainer import task
+
+    examples = np.random.default_rng(0).normal(size=(400, 12)).astype(np.float32)
+    labels = (examples[:, 0] > 0).astype(np.int32)
+    np.savez(tmp_path / "data.npz", x_train=examples, y_train=labels)
+    run = tmp_path / "run"
+    with pytest.raises(SystemExit):
+        task.main(["--model=mlp", "--epochs=1", f"--data={tmp_path}/data.npz", f"--out={run}"])
+    for name in ("onnx", "litert"):
+        out = tmp_path / f"model{exporter.find(name).SUFFIX}"
+        assert export(run, "--format", name, "--out", out)[0] == 0
+    assert onnxruntime.InferenceSession(tmp_path / "model.onnx").get_inputs()[0].name == "vector"
+    assert (
+        "vector"
+        in Interpreter(str(tmp_path / "model.tflite")).get_signature_runner().get_input_details()
+    )
+
+
+def test_class_names_go_along(finished_run: Path, tmp_path: Path, export: Export) -> None:
+    for name in ("onnx", "litert"):
+        out = tmp_path / f"model{exporter.find(name).SUFFIX}"
+        assert export(finished_run, "--format", name, "--out", out)[0] == 0
+    said = {each.key: each.value for each in onnx.load(tmp_path / "model.onnx").metadata_props}
+    assert json.loads(said["classes"]) == list("0123456789")
+    with zipfile.ZipFile(tmp_path / "model.tflite") as archive:
+        assert archive.read("labels.txt").decode().split() == list("0123456789")
+
+
+def test_8_bits_are_a_quarter_of_the_size_and_their_accuracy_is_told(
+    finished_run: Path, digits: Path, tmp_path: Path, export: Export
+) -> None:
+    whole, small = tmp_path / "whole.tflite", tmp_path / "small.tflite"
+    assert export(finished_run, "--format", "litert", "--out", whole)[0] == 0
+    code, lines, err = export(
+        finished_run, "--format", "litert", "--quantize", "int8", "--out", small
+    )
+    assert (code, err, lines[-1]) == (0, "", str(small))
+    assert small.stat().st_size < 0.3 * whole.stat().st_size
+    test = loader.load(str(digits), seed=0).test
+    right = np.mean(by_litert(small, test.examples).argmax(axis=1) == test.labels)
+    (accuracy,) = (line for line in lines if line.startswith("accuracy"))
+    assert f"{right:.2%}, and" in accuracy
+    weights = [each["dtype"] for each in Interpreter(str(small)).get_tensor_details()]
+    assert np.int8 in weights
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("model", models.MODELS)
+def test_every_model_goes_into_every_format_that_takes_its_input(
+    model: str, digits: Path, sentences: Path, tmp_path: Path, export: Export
+) -> None:
+    from trainer import task
+
+    data = digits if models.find(model).recipe.data == "mnist" else sentences
+    run = tmp_path / "run"
+    with pytest.raises(SystemExit) as ended:
+        task.main([f"--model={model}", "--epochs=1", f"--data={data}", f"--out={run}"])
+    assert ended.value.code == 0
+    for name in exporter.FORMATS:
+        out = tmp_path / f"model{exporter.find(name).SUFFIX}"
+        expected = 2 if name == "litert" and data == sentences else 0
+        assert export(run, "--format", name, "--out", out)[0] == expected, name

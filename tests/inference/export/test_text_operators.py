@@ -1,0 +1,101 @@
+"""Texts are cut and looked up in ONNX as TensorFlow does it, whatever is in them."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import keras
+import numpy as np
+import onnxruntime
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from trainer.data.dataset import Array
+from trainer.data.inputs import Input
+from trainer.inference.export import onnx
+from trainer.inference.export.exporter import Source
+from trainer.models import as_input
+from trainer.runs.finished_run import FinishedRun, Predictor, read_run
+
+ALPHABET = "aAbBzZ09 \t\n\v\f\r.,!'\"\\[]-_~éÉßİſΣς\u00a0\u2003\u200b日本😀e\u0301"
+TEXTS = [
+    "", " ", "\t\v ", "a", "...", "as it is", "Don't \"stop\"!", "a\tb\nc\vd\fe\rf", "É é e\u0301",
+    "one two three four five six seven eight nine ten", "😀 😀😀", "x" * 3000, "a b " * 500,
+]  # fmt: skip
+
+
+def source(model: keras.Model, folder: Path) -> Source:
+    """Returns what is exported, of a model that no run has trained."""
+    model.export(folder / "saved_model", format="tf_saved_model", verbose=False)
+    taken = Input(kind="text", shape=(), dtype="string", low=0, high=0)
+    run = FinishedRun(
+        run=str(folder),
+        manifest={},
+        config={"model": "own"},
+        metrics={},
+        input=taken,
+        classes=tuple(map(str, range(model.output_shape[1]))),
+    )
+    loaded = Predictor(folder / "saved_model")
+    return Source(run=run, files=folder, model=loaded, representative=None)
+
+
+def of_layers(*made: keras.layers.Layer) -> keras.Model:
+    text = keras.Input((), dtype="string")
+    parts = [layers.Rescaling(1.0)(layer(text)) for layer in made]
+    return keras.Model(text, layers.Concatenate()(parts) if len(parts) > 1 else parts[0])
+
+
+def test_every_way_to_cut_and_to_count(tmp_path: Path) -> None:
+    choice = random.Random(0)
+    lengths = (choice.randrange(60) for _ in range(60))
+    texts = [*TEXTS, *("".join(choice.choices(ALPHABET, k=length)) for length in lengths)]
+    examples: Array = np.array(texts, object)
+    made = [
+        layers.TextVectorization(**settings)
+        for settings in (
+            {"output_mode": "multi_hot"},
+            {"output_mode": "count", "standardize": None},
+            {"standardize": "lower", "split": "character", "output_sequence_length": 9},
+            {"standardize": "strip_punctuation", "ngrams": (1, 3), "output_sequence_length": 30},
+            {"split": "character", "ngrams": 4, "output_mode": "count", "max_tokens": 300},
+            {"output_mode": "tf_idf", "ngrams": 2, "max_tokens": 200},
+            {"output_sequence_length": 4},
+        )
+    ]
+    for layer in made:
+        layer.adapt(as_input(examples[::2]))
+    converted = source(of_layers(*made), tmp_path)
+    onnx.write(converted, tmp_path / "model.onnx")
+    predict = onnx.load(tmp_path / "model.onnx", "text")
+    expected = converted.model.predict(examples)
+    np.testing.assert_allclose(predict(examples), expected, rtol=1e-6)
+    for number in range(len(TEXTS)):  # Alone, so that nothing is padded.
+        answer = predict(examples[number : number + 1])
+        np.testing.assert_allclose(answer, expected[number : number + 1], rtol=1e-6)
+
+
+def test_what_cannot_be_replaced_is_named(tmp_path: Path) -> None:
+    layer = layers.TextVectorization(standardize=all_in_lower_case, output_mode="multi_hot")
+    layer.adapt(as_input(np.array(["a b", "b c"], object)))
+    with pytest.raises(ValueError, match="encoding b'utf-8' of an operator on texts"):
+        onnx.write(source(of_layers(layer), tmp_path), tmp_path / "model.onnx")
+
+
+@keras.saving.register_keras_serializable("tests")
+def all_in_lower_case(texts: tf.Tensor) -> tf.Tensor:
+    return tf.strings.lower(texts, encoding="utf-8")
+
+
+def test_nothing_but_onnxruntime_is_needed(text_run: Path, tmp_path: Path) -> None:
+    run = read_run(str(text_run))
+    with run.files("saved_model/") as files:
+        model = Predictor(files / "saved_model")
+        onnx.write(
+            Source(run=run, files=files, model=model, representative=None), tmp_path / "m.onnx"
+        )
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
+    assert session.get_inputs()[0].type == "tensor(string)"
+    assert session.get_modelmeta().custom_metadata_map["classes"] == '["neg", "pos"]'

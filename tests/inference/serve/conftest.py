@@ -1,0 +1,91 @@
+"""Runs to be served, and servers of them on free ports of this process."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from trainer import task
+from trainer.inference.serve import app
+from trainer.inference.serve.predictions import Limits
+from trainer.runs.finished_run import load_model, read_run
+
+HOSTILE = "<img src=x onerror=document.title=1>"
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An mlp after one epoch on all of MNIST, which reads what people draw."""
+    return run_of(tmp_path_factory, "--model=mlp", "--epochs=1")
+
+
+@pytest.fixture(scope="session")
+def texts_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes that are easy to tell, one with a name that a page could fall for."""
+    data = tmp_path_factory.mktemp("texts")
+    for name, words in (("fine", "good warm"), (HOSTILE, "bad dull")):
+        lines = (f"a {word} film, number {n}" for n in range(100) for word in words.split())
+        (data / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
+    flags = "--model=sentiment_small --epochs=8 --batch-size=16 --learning-rate=0.01"
+    return run_of(tmp_path_factory, *flags.split(), f"--data={data}")
+
+
+def run_of(factory: pytest.TempPathFactory, *flags: str) -> Path:
+    out = factory.mktemp("served") / "run"
+    with pytest.raises(SystemExit) as ended:
+        task.main([*flags, f"--out={out}"])
+    assert ended.value.code == 0
+    return out
+
+
+@contextlib.contextmanager
+def served(
+    run: Path,
+    *,
+    change: Callable[[Any], Any] = lambda predict: predict,
+    max_batch: int = 32,
+    timeout_s: float = 20,
+    body_bytes: int = 1_000_000,
+) -> Iterator[str]:
+    """Gives the URL of a server of a run; `change` makes another model of its model."""
+    found = read_run(str(run))
+    with load_model(found) as model, socket.socket() as listener:
+        application = app.make(
+            found,
+            change(model.predict),
+            max_batch=max_batch,
+            limits=Limits(timeout_s=timeout_s, body_bytes=body_bytes),
+            routes=app.Routes(),
+        )
+        listener.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(application, log_config=None, ws="none"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            while not server.started:
+                assert thread.is_alive()
+                time.sleep(0.01)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="session")
+def digits_url(digits_run: Path) -> Iterator[str]:
+    with served(digits_run) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def texts_url(texts_run: Path) -> Iterator[str]:
+    with served(texts_run) as url:
+        yield url

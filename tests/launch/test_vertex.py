@@ -1,0 +1,98 @@
+"""The requests are what Google's own types and client make of the same job."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from google.auth.credentials import AnonymousCredentials
+from google.cloud.aiplatform_v1 import JobServiceClient
+
+from tests.vertex_server import TYPES, VertexServer, served
+from trainer.launch import job_flags, machines, tuning, vertex
+
+
+def documents() -> list[tuple[str, dict[str, Any]]]:
+    job = job_flags.read(["--model=cnn", "--validation=0.1"], program="", mounted=None)
+    specs = [
+        vertex.job_spec(
+            image="i",
+            arguments=job.arguments,
+            machine=machines.choose(None, None, None),
+            out="gs://b",
+        ),
+        vertex.job_spec(
+            image="us-docker.pkg.dev/p/r/trainer@sha256:0",
+            arguments=job.arguments,
+            machine=machines.choose("nvidia-h100-80gb", 8, None),
+            out="gs://bucket/runs/1",
+            spot=True,
+            service_account="trainer@p.iam.gserviceaccount.com",
+            timeout_hours=1.5,
+        ),
+        vertex.job_spec(
+            image="i",
+            arguments=job.arguments,
+            machine=machines.choose("nvidia-l4", 2, None),
+            out="gs://b",
+            hosts=3,
+        ),
+    ]
+    study = tuning.study("learning_rate=1e-4..1e-2:log epochs=3..9", "val_accuracy", job)
+    made = [("customJobs", vertex.custom_job(spec, name="a", token="t1")) for spec in specs]
+    tuned = [vertex.tuning_spec(spec, study, trials=20, parallel=4) for spec in specs]
+    return [
+        *made,
+        *(
+            ("hyperparameterTuningJobs", vertex.tuning_job(spec, name="a", token="t1"))
+            for spec in tuned
+        ),
+    ]
+
+
+@pytest.mark.parametrize(("collection", "document"), documents())
+def test_a_request_is_that_of_googles_client(collection: str, document: dict[str, Any]) -> None:
+    message = TYPES[collection].from_json(json.dumps(document))
+    server = VertexServer()
+    with served(server) as proxy:
+        client = JobServiceClient(
+            credentials=AnonymousCredentials(),
+            transport="rest",
+            client_options={"api_endpoint": proxy.url},
+        )
+        parent = "projects/p/locations/us-central1"
+        if collection == "customJobs":
+            client.create_custom_job(parent=parent, custom_job=message)
+        else:
+            client.create_hyperparameter_tuning_job(
+                parent=parent, hyperparameter_tuning_job=message
+            )
+        client.transport.close()
+    (sent,) = server.bodies
+    assert TYPES[collection].from_json(json.dumps(sent)) == message
+    # Nothing is lost on the way through the types: each field of ours has a place in them.
+    back = json.loads(TYPES[collection].to_json(message, use_integers_for_enums=False))
+    assert covers(back, document)
+
+
+def covers(there: Any, ours: Any) -> bool:
+    """Tells whether all of `ours` is in what the types made of it; int64 are strings there."""
+    if isinstance(ours, dict):
+        return all(name in there and covers(there[name], ours[name]) for name in ours)
+    if isinstance(ours, list):
+        return len(there) == len(ours) and all(map(covers, there, ours))
+    return there == ours or str(there) == str(ours)
+
+
+def test_a_timeout_is_in_seconds() -> None:
+    (_, document) = documents()[1]
+    assert document["jobSpec"]["scheduling"] == {"strategy": "SPOT", "timeout": "5400s"}
+
+
+def test_several_hosts_are_a_chief_and_workers_of_the_same_machine() -> None:
+    spec = documents()[2][1]["jobSpec"]
+    chief, workers = spec["workerPoolSpecs"]
+    assert (chief["replicaCount"], workers["replicaCount"]) == (1, 2)
+    assert chief | {"replicaCount": 2} == workers
+    assert spec["scheduling"] == {"restartJobOnWorkerRestart": True}

@@ -1,0 +1,90 @@
+"""The files of a model answer as the model itself does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer import models
+from trainer.data import loader
+from trainer.data.dataset import Spec
+from trainer.distributed.devices import Devices
+from trainer.engine import loop
+from trainer.models import MODELS, Definition, Recipe
+from trainer.runs import filenames, model_files
+
+
+def augmenting(spec: Spec) -> keras.Model:
+    layers = keras.layers
+    body = [
+        layers.RandomTranslation(0.3, 0.3),
+        layers.Rescaling(1 / 255),
+        layers.Flatten(),
+        layers.BatchNormalization(),
+        layers.Dropout(0.5),
+        layers.Dense(len(spec.classes), activation="softmax"),
+    ]
+    return keras.Sequential([keras.Input(spec.shape, dtype=spec.dtype), *body])
+
+
+def augmenting_within(spec: Spec) -> keras.Model:
+    layers = keras.layers
+    images = keras.Input(spec.shape, dtype=spec.dtype)
+    augmented = keras.Sequential([layers.RandomFlip(), layers.RandomRotation(0.3)])(images)
+    features = layers.BatchNormalization()(layers.Flatten()(augmented))
+    classes = layers.Dense(len(spec.classes), activation="softmax")
+    return keras.Model(images, classes(layers.Dropout(0.5)(features)))
+
+
+@pytest.mark.parametrize("function", [augmenting, augmenting_within])
+def test_layers_that_augment_do_not_make_what_is_saved_train(
+    function: Callable[[Spec], keras.Model], digits: Path, tmp_path: Path
+) -> None:
+    data = loader.load(str(digits), seed=0)
+    definition = Definition("mine:build", function, Recipe())
+    model = models.build(definition, data.spec, learning_rate=0.01, steps=100, seed=0)
+    here = Devices(tf.distribute.get_strategy())
+    loop.fit(model, data.train, None, epochs=1, batch_size=50, seed=0, devices=here)
+    expected = loop.predict(model, data.test, batch_size=100)
+    model_files.write(model, tmp_path)
+    saved = tf.saved_model.load(tmp_path / filenames.SAVED_MODEL)
+    files = (tmp_path / filenames.MODEL_KERAS, tmp_path / filenames.MODEL_H5)
+    loaded = map(keras.models.load_model, files)
+    for answers in (model, saved.serve, *loaded):
+        np.testing.assert_allclose(answers(data.test.examples), expected, atol=1e-5)
+    in_training = model(data.test.examples, training=True)
+    assert np.abs(in_training - expected).max() > 0.1
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_export_answers_as_the_training_graph(
+    name: str, digits: Path, sentences: Path, tmp_path: Path
+) -> None:
+    definition = models.find(name)
+    path = digits if definition.recipe.data == "mnist" else sentences
+    data = loader.load(str(path), seed=0)
+    model = models.build(definition, data.spec, learning_rate=0.01, steps=100, seed=0)
+    model_files.rehearse(model, name)
+    here = Devices(tf.distribute.get_strategy())
+    loop.fit(model, data.train, None, epochs=1, batch_size=50, seed=0, devices=here)
+    expected = loop.predict(model, data.test, batch_size=100)
+    model_files.write(model, tmp_path)
+
+    raw = models.as_input(data.test.examples)
+    saved = tf.saved_model.load(tmp_path / filenames.SAVED_MODEL)
+    loaded = keras.models.load_model(tmp_path / filenames.MODEL_KERAS)
+    assert type(loaded.optimizer) is type(model.optimizer)
+    for ours, theirs in zip(model.optimizer.variables, loaded.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    answers = {
+        filenames.MODEL_KERAS: loaded(raw),
+        filenames.MODEL_H5: keras.models.load_model(tmp_path / filenames.MODEL_H5)(raw),
+        filenames.SAVED_MODEL: saved.serve(raw),
+    }
+    for form, answer in answers.items():
+        np.testing.assert_allclose(answer, expected, atol=1e-6, err_msg=form)

@@ -1,0 +1,185 @@
+"""What a cloud service says in the environment becomes defaults of flags."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from trainer import config as configs
+from trainer import task
+from trainer.config import ResolvedConfig
+from trainer.errors import UsageError
+from trainer.runtime import cloud_environment
+from trainer.training import setup
+
+BASE = "gs://bucket/base"
+VERTEX = {
+    "AIP_MODEL_DIR": f"{BASE}/model/",
+    "AIP_CHECKPOINT_DIR": f"{BASE}/checkpoints/",
+    "AIP_TENSORBOARD_LOG_DIR": f"{BASE}/logs/",
+    "CLOUD_ML_PROJECT_ID": "123456789",
+    # As the service writes it: `job` is JSON in a string, and `trial` is empty.
+    "CLUSTER_SPEC": '{"cluster": {"workerpool0": ["127.0.0.1:2222"]}, "environment": "cloud",'
+    ' "task": {"type": "workerpool0", "index": 0, "trial": ""}, "job": "{\\"region\\": \\"\\"}"}',
+}
+MANAGED = {
+    "AIP_DATA_FORMAT": "jsonl",
+    "AIP_TRAINING_DATA_URI": f"{BASE}/data/training-*.jsonl",
+    "AIP_VALIDATION_DATA_URI": f"{BASE}/data/validation-*.jsonl",
+    "AIP_TEST_DATA_URI": f"{BASE}/data/test-*.jsonl",
+}
+
+
+def settings(environment: dict[str, str], **flags: Any) -> configs.Config:
+    return configs.resolve(flags, None, environment)
+
+
+def test_vertex_ai_says_where_to_write() -> None:
+    config = settings(VERTEX)
+    assert config.out == f"{BASE}/model"
+    assert config.checkpoint_dir == f"{BASE}/checkpoints"
+    assert config.tensorboard_dir == f"{BASE}/logs"
+    assert (config.log, config.data) == ("json", None)
+
+
+def test_a_managed_data_set_comes_in_parts() -> None:
+    config = settings(VERTEX | MANAGED)
+    assert config.data == f"{BASE}/data/training-*.jsonl"
+    assert config.validation_data == f"{BASE}/data/validation-*.jsonl"
+    assert config.test_data == f"{BASE}/data/test-*.jsonl"
+
+
+def test_flags_and_files_win() -> None:
+    config = settings(VERTEX | MANAGED, out="runs/1", data="mnist", log="text")
+    assert (config.out, config.data, config.log) == ("runs/1", "mnist", "text")
+    # Parts of another data set than the one that was given are none of its parts.
+    assert (config.validation_data, config.test_data) == (None, None)
+    assert config.checkpoint_dir == f"{BASE}/checkpoints"
+
+
+def test_an_earlier_runs_settings_do_not_lead_into_its_directory() -> None:
+    earlier = configs.to_json(
+        configs.complete(
+            ResolvedConfig,
+            configs.resolve({"out": f"{BASE}/earlier", "log": "text"}),
+            data="mnist", epochs=2, batch_size=8, learning_rate=0.1,
+        )
+    )  # fmt: skip
+    config = configs.resolve({"config": "config.json"}, earlier, VERTEX | MANAGED)
+    assert (config.out, config.log) == (f"{BASE}/model", "json")
+    assert config.checkpoint_dir == f"{BASE}/checkpoints"
+    assert (config.data, config.epochs, config.validation_data) == ("mnist", 2, None)
+    assert configs.resolve({"config": "config.json"}, earlier, {}).out == f"{BASE}/earlier"
+
+
+def test_examples_that_came_for_validation_are_not_dropped() -> None:
+    with pytest.raises(UsageError, match="--validation: found '0.2', expected 0, since --valid"):
+        settings(VERTEX | MANAGED, validation="0.2")
+
+
+def test_an_empty_variable_says_nothing() -> None:
+    config = settings({"AIP_MODEL_DIR": "", "AIP_TRAINING_DATA_URI": "", "CLOUD_RUN_JOB": ""})
+    assert (config.out, config.data, config.log) == (None, None, "text")
+
+
+@pytest.mark.parametrize("kind", ["csv", "bigquery", ""])
+def test_tables_are_refused(kind: str) -> None:
+    with pytest.raises(UsageError, match=f"AIP_DATA_FORMAT: found '{kind}', expected 'jsonl'"):
+        settings(MANAGED | {"AIP_DATA_FORMAT": kind})
+
+
+def test_a_wrong_value_names_its_variable() -> None:
+    with pytest.raises(UsageError, match="^AIP_MODEL_DIR: found "):
+        settings({"AIP_MODEL_DIR": "gs://a\0b"})
+
+
+def test_the_environment_reaches_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIP_MODEL_DIR", f"{BASE}/model/")
+    assert task.parse([]).out == f"{BASE}/model"
+    assert task.parse(["--out=here"]).out == "here"
+
+
+def test_a_trial_is_known_by_its_variables() -> None:
+    assert cloud_environment.trial(VERTEX | {"CLOUD_ML_TRIAL_ID": ""}) is None
+    assert cloud_environment.trial({"CLOUD_ML_TRIAL_ID": "3"}) == "3"
+    assert cloud_environment.trial({"CLOUD_ML_HP_METRIC_FILE": "/some/file"}) == "0"
+
+
+def described(cluster: dict[str, Any], task: dict[str, Any]) -> dict[str, str]:
+    return {"TF_CONFIG": json.dumps({"cluster": cluster, "task": task, "environment": "cloud"})}
+
+
+@pytest.mark.parametrize(
+    ("cluster", "task", "index"),
+    [
+        ({"chief": ["a:1"], "worker": ["b:1", "c:1"]}, {"type": "chief", "index": 0}, 0),
+        ({"chief": ["a:1"], "worker": ["b:1", "c:1"]}, {"type": "worker", "index": 1}, 2),
+        ({"worker": ["b:1", "c:1"], "master": ["a:1"]}, {"type": "master", "index": 0}, 0),
+        ({"worker": ["a:1", "b:1", "c:1"]}, {"type": "worker", "index": "1"}, 1),
+        ({"chief": ["a:1"], "worker": ["b:1", "c:1"], "ps": []}, {"type": "chief", "index": 0}, 0),
+    ],
+)
+def test_hosts_are_those_of_tf_config_the_chief_first(
+    cluster: dict[str, Any], task: dict[str, Any], index: int
+) -> None:
+    found = cloud_environment.cluster(VERTEX | described(cluster, task))
+    assert found == cloud_environment.Cluster(("a:1", "b:1", "c:1"), index)
+    assert found.is_chief == (index == 0)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        VERTEX,
+        {"TF_CONFIG": "no JSON", "CLUSTER_SPEC": "[]"},
+        described({"chief": ["a:1"]}, {"type": "chief", "index": 0}),
+        described({}, {"type": "worker", "index": 0}),
+    ],
+)
+def test_one_replica_is_no_cluster(environment: dict[str, str]) -> None:
+    assert cloud_environment.cluster(environment) is None
+
+
+@pytest.mark.parametrize(
+    ("cluster", "task", "message"),
+    [
+        ({"chief": ["a:1"], "ps": ["b:1"]}, {"type": "chief", "index": 0}, "found the role ps"),
+        ({"chief": ["a:1"]}, {"type": "evaluator", "index": 0}, "found the role evaluator"),
+        ({"chief": ["a:1", "b:1"]}, {"type": "chief", "index": 0}, "found 2 chiefs, expected one"),
+        ({"worker": ["a:1", "b"]}, {"type": "worker", "index": 0}, "found the address 'b'"),
+        ({"worker": ["a:1", "b:1"]}, {"type": "worker", "index": 2}, '"index": 2'),
+        ({"worker": ["a:1", "b:1"]}, {"type": "chief", "index": 0}, "in its cluster of 2"),
+        ({"worker": ["a:1", "b:1"]}, {}, "found the task {}"),
+    ],
+)
+def test_hosts_without_a_part_in_the_training_are_refused(
+    cluster: dict[str, Any], task: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=f"^TF_CONFIG: .*{message}"):
+        cloud_environment.cluster(described(cluster, task))
+
+
+def test_replicas_that_do_not_know_each_other_are_refused() -> None:
+    """Each would train alone, into the same folder."""
+    pools = {"cluster": {"workerpool0": ["a:1"], "workerpool1": ["b:1", "c:1"]}}
+    with pytest.raises(UsageError, match="^CLUSTER_SPEC: found 3 replicas, expected TF_CONFIG"):
+        cloud_environment.cluster({"CLUSTER_SPEC": json.dumps(pools)})
+
+
+def test_a_run_directory_that_goes_with_its_container_is_told(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO", "trainer")
+    setup._check_stays("/no/such/folder")
+    assert caplog.text == ""
+    monkeypatch.setenv("TRAINER_IMAGE", "cpu")
+    setup._check_stays("/dev/shm/run")  # A mount, as a volume is.
+    assert caplog.text == ""
+    setup._check_stays("/no/such/folder")
+    assert "--out /no/such/folder: lies in the container and goes with it" in caplog.text
+    monkeypatch.setenv("CLOUD_RUN_JOB", "job")
+    with pytest.raises(UsageError, match="goes away with the job .CLOUD_RUN_JOB is set"):
+        setup._check_stays("/no/such/folder")

@@ -1,0 +1,105 @@
+"""`--folds` as processes of their own: ordinary runs, and what they give together."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import Job
+from tests.kills import write_digits
+from trainer import storage
+from trainer.runs import filenames, manifest
+
+ARGUMENTS = ("--model=mlp", "--epochs=1", "--folds=3")
+
+
+@pytest.mark.long
+def test_each_example_is_tested_once_by_a_model_that_never_saw_it(
+    job: Job, digits: Path, tmp_path: Path
+) -> None:
+    # One fold in a process of its own, as a cluster would share them out.
+    alone = job(*ARGUMENTS, "--data", digits, "--fold=2", "--out=alone")
+    assert alone.returncode == 0, alone.stderr
+    earlier = job(*ARGUMENTS, "--data", digits, "--fold=1", "--out=cv/fold-1")
+    assert earlier.returncode == 0, earlier.stderr
+    before = (tmp_path / "cv/fold-1" / filenames.MANIFEST).stat().st_mtime_ns
+
+    done = job(*ARGUMENTS, "--data", digits, "--out=cv")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "cv\n"
+    assert "3 folds: test accuracy " in done.stderr.splitlines()[-1]
+    assert (tmp_path / "cv/fold-1" / filenames.MANIFEST).stat().st_mtime_ns == before
+    for number in (1, 2, 3):
+        folder = storage.folder(str(tmp_path / f"cv/fold-{number}"))
+        assert manifest.verify(folder, manifest.read(folder)) == []
+    in_one = (tmp_path / "cv/fold-2" / filenames.MODEL_H5).read_bytes()
+    assert in_one == (tmp_path / "alone" / filenames.MODEL_H5).read_bytes()
+
+    summary = json.loads((tmp_path / "cv" / filenames.FOLDS).read_text())
+    figures = [
+        json.loads((tmp_path / f"cv/fold-{number}" / filenames.METRICS).read_text())
+        for number in (1, 2, 3)
+    ]
+    assert np.sum(summary["confusion"]) == 1000  # The 300 of the test part are left out.
+    accuracies = [each["test"]["accuracy"] for each in figures]
+    assert [fold["accuracy"] for fold in summary["folds"]] == accuracies
+    assert summary["test"]["accuracy"]["mean"] == np.mean(accuracies)
+
+
+def test_what_is_in_the_way_is_refused(job: Job, digits: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "thesis.txt").write_text("all my work")
+    done = job(*ARGUMENTS, "--data", digits, "--out=mine", "--overwrite")
+    assert done.returncode == 2
+    assert "--out mine: holds files that are none of 3 folds (thesis.txt, 1 in all)" in done.stderr
+    assert [path.name for path in out.iterdir()] == ["thesis.txt"]
+
+
+def test_folds_of_other_data_are_refused_before_any_work(
+    job: Job, digits: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(digits, data)
+    done = job(*ARGUMENTS, "--data", data, "--fold=3", "--out=cv/fold-3")
+    assert done.returncode == 0, done.stderr
+    write_digits(data, examples=900)
+    done = job(*ARGUMENTS, "--data", data, "--out=cv")
+    assert done.returncode == 2
+    assert "--out cv/fold-3: holds this fold of data that has changed" in done.stderr
+    assert [path.name for path in (tmp_path / "cv").iterdir()] == ["fold-3"]
+
+
+def test_more_folds_than_asked_for_are_somebody_elses(job: Job, digits: Path) -> None:
+    assert job(*ARGUMENTS, "--data", digits, "--fold=3", "--out=cv/fold-3").returncode == 0
+    done = job("--model=mlp", "--folds=2", "--data", digits, "--out=cv", "--overwrite")
+    assert done.returncode == 2
+    assert "holds files that are none of 2 folds (fold-3/config.json" in done.stderr
+
+
+@pytest.mark.long
+def test_overwriting_replaces_all_folds_once(job: Job, digits: Path, tmp_path: Path) -> None:
+    """Killed and started again, it goes on from the folds that it has replaced."""
+
+    def times() -> list[int]:
+        return [
+            (tmp_path / f"cv/fold-{number}" / filenames.MANIFEST).stat().st_mtime_ns
+            for number in (1, 2, 3)
+        ]
+
+    arguments = (*ARGUMENTS, "--data", digits, "--out=cv/", "--overwrite")
+    assert job(*arguments).returncode == 0
+    first = times()
+    assert job(*arguments).returncode == 0
+    second = times()
+    assert all(after > before for after, before in zip(second, first, strict=True))
+    # As a kill after the second fold would leave it.
+    (tmp_path / "cv" / filenames.FOLDS).unlink()
+    (tmp_path / "cv/fold-3" / filenames.MANIFEST).unlink()
+    assert job(*arguments).returncode == 0
+    assert times()[:2] == second[:2]
+    assert times()[2] > second[2]

@@ -1,0 +1,239 @@
+"""Everything of a run that must survive a kill, as one HDF5 file with a digest over its content.
+
+That is: the variables of model and optimizer, with the states of dropout's random generators, which
+Keras's own weight files leave out; what Keras callbacks remember; Python's and NumPy's generators;
+and where the run stands. The order of examples is a function of (seed, epoch, position), so nothing
+of it is here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import h5py
+import keras
+import numpy as np
+
+from trainer.data.dataset import Array
+from trainer.errors import TrainerError
+
+Row = dict[str, float]
+
+_FACTS = "facts"  # JSON, as bytes: an HDF5 attribute would end at 64 KiB.
+_DIGEST = "sha256"
+
+
+class SnapshotError(TrainerError):
+    """A snapshot that is torn, corrupt, or of another run."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands, between two steps.
+
+    Attributes:
+        epoch: epochs that are behind it.
+        step: steps of the current epoch that are behind it.
+        loss_sum: of the examples of the current epoch so far.
+        correct: of them, how many were answered right.
+        seconds: that the current epoch has taken so far, over all attempts.
+        history: a row for each finished epoch.
+        stopped: whether a callback ended the training.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    correct: float = 0.0
+    seconds: float = 0.0
+    history: list[Row] = field(default_factory=list)
+    stopped: bool = False
+
+    def end_epoch(self, row: Row, *, stopped: bool) -> None:
+        """Goes on to the start of the next epoch."""
+        self.history.append(row)
+        self.epoch, self.step = self.epoch + 1, 0
+        self.loss_sum = self.correct = self.seconds = 0.0
+        self.stopped = stopped
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of a run, in memory.
+
+    Attributes:
+        facts: what JSON can hold.
+        arrays: the rest, by name.
+    """
+
+    facts: dict[str, Any]
+    arrays: dict[str, Array]
+
+
+def capture(
+    model: keras.Model,
+    callbacks: Sequence[keras.callbacks.Callback],
+    progress: Progress,
+    *,
+    identity: str,
+    environment: Mapping[str, str],
+    seconds: float,
+) -> Snapshot:
+    """Copies the state of a run; training may go on when it returns.
+
+    Args:
+        model: compiled, its optimizer built.
+        callbacks: those whose memory is part of the run.
+        progress: where the run stands.
+        identity: of settings and data; `restore` demands the same.
+        environment: device and versions, on which the last bits of a result depend.
+        seconds: that the run has taken so far, over all attempts.
+    """
+    arrays = {f"variables/{n}": _value(v) for n, v in enumerate(_variables(model))}
+    _, keys, position, has_gauss, cached = np.random.get_state()
+    arrays["numpy_keys"] = np.array(keys)
+    version, state, gauss = random.getstate()
+    arrays["python_state"] = np.array(state, np.uint64)
+    memories = []
+    for number, callback in enumerate(callbacks):
+        plain, arrays_of = _memory(callback)
+        memories.append(plain)
+        for name, values in arrays_of.items():
+            arrays |= {f"callbacks/{number}/{name}/{n}": v for n, v in enumerate(values)}
+    facts = {
+        "identity": identity,
+        "environment": dict(environment),
+        "seconds": seconds,
+        "progress": asdict(progress),
+        "callbacks": memories,
+        "numpy": [int(position), int(has_gauss), float(cached)],
+        "python": [version, gauss],
+    }
+    return Snapshot(json.loads(json.dumps(facts)), arrays)
+
+
+def restore(
+    snapshot: Snapshot,
+    model: keras.Model,
+    callbacks: Sequence[keras.callbacks.Callback],
+    identity: str,
+) -> Progress:
+    """Brings a run back to where a snapshot was taken.
+
+    Raises:
+        SnapshotError: the snapshot is of other settings, data or another network.
+    """
+    facts, arrays = snapshot.facts, snapshot.arrays
+    if facts["identity"] != identity:
+        raise SnapshotError("it is of other settings, or the data has changed since it was taken")
+    variables = _variables(model)
+    values = [arrays.get(f"variables/{n}") for n in range(len(variables))]
+    shapes = [None if value is None else value.shape for value in values]
+    if shapes != [tuple(variable.shape) for variable in variables]:
+        raise SnapshotError("it is of a network of another shape")
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+    for number, (callback, plain) in enumerate(zip(callbacks, facts["callbacks"], strict=True)):
+        _recall(callback, plain, arrays, f"callbacks/{number}")
+    position, has_gauss, cached = facts["numpy"]
+    np.random.set_state(("MT19937", arrays["numpy_keys"], position, has_gauss, cached))
+    version, gauss = facts["python"]
+    random.setstate((version, tuple(arrays["python_state"].tolist()), gauss))
+    return Progress(**facts["progress"])
+
+
+def write(snapshot: Snapshot, file: Path | BinaryIO) -> None:
+    """Writes a snapshot as HDF5, with the SHA-256 of its content."""
+    facts = json.dumps(snapshot.facts).encode()
+    with h5py.File(file, "w") as opened:
+        opened[_FACTS] = np.frombuffer(facts, np.uint8)
+        for name, value in snapshot.arrays.items():
+            opened[f"arrays/{name}"] = value
+        opened.attrs[_DIGEST] = _digest(facts, snapshot.arrays)
+
+
+def read(file: Path | BinaryIO) -> Snapshot:
+    """Reads a snapshot back.
+
+    Raises:
+        SnapshotError: it is torn or corrupt.
+    """
+    arrays: dict[str, Array] = {}
+
+    def take(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = item[()]
+
+    try:
+        with h5py.File(file, "r") as opened:
+            facts = opened[_FACTS][()].tobytes()
+            opened["arrays"].visititems(take)
+            expected = opened.attrs[_DIGEST]
+    except Exception as error:  # HDF5 raises nearly anything at a damaged file.
+        raise SnapshotError(f"it cannot be read: {error}") from None
+    if _digest(facts, arrays) != expected:
+        raise SnapshotError("its content does not match its digest")
+    return Snapshot(json.loads(facts), arrays)
+
+
+def _variables(model: keras.Model) -> list[keras.Variable]:
+    return [*model.variables, *model.optimizer.variables]
+
+
+def _value(variable: keras.Variable) -> Array:
+    return np.array(variable.value)  # A copy: steps that follow change the variable in place.
+
+
+def _digest(facts: bytes, arrays: Mapping[str, Array]) -> str:
+    digest = hashlib.sha256(facts)
+    for name in sorted(arrays):
+        value = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {value.dtype.str} {value.shape}".encode())
+        digest.update(value.data)
+    return digest.hexdigest()
+
+
+def _memory(callback: keras.callbacks.Callback) -> tuple[dict[str, Any], dict[str, list[Array]]]:
+    """Returns what a callback remembers: plain values, and lists of arrays such as best weights."""
+    plain: dict[str, Any] = {}
+    arrays: dict[str, list[Array]] = {}
+    for name, value in vars(callback).items():
+        if isinstance(value, np.generic):
+            value = value.item()
+        if value is None or isinstance(value, bool | int | float | str):
+            plain[name] = value
+        elif isinstance(value, list) and all(isinstance(item, np.ndarray) for item in value):
+            plain[name] = {"arrays": len(value)}
+            arrays[name] = value
+        elif _is_library_function(getattr(value, "__module__", None)):
+            # Keras chooses how to compare when it first does so, and must not do it again.
+            plain[name] = {"function": [value.__module__, getattr(value, "__qualname__", "")]}
+    return plain, arrays
+
+
+def _recall(
+    callback: keras.callbacks.Callback,
+    plain: Mapping[str, Any],
+    arrays: Mapping[str, Array],
+    prefix: str,
+) -> None:
+    for name, value in plain.items():
+        if isinstance(value, dict) and "arrays" in value:
+            value = [arrays[f"{prefix}/{name}/{n}"] for n in range(value["arrays"])]
+        elif isinstance(value, dict):
+            module, function = value["function"]
+            if not _is_library_function(module):
+                raise SnapshotError(f"it names {module}.{function}, which is no function of Keras")
+            value = getattr(importlib.import_module(module), function, None)
+        setattr(callback, name, value)
+
+
+def _is_library_function(module: str | None) -> bool:
+    return module is not None and module.split(".")[0] == "keras" and ".ops." in module

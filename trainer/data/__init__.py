@@ -1,0 +1,1 @@
+"""Data sets: formats, checks, splits, shards and the loader that ties them together."""

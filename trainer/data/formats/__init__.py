@@ -1,0 +1,1 @@
+"""One file per data format; `trainer.data.loader.FORMATS` is the registry."""

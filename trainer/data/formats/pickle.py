@@ -1,0 +1,173 @@
+"""The seed's pickle `[x_train, y_train, x_test, y_test]` of SciPy CSR and NumPy arrays.
+
+Unpickling runs whatever the file says, so a pickle is refused, and with `--allow-pickle` read by an
+unpickler that admits only what such arrays are made of.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.data.dataset import Array, Reading, Source
+from trainer.data.formats.sparse import dense
+from trainer.errors import DataError, Place
+from trainer.runtime import memory
+
+NAME = "a pickle of [x_train, y_train, x_test, y_test] (with --allow-pickle)"
+
+_SUFFIXES = (".pickle", ".pkl")
+_INSTEAD = "np.savez(path, x_train=..., y_train=..., x_test=..., y_test=...)"
+
+
+def recognises(files: Sequence[Path]) -> bool:
+    """Tells whether this is one pickle, by its first bytes (protocols 0 to 5) or its name."""
+    if len(files) != 1:
+        return False
+    with files[0].open("rb") as content:
+        head = content.read(4)
+    return (
+        files[0].suffix in _SUFFIXES
+        or (head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"))
+        or head[:3] == b"(lp"
+        or head[:2] in (b"]q", b"](")
+    )
+
+
+def read(files: Sequence[Path], options: Reading) -> Source:
+    """Reads the four parts; sparse ones become dense.
+
+    Raises:
+        DataError: pickles are not allowed, or this one holds anything but such arrays.
+    """
+    (file,) = files
+    if not options.allow_pickle:
+        raise DataError(
+            "a pickle can run any code when it is read, so it is refused. Expected an .npz: "
+            f"{_INSTEAD}. If you trust where it comes from, give --allow-pickle.",
+            Place(file),
+        )
+    memory.check_data(2 * file.stat().st_size, "a pickle of this size", Place(file))
+    try:
+        parts = _ArrayUnpickler(io.BytesIO(file.read_bytes()), encoding="latin1").load()
+        if not isinstance(parts, list | tuple) or len(parts) != 4:
+            raise DataError(
+                f"found {type(parts).__name__}, expected [x_train, y_train, x_test, y_test]"
+            )
+        x_train, y_train, x_test, y_test = (_checked(part) for part in parts)
+    except DataError as error:
+        raise error.at(Place(file)) from None
+    except Exception as error:  # A damaged pickle raises nearly anything.
+        found = f"{type(error).__name__}: {error}"
+        raise DataError(f"damaged pickle: {found}", Place(file)) from None
+    return Source(train=(x_train, y_train), test=(x_test, y_test))
+
+
+# Python's own, not the one in C, which four bytes can make reserve gigabytes for its memo.
+class _ArrayUnpickler(pickle._Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        found = _ADMITTED.get((module.replace("numpy.core.", "numpy._core."), name))
+        if found is None:
+            raise DataError(
+                f"found {module}.{name} in a pickle, expected NumPy and SciPy arrays only"
+            )
+        return found
+
+
+# What a pickle names is not what it gets: NumPy's own classes crash on a state that does not fit.
+# These keep what they are given, to be checked when it is all there.
+
+
+class _Dtype:
+    def __init__(self, name: object, *_: object) -> None:
+        self._name = name
+        self._order: Any = "="
+
+    def __setstate__(self, state: Any) -> None:
+        self._order = str(state[1])
+
+    def checked(self) -> np.dtype[Any]:
+        if not re.fullmatch("[biuf][1248]", str(self._name)) or self._order not in "<>=|":
+            raise DataError(f"found an array of type {self._name}, expected numbers")
+        return np.dtype(str(self._name)).newbyteorder(self._order)
+
+
+class _Array:
+    def __init__(self, data: object = b"", dtype: object = None, *layout: Any) -> None:
+        shape, order = layout or ((0,), "C")
+        self._parts = (shape, dtype, order == "F", data)
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, fortran, data = state
+        self._parts = (shape, dtype, fortran, data)
+
+    def checked(self) -> Array:
+        shape, dtype, fortran, data = self._parts
+        if isinstance(data, str):  # As Python 2 wrote bytes.
+            data = data.encode("latin1")
+        if not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray):
+            raise DataError("found an array of Python objects, expected numbers")
+        return np.frombuffer(data, dtype.checked()).reshape(shape, order="F" if fortran else "C")
+
+
+class _Csr:
+    """Its attributes are those of SciPy's."""
+
+    def checked(self) -> Array:
+        parts = [vars(self).get(field) for field in ("data", "indices", "indptr")]
+        shape = vars(self).get("_shape")
+        if not isinstance(shape, tuple) or not all(isinstance(part, _Array) for part in parts):
+            raise DataError(f"damaged sparse matrix: found {', '.join(vars(self)) or 'nothing'}")
+        sizes = [size.checked() if isinstance(size, _Array) else size for size in shape]
+        return dense(*(part.checked() for part in parts), np.array(sizes))  # type: ignore
+
+
+def _reconstruct(*_: object) -> _Array:
+    return _Array()
+
+
+def _scalar(dtype: object, data: object) -> _Array:
+    return _Array(data, dtype, (), "C")
+
+
+def _reconstructor(kind: type, *_: object) -> Any:
+    return kind()
+
+
+def _encode_latin1(text: str, encoding: str) -> bytes:
+    # How protocols 0 to 2 write bytes; the real _codecs.encode would take any codec.
+    if encoding != "latin1":
+        raise DataError(f"found the codec {encoding} in a pickle, expected latin1")
+    return text.encode("latin1")
+
+
+_ADMITTED: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "scalar"): _scalar,
+    ("numpy._core.numeric", "_frombuffer"): _Array,
+    ("scipy.sparse.csr", "csr_matrix"): _Csr,
+    ("scipy.sparse._csr", "csr_matrix"): _Csr,
+    ("scipy.sparse._csr", "csr_array"): _Csr,
+    ("copy_reg", "_reconstructor"): _reconstructor,
+    ("copyreg", "_reconstructor"): _reconstructor,
+    ("__builtin__", "object"): object,
+    ("builtins", "object"): object,
+    ("_codecs", "encode"): _encode_latin1,
+}
+
+
+def _checked(part: Any) -> Array:
+    if isinstance(part, _Array | _Csr):
+        return part.checked()
+    array = np.asarray(part)  # A list of numbers.
+    if array.dtype == object:
+        raise DataError("found a list of Python objects, expected numbers")
+    return array

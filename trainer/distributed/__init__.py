@@ -1,0 +1,1 @@
+"""Devices and workers: selection, cluster environment, rendezvous and collectives."""

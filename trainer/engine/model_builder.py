@@ -1,0 +1,46 @@
+"""A run's model, built and compiled within the scope of the devices it will be trained on."""
+
+from __future__ import annotations
+
+import gc
+import math
+
+import keras
+
+from trainer import models
+from trainer.config import ResolvedConfig, experiment
+from trainer.data.dataset import Spec
+from trainer.distributed.devices import Devices
+from trainer.models import Definition
+
+
+def build(
+    config: ResolvedConfig, definition: Definition, spec: Spec, devices: Devices
+) -> keras.Model:
+    """Returns the model of a run, with the optimizer of its recipe.
+
+    Args:
+        config: the settings of the run.
+        definition: the model, as looked up.
+        spec: of the data.
+        devices: opened.
+
+    Raises:
+        TrainerError: the model cannot be built for such data or settings.
+    """
+    with devices.strategy.scope():
+        return models.build(
+            definition,
+            spec,
+            learning_rate=config.learning_rate,
+            steps=config.epochs * math.ceil(spec.sizes["train"] / config.batch_size),
+            seed=config.seed,
+            precision=devices.precision,
+            settings=experiment(config),
+        )
+
+
+def forget() -> None:
+    """Frees the memory of models; names of layers are counted anew, as in a new process."""
+    keras.utils.clear_session()
+    gc.collect()

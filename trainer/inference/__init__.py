@@ -1,0 +1,1 @@
+"""Uses of a finished run: evaluate, predict, serve and export."""

@@ -1,0 +1,50 @@
+"""The run's `model.keras`, for Keras 3; byte for byte."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainer import models
+from trainer.errors import UsageError
+from trainer.runs import filenames
+
+if TYPE_CHECKING:
+    from trainer.data.dataset import Array
+    from trainer.inference.export.exporter import Predict, Source
+
+SUFFIX = ".keras"
+NEEDS: tuple[str, ...] = ()
+KINDS = ("image", "vector", "text")
+OF_RUN = (filenames.MODEL_KERAS,)
+
+
+def write(source: Source, path: Path) -> None:
+    """Copies the run's file."""
+    import_layers(source)
+    shutil.copyfile(source.files / filenames.MODEL_KERAS, path)
+
+
+def import_layers(source: Source) -> None:
+    """Imports the user's module that built the model: Keras files name layers, and hold no code."""
+    name = source.run.config["model"]
+    if name not in models.MODELS:
+        with contextlib.suppress(UsageError):  # A model of Keras's own layers needs none.
+            models.find(name)
+
+
+def load(path: Path, kind: str) -> Predict:
+    """Loads it by Keras, which in its safe mode runs no code out of the file."""
+    import keras
+    import numpy as np
+
+    from trainer.models import as_input
+
+    model = keras.models.load_model(path, compile=False, safe_mode=True)
+
+    def predict(examples: Array) -> Array:
+        return np.asarray(model(as_input(examples), training=False))
+
+    return predict

@@ -1,0 +1,28 @@
+"""The run's SavedModel, for TensorFlow Serving; byte for byte."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainer.runs import filenames
+from trainer.runs.finished_run import Predictor
+
+if TYPE_CHECKING:
+    from trainer.inference.export.exporter import Predict, Source
+
+SUFFIX = ".saved_model"
+NEEDS: tuple[str, ...] = ()
+KINDS = ("image", "vector", "text")
+OF_RUN: tuple[str, ...] = (f"{filenames.SAVED_MODEL}/",)
+
+
+def write(source: Source, path: Path) -> None:
+    """Copies the run's SavedModel."""
+    shutil.copytree(source.files / filenames.SAVED_MODEL, path)
+
+
+def load(path: Path, kind: str) -> Predict:
+    """Loads it by TensorFlow."""
+    return Predictor(path).predict

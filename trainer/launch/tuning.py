@@ -1,0 +1,104 @@
+"""`--tune`: what is searched for, as Vertex AI's study of parameters.
+
+    learning_rate=1e-4..1e-2:log batch_size=64,128,256 model=mlp,cnn
+
+A range is `a..b`, with `:log` if it is to be searched by orders of magnitude; others are lists.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainer import config as configs
+from trainer.config import Config
+from trainer.errors import UsageError
+from trainer.launch import job_flags
+from trainer.launch.job_flags import JobFlags
+
+TUNABLE = ("model", "epochs", "batch_size", "learning_rate", "seed")
+
+
+def study(text: str, metric: str, job: JobFlags) -> dict[str, Any]:
+    """Turns the value of `--tune` into a StudySpec.
+
+    Args:
+        text: settings with ranges or lists, spaces between them.
+        metric: what trials are compared by; that of a loss is minimised.
+        job: the flags that all trials have.
+
+    Raises:
+        UsageError: a setting that is unknown, fixed already, or has values the job would refuse.
+    """
+    if not (job.config.validation or job.config.validation_data):
+        raise UsageError(
+            "--tune: expected --validation 0.1 or --validation-data behind '--': choosing by the "
+            "test part would make its figures too good"
+        )
+    if job.config.folds:
+        raise UsageError("--tune: found --folds behind '--', expected one run a trial")
+    parameters: dict[str, dict[str, Any]] = {}
+    for word in text.split():
+        parameter = _parameter(word, job)
+        name = parameter["parameterId"]
+        if name in parameters:
+            raise UsageError(f"--tune: found {name} twice, expected it once")
+        parameters[name] = parameter
+    if not parameters:
+        raise UsageError("--tune: found nothing, expected settings like learning_rate=1e-4..1e-2")
+    goal = "MINIMIZE" if metric.endswith("loss") else "MAXIMIZE"
+    return {
+        "metrics": [{"metricId": metric, "goal": goal}],
+        "parameters": list(parameters.values()),
+    }
+
+
+def _parameter(word: str, job: JobFlags) -> dict[str, Any]:
+    name, _, values = word.partition("=")
+    name = name.removeprefix("--").replace("-", "_")
+    if name not in TUNABLE:
+        raise UsageError(f"--tune: found {name!r}, expected one of: {', '.join(TUNABLE)}")
+    if name in job.typed:
+        fixed = f"{configs.flag_name(name)} {job.typed[name]}"
+        raise UsageError(f"--tune {name}: found {fixed} behind '--' too, expected it once")
+    if ".." in values:
+        return {"parameterId": name, **_range(name, values, job)}
+    return {"parameterId": name, **_list(name, values, job)}
+
+
+def _range(name: str, values: str, job: JobFlags) -> dict[str, Any]:
+    bounds, _, scale = values.partition(":")
+    low, high = (_checked(name, bound, job) for bound in bounds.split("..", 1))
+    if isinstance(low, str):
+        raise UsageError(f"--tune {name}: found {values!r}, expected a list like mlp,cnn")
+    if low >= high:
+        raise UsageError(f"--tune {name}: found {values!r}, expected the smaller number first")
+    if scale not in ("", "log"):
+        raise UsageError(f"--tune {name}: found {values!r}, expected :log or nothing at its end")
+    if scale and low <= 0:
+        raise UsageError(f"--tune {name}: found {values!r}, expected numbers above 0 with :log")
+    kind = "integerValueSpec" if isinstance(low, int) else "doubleValueSpec"
+    return {
+        kind: {"minValue": low, "maxValue": high},
+        "scaleType": "UNIT_LOG_SCALE" if scale else "UNIT_LINEAR_SCALE",
+    }
+
+
+def _list(name: str, values: str, job: JobFlags) -> dict[str, Any]:
+    choices = [_checked(name, value, job) for value in values.split(",")]
+    if len(set(choices)) < max(2, len(choices)):
+        raise UsageError(
+            f"--tune {name}: found {values!r}, expected a range like 1..5, or different values "
+            "with commas between them"
+        )
+    if isinstance(choices[0], str):
+        return {"categoricalValueSpec": {"values": choices}}
+    return {"discreteValueSpec": {"values": sorted(choices)}}  # The service wants them rising.
+
+
+def _checked(name: str, value: str, job: JobFlags) -> Any:
+    """Returns a value as the job will read it."""
+    places = {name: f"--tune {name}"}
+    checked = getattr(configs.check(Config, {**job.typed, name: value}, places=places), name)
+    if name == "model":
+        job_flags.check_model(checked)
+    return checked

@@ -1,0 +1,87 @@
+"""What Vertex AI is asked for: a CustomJob, or a HyperparameterTuningJob, as their JSON.
+
+The service gives the job AIP_MODEL_DIR and the like below `baseOutputDirectory`; they are the job's
+defaults, so its run directory is OUT/model, and that of a tuning trial OUT/TRIAL/model.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from trainer.launch.machines import Machine
+
+LABEL = "trainer-submit"
+
+
+def job_spec(
+    *,
+    image: str,
+    arguments: Sequence[str],
+    machine: Machine,
+    out: str,
+    hosts: int = 1,
+    spot: bool = False,
+    service_account: str | None = None,
+    timeout_hours: float | None = None,
+) -> dict[str, Any]:
+    """Returns a CustomJobSpec: the image on the machine, or on several that train together.
+
+    The first pool is the one whose replica is the chief in TF_CONFIG.
+    """
+    machine_spec: dict[str, Any] = {"machineType": machine.type}
+    if machine.gpu:
+        machine_spec["acceleratorType"] = accelerator_type(machine.gpu)
+        machine_spec["acceleratorCount"] = machine.gpus
+    pool = {
+        "machineSpec": machine_spec,
+        "replicaCount": 1,
+        "containerSpec": {"imageUri": image, "args": list(arguments)},
+    }
+    pools = [pool]
+    scheduling: dict[str, Any] = {}
+    if hosts > 1:
+        pools.append({**copy.deepcopy(pool), "replicaCount": hosts - 1})
+        scheduling["restartJobOnWorkerRestart"] = True  # None goes on without another.
+    if spot:
+        scheduling["strategy"] = "SPOT"
+    if timeout_hours:
+        scheduling["timeout"] = f"{math.ceil(timeout_hours * 3600)}s"
+    spec: dict[str, Any] = {"workerPoolSpecs": pools}
+    if scheduling:
+        spec["scheduling"] = scheduling
+    if service_account:
+        spec["serviceAccount"] = service_account
+    spec["baseOutputDirectory"] = {"outputUriPrefix": out}
+    return spec
+
+
+def accelerator_type(gpu: str) -> str:
+    """Returns the API's name of a GPU: NVIDIA_L4 for nvidia-l4."""
+    return gpu.upper().replace("-", "_")
+
+
+def tuning_spec(
+    spec: dict[str, Any], study: dict[str, Any], *, trials: int, parallel: int
+) -> dict[str, Any]:
+    """Returns what a HyperparameterTuningJob has besides its name, around the spec of a trial."""
+    return {
+        "studySpec": study,
+        "maxTrialCount": trials,
+        "parallelTrialCount": parallel,
+        # When all that began together fail, so would the rest.
+        "maxFailedTrialCount": parallel,
+        "trialJobSpec": spec,
+    }
+
+
+def custom_job(spec: dict[str, Any], *, name: str, token: str) -> dict[str, Any]:
+    """Returns a CustomJob; by its label it is recognised if the service's answer is lost."""
+    return {"displayName": name, "labels": {LABEL: token}, "jobSpec": spec}
+
+
+def tuning_job(spec: dict[str, Any], *, name: str, token: str) -> dict[str, Any]:
+    """Returns a HyperparameterTuningJob, labelled in the same way."""
+    return {"displayName": name, "labels": {LABEL: token}, **spec}

@@ -1,1 +1,0 @@
-"""What is left behind: the run directory with the model, its metrics and the manifest."""

@@ -1,0 +1,1 @@
+"""The run directory: lease, files, manifest, metrics, and loading a finished run."""

@@ -1,0 +1,1 @@
+"""A training job before and around the loop: setup, auto settings, dry run, folds."""

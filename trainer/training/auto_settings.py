@@ -1,0 +1,104 @@
+"""The settings that nobody gave and the data decides: by its size, or by what does better on it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from trainer import config as configs
+from trainer import models
+from trainer.config import LocatedConfig, ResolvedConfig
+from trainer.errors import DataError
+from trainer.models import Definition, augmentation
+from trainer.runtime.log import LOGGER
+
+if TYPE_CHECKING:
+    from trainer.data.dataset import Dataset
+    from trainer.distributed.devices import Devices
+
+# Of examples that candidates are tried on: with more the answer is hardly another, but late.
+_MOST = 20_000
+
+
+def settle(
+    config: LocatedConfig,
+    definition: Definition,
+    data: Dataset,
+    devices: Devices,
+    chosen: Mapping[str, Any],
+) -> ResolvedConfig:
+    """Returns the settings of a run with nothing left open.
+
+    Args:
+        config: what was given.
+        definition: the model, as looked up.
+        data: read, checked and split.
+        devices: opened. Of several hosts all call this, and end with what the chief has.
+        chosen: what was decided when this very run was begun; it is not decided again.
+
+    Raises:
+        DataError: the data is too small to try candidates on.
+    """
+    content = devices.hosts.chiefs_content(json.dumps(dict(chosen)).encode())
+    settled: dict[str, Any] = json.loads(content)
+    for name, candidates in definition.recipe.candidates.items():
+        if name not in settled and getattr(config, name) is None:
+            settled[name] = _best(name, candidates, config, definition, data, devices)
+    given = dataclasses.replace(config, **settled)
+    settled |= models.choose(definition, data.spec, given)
+    if settled:
+        words = ", ".join(f"{configs.flag_name(name)} {value}" for name, value in settled.items())
+        LOGGER.info("chosen from the data: %s", words)
+    return configs.complete(ResolvedConfig, config, **settled, chosen=tuple(settled))
+
+
+def _best(
+    name: str,
+    candidates: tuple[str, ...],
+    config: LocatedConfig,
+    definition: Definition,
+    data: Dataset,
+    devices: Devices,
+) -> str:
+    """Returns the value of a setting with which the model is right most often in validation."""
+    from trainer.engine import loop, model_builder
+    from trainer.runs.metrics import loss_accuracy
+
+    try:
+        small = data.sample(_MOST, seed=config.seed)
+    except DataError as error:
+        flag = configs.flag_name(name)
+        raise DataError(
+            f"{config.data}: {error}, to try {flag} {' and '.join(candidates)}; give one"
+        ) from None
+    accuracies = {}
+    for candidate in candidates:
+        value: dict[str, Any] = {name: candidate}
+        with_it = dataclasses.replace(config, **value)
+        settled = models.choose(definition, small.spec, with_it)
+        resolved = configs.complete(ResolvedConfig, with_it, **settled)
+        model = model_builder.build(resolved, definition, small.spec, devices)
+        loop.fit(
+            model,
+            small.train,
+            None,
+            epochs=resolved.epochs,
+            batch_size=resolved.batch_size,
+            seed=resolved.seed,
+            devices=devices,
+            label_smoothing=definition.recipe.label_smoothing,
+            augmentation=augmentation.of(resolved, definition.recipe, small.spec),
+            class_weights=small.weights(resolved.class_weights),
+        )
+        probabilities = loop.predict(model, small.test, batch_size=resolved.batch_size)
+        measured = loss_accuracy(probabilities, small.test.labels)["accuracy"]
+        accuracies[candidate] = devices.hosts.chiefs([measured])[0]
+        model_builder.forget()
+        LOGGER.info(
+            "%s %s: accuracy %.2f%% on %d examples held out, after %d epochs over %d",
+            configs.flag_name(name), candidate, 100 * accuracies[candidate], len(small.test),
+            resolved.epochs, len(small.train),
+        )  # fmt: skip
+    return max(accuracies, key=lambda each: accuracies[each])

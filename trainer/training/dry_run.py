@@ -1,0 +1,143 @@
+"""`--dry-run`: what could fail an hour into a paid job fails here, in seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from trainer import config as configs
+from trainer.config import Config, LocatedConfig
+from trainer.models import Definition
+from trainer.runs.directory import RunDirectory, snapshots_path
+from trainer.runtime import memory
+from trainer.runtime.log import LOGGER
+from trainer.runtime.timers import Stopwatch
+from trainer.training import cross_validation, setup
+from trainer.training.setup import Prepared
+
+if TYPE_CHECKING:
+    from trainer.engine.throughput import Speed
+
+
+def run(config: Config, *, started: float | None = None) -> None:
+    """Does all that a run does, but trains for a second only, and tells what the run will take.
+
+    The data is read and checked, a probe is written and removed in each folder, the device is
+    opened, the model is built, trained and saved, and a snapshot is written to a scratch folder.
+
+    Args:
+        config: the settings; with folds, the first one is tried.
+        started: when the program started, by time.perf_counter(); now, if left out.
+
+    Raises:
+        TrainerError: as `train.run`.
+    """
+    watch = Stopwatch(started)
+    located, definition = setup.resolve(config)
+    runs = 1
+    if located.folds and not located.fold:
+        runs, located = located.folds, cross_validation.of_fold(located, 1)
+    if RunDirectory(located).is_finished():
+        LOGGER.info("%s: this run is finished already, nothing to do", located.out)
+        return
+    job = setup.prepare(_with_candidates(located, definition), definition, watch)
+    begin_s = watch.total()
+    from trainer.distributed import devices
+    from trainer.engine import throughput, train_function
+    from trainer.runs import model_files
+
+    with devices.failures_explained():
+        speed = throughput.speed(
+            job.model,
+            job.data.train,
+            batch_size=job.config.batch_size,
+            seed=job.config.seed,
+            devices=job.devices,
+            objective=train_function.Objective(
+                definition.recipe.label_smoothing,
+                job.augmentation,
+                job.class_weights,
+            ),
+        )
+        size_bytes, snapshot_s = throughput.snapshot(job.model, job.callbacks)
+        peaks = throughput.peak_memory()
+        before = time.perf_counter()
+        model_files.rehearse(job.model, job.config.model)
+        write_s = time.perf_counter() - before
+    for line in _data(job):
+        LOGGER.info("%s", line)
+    LOGGER.info("writable: %s", ", ".join(_places(job)))
+    LOGGER.info("snapshot: %s, written in %.1f s", memory.in_words(size_bytes), snapshot_s)
+    for name, peak_bytes in peaks.items():
+        limit = f" of {memory.in_words(memory.limit())}" if name == "memory" else ""
+        LOGGER.info("%s: %s%s at most so far", name, memory.in_words(peak_bytes), limit)
+    LOGGER.info(
+        "speed: first step %.1f s, then %s examples/s",
+        speed.first_step_s, f"{speed.trained_per_s:,.0f}",
+    )  # fmt: skip
+    _tell_time(job, begin_s + speed.first_step_s + write_s, speed, runs=runs)
+    LOGGER.info("all checks passed; nothing was left behind")
+
+
+def _with_candidates(config: LocatedConfig, definition: Definition) -> LocatedConfig:
+    """Returns the settings with the first of candidates, to choose among which is to train."""
+    open_ones: dict[str, Any] = {
+        name: candidates[0]
+        for name, candidates in definition.recipe.candidates.items()
+        if getattr(config, name) is None
+    }
+    for name, candidate in open_ones.items():
+        LOGGER.info(
+            "%s: %s is tried here; the run will take time to choose",
+            configs.flag_name(name), candidate,
+        )  # fmt: skip
+    return dataclasses.replace(config, **open_ones)
+
+
+def _data(job: Prepared) -> Iterator[str]:
+    spec = job.data.spec
+    sizes = ", ".join(f"{size:,} {name}" for name, size in spec.sizes.items())
+    shape = "x".join(map(str, spec.shape)) or "of any length"
+    yield f"data: {sizes}; {spec.kind}s {shape}, {len(spec.classes)} classes"
+    yield f"model: {job.model.count_params():,} parameters"
+
+
+def _places(job: Prepared) -> Iterator[str]:
+    yield job.config.out
+    yield snapshots_path(job.config)
+    if job.config.tensorboard_dir is not None:
+        yield job.config.tensorboard_dir
+
+
+def _tell_time(job: Prepared, fixed_s: float, speed: Speed, *, runs: int) -> None:
+    """Tells how long the run will take at most, and what it will cost.
+
+    Args:
+        job: the run.
+        fixed_s: seconds that it takes whatever its epochs: start, first step, writing.
+        speed: of the rest.
+        runs: how many such runs there will be.
+    """
+    config, data = job.config, job.data
+    validated = len(data.validation) if data.validation is not None else 0
+    epoch_s = len(data.train) / speed.trained_per_s + validated / speed.tested_per_s
+    total_s = fixed_s + config.epochs * epoch_s + len(data.test) / speed.tested_per_s
+    LOGGER.info(
+        "time: about %s%s: %s to start and to write, %s an epoch, %s epochs",
+        f"{runs} times " * (runs > 1), _duration(total_s), _duration(fixed_s),
+        _duration(epoch_s), config.epochs,
+    )  # fmt: skip
+    if config.price_per_hour is not None:
+        LOGGER.info(
+            "price: about %.3g at %.3g an hour",
+            runs * total_s / 3600 * config.price_per_hour, config.price_per_hour,
+        )  # fmt: skip
+
+
+def _duration(seconds: float) -> str:
+    """Returns seconds as 0.5 s, 90 s, 25 min or 3.1 h."""
+    if seconds < 120:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,256 @@
+"""Everything before training: what can be wrong is found here, the cheapest first."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer import config as configs
+from trainer import models, storage
+from trainer.config import Config, LocatedConfig, ResolvedConfig, complete
+from trainer.data import loader
+from trainer.errors import StorageError, UsageError
+from trainer.models import Definition, augmentation
+from trainer.runtime import cloud_environment, imports, memory
+from trainer.runtime.cloud_environment import Cluster
+from trainer.runtime.log import LOGGER
+from trainer.runtime.timers import Stopwatch
+from trainer.training import auto_settings
+from trainer.writers import tuning
+from trainer.writers.tuning import TuningReport
+
+if TYPE_CHECKING:
+    import keras
+
+    from trainer.data.dataset import Array, Dataset
+    from trainer.distributed.devices import Devices
+    from trainer.models.augmentation import Augmentation
+    from trainer.runs.finished_run import FinishedRun
+
+_IMBALANCED = 10  # Times as many examples of one class as of another.
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that could begin now.
+
+    Attributes:
+        config: its settings, nothing left open.
+        definition: the model, as looked up.
+        data: read, checked and split.
+        devices: opened.
+        model: built and compiled.
+        callbacks: of the recipe.
+        augmentation: of the training examples, if there is one.
+        trial: the report of a tuning trial, if the run is one.
+    """
+
+    config: ResolvedConfig
+    definition: Definition
+    data: Dataset
+    devices: Devices
+    model: keras.Model
+    callbacks: Sequence[keras.callbacks.Callback]
+    augmentation: Augmentation | None
+    trial: TuningReport | None
+
+    @property
+    def class_weights(self) -> Array | None:
+        """What an example counts in training, by its class: float32 (classes,); None for 1."""
+        return self.data.weights(self.config.class_weights)
+
+
+def prepare(
+    config: LocatedConfig,
+    definition: Definition,
+    watch: Stopwatch,
+    cluster: Cluster | None = None,
+    chosen: Mapping[str, Any] | None = None,
+) -> Prepared:
+    """Reads the data, opens the devices, settles what was left open, and builds the model.
+
+    Args:
+        config: the settings.
+        definition: the model, as looked up.
+        watch: of the run.
+        cluster: the hosts that train together; None for one.
+        chosen: settings that the data decided when this very run was begun.
+
+    Raises:
+        TrainerError: what a user can put right: data, device, settings.
+    """
+    writes = cluster is None or cluster.is_chief
+    if writes and not storage.is_remote(config.out):
+        _check_stays(config.out)
+    trial = tuning.report(os.environ) if writes else None
+    if config.weights is not None:
+        _check_there("--weights", config.weights)
+    data = load(config)
+    models.check_data(definition, data.spec)
+    if config.augmentation is not None:
+        augmentation.named(config.augmentation, data.spec)
+    if writes:
+        _tell(config, data)
+    if trial is not None and data.validation is None:
+        raise UsageError(
+            "--validation: a tuning trial needs it, 0.1 say, or --validation-data: what is chosen "
+            "by the test part does not hold elsewhere"
+        )
+    memory.check_training(data.size_bytes)
+    watch.lap("data")
+    # Not before all that is cheap to check is known to be right: TensorFlow takes seconds.
+    with imports.keras():
+        from trainer.distributed import devices
+        from trainer.engine import model_builder
+        from trainer.runs import model_files
+
+        watch.lap("import")
+        device = devices.select(
+            config.device,
+            precision=config.precision,
+            xla=config.xla,
+            deterministic=config.deterministic,
+            cluster=cluster,
+        )
+    LOGGER.info("training %s on %s, %s", config.model, config.data, device.description)
+    with devices.failures_explained(), device.hosts.losses_explained():
+        resolved = auto_settings.settle(config, definition, data, device, chosen or {})
+        model = model_builder.build(resolved, definition, data.spec, device)
+    if config.model not in models.MODELS:  # Those are known to be saved.
+        model_files.rehearse(model, config.model)
+    watch.lap("build")
+    return Prepared(
+        resolved,
+        definition,
+        data,
+        device,
+        model,
+        models.callbacks(definition, validation=data.validation is not None),
+        augmentation.of(resolved, definition.recipe, data.spec),
+        trial,
+    )
+
+
+def _check_there(flag: str, path: str) -> None:
+    folder, name = storage.parent(path)
+    if not folder.version(name):
+        raise UsageError(f"{flag} {path}: no such file")
+
+
+def _tell(config: LocatedConfig, data: Dataset) -> None:
+    """Warns of what makes figures of quality mean less than they seem to."""
+    for part, count in data.shared.items():
+        if count:
+            LOGGER.warning(
+                "%s: %d of %d examples of the %s part are in the training part too",
+                config.data, count, data.spec.sizes[part], part,
+            )  # fmt: skip
+    counts = data.class_counts()
+    most, least = int(counts.argmax()), int(counts.argmin())
+    if counts[most] >= _IMBALANCED * counts[least] and config.class_weights == "none":
+        LOGGER.warning(
+            "%s: %d training examples of class %r and %d of %r; --class-weights balanced makes "
+            "each class count as much", config.data, counts[most], data.spec.classes[most],
+            counts[least], data.spec.classes[least],
+        )  # fmt: skip
+
+
+def _check_stays(out: str) -> None:
+    """Warns of a run directory that goes with its container.
+
+    Raises:
+        UsageError: it goes with a machine of a service, which nobody can reach any more.
+    """
+    ancestor = Path(out).absolute()
+    while not ancestor.exists():
+        ancestor = ancestor.parent
+    if ancestor.stat().st_dev != Path("/").stat().st_dev:  # A mounted folder.
+        return
+    service = cloud_environment.collects_logs(os.environ)
+    if service is not None:
+        raise UsageError(
+            f"--out {out}: lies on a machine that goes away with the job ({service} is set), "
+            "expected gs://bucket/path"
+        )
+    if cloud_environment.in_image(os.environ):
+        LOGGER.warning(
+            "--out %s: lies in the container and goes with it; mount a folder there, as "
+            "-v FOLDER:/job/runs, or give gs://bucket/path", out,
+        )  # fmt: skip
+
+
+def resolve(config: Config) -> tuple[LocatedConfig, Definition]:
+    """Looks up the model, and fills in what the user left open and the data will not decide.
+
+    From the recipe, but for `out`, which is `runs/MODEL-DATE-TIME`.
+
+    Raises:
+        UsageError: there is no such model, or a setting that it does not have.
+    """
+    with imports.unhindered():  # A user's module imports Keras.
+        definition = models.find(config.model)
+    models.check_settings(definition, config)
+    return fill_in(config, definition), definition
+
+
+def fill_in(config: Config, definition: Definition) -> LocatedConfig:
+    """Returns the settings with what the user left open, but for what the data will decide."""
+    name = re.sub(r"\W+", "-", config.model)
+    recipe = definition.recipe
+    fixed = {} if definition.choose else recipe.numbers()
+    return complete(
+        LocatedConfig,
+        config,
+        data=recipe.data,
+        out=f"runs/{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}",
+        **fixed,
+    )
+
+
+def load_again(run: FinishedRun, data: str | None = None) -> Dataset:
+    """Reads the data of a finished run, split as by the run.
+
+    Args:
+        run: the run.
+        data: where it is now, or other data in its place, by name, path or gs://.
+
+    Raises:
+        StorageError: it is not there any more.
+        DataError: it is damaged.
+    """
+    # What the machine of the run had for a cache, this one need not have.
+    values = {**run.config, "cache_dir": None}
+    if data is not None:
+        values |= {"data": data, "validation_data": None, "test_data": None}
+    places = {name: f"{run.run}/config.json: {name}" for name in values}
+    config = configs.check(ResolvedConfig, values, places=places)
+    try:
+        return load(config)
+    except StorageError as error:
+        if data is not None:
+            raise
+        raise type(error)(f"{error}; --data says where the data is now") from None
+
+
+def load(config: LocatedConfig) -> Dataset:
+    """Reads the data of a run, as `datasets.load`."""
+    return loader.load(
+        config.data,
+        seed=config.seed,
+        validation=config.validation,
+        fold=config.fold_of,
+        validation_data=config.validation_data,
+        test_data=config.test_data,
+        allow_pickle=config.allow_pickle,
+        image_size=config.image_size,
+        text_column=config.text_column,
+        image_column=config.image_column,
+        label_column=config.label_column,
+        cache_dir=config.cache_dir,
+        cache_bytes=int(config.cache_gb * 1e9),
+    )

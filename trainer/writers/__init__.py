@@ -1,0 +1,1 @@
+"""Reports training progress to the terminal, TensorBoard and Vertex AI tuning."""
