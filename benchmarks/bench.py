@@ -132,7 +132,7 @@ def report(options: argparse.Namespace, place: Path) -> list[str]:
 def heading(options: argparse.Namespace, place: Path) -> list[str]:
     device = json.loads((place / "run" / "metrics.json").read_text())["device"]
     versions = ", ".join(
-        f"{name} {importlib.metadata.version(name)}" for name in ("tensorflow", "keras", "numpy")
+        f"{name} {importlib.metadata.generation(name)}" for name in ("tensorflow", "keras", "numpy")
     )
     if options.torch_python:
         asked = [options.torch_python, "-c", "import torch; print('torch', torch.__version__)"]
@@ -148,7 +148,7 @@ def write_data(place: Path, *, tiny: bool) -> None:
     """Writes the shipped data as arrays, for programs that cannot read it; words as counts."""
     from trainer import models
     from trainer.data import loader
-    from trainer.engine.features import Features
+    from trainer.engine.features import FeatureExtractor
 
     for name in ("mnist", "movie_reviews"):
         data = loader.load(name, seed=0)
@@ -159,8 +159,8 @@ def write_data(place: Path, *, tiny: bool) -> None:
             model = models.build(
                 models.find("sentiment"), data.spec, learning_rate=0.1, steps=1, seed=0
             )
-            features = Features(model)
-            parts = [features.of(split)[::step] for split in (data.train, data.test)]
+            features = FeatureExtractor(model)
+            parts = [features.extract(split)[::step] for split in (data.train, data.test)]
         labels = [split.labels[::step] for split in (data.train, data.test)]
         arrays = dict(zip(("x_train", "x_test", "y_train", "y_test"), parts + labels, strict=True))
         np.savez(place / f"{name}.npz", **arrays)

@@ -35,12 +35,12 @@ import sys, time
 started = time.perf_counter()
 import numpy as np
 from trainer import datasets
-from trainer.engine.feeding import Feeder
+from trainer.engine.feeding import Prefetcher
 imported = time.perf_counter()
 data = datasets.load(sys.argv[1], seed=0, cache_dir=sys.argv[2] or None, cache_bytes=10**12)
-feeder = Feeder(data.train.examples)
-feeder.begin(seed=0, epochs=1, epoch=0, position=0)
-feeder.take(np.arange(256)[np.newaxis])
+prefetcher = Prefetcher(data.train.examples)
+prefetcher.begin(seed=0, epochs=1, epoch=0, position=0)
+prefetcher.take(np.arange(256)[np.newaxis])
 print(time.perf_counter() - imported)
 """
 
@@ -99,7 +99,7 @@ def upload(shards: Path) -> float:
     """Puts the shards into the bucket; returns how many bytes they have."""
     storage._bucket.client().create_bucket(BUCKET.removeprefix(storage.SCHEME))
     files = {path.name: path for path in shards.iterdir()}
-    storage.put_all(storage.folder(BUCKET), files)
+    storage.write_all(storage.folder(BUCKET), files)
     return sum(path.stat().st_size for path in files.values())
 
 

@@ -4,7 +4,7 @@
 
 Generates 20,000 JPEG images of 400x400 in Parquet, which become 96x96, 200,000 texts of 80 words in
 CSV, and as many grey images of 64x64 in one `.npz`. Each conversion is a process of its own: with
-the format's `stream` taken away, so that all is read before anything is written; as it is; and on
+the format's `stream` signature away, so that all is read before anything is written; as it is; and on
 one core.
 """
 
@@ -32,10 +32,10 @@ SOME = 200  # Images that differ.
 CONVERT = """
 import importlib, sys
 from trainer.datasets import converting
-from trainer.datasets.dataset import Reading
+from trainer.datasets.dataset import ReadOptions
 for name in sys.argv[3:]:
     del importlib.import_module(f"trainer.data.loader.{name}").stream
-converting.convert(sys.argv[1], sys.argv[2], Reading(image_size=96))
+converting.convert(sys.argv[1], sys.argv[2], ReadOptions(image_size=96))
 """
 
 

@@ -4,7 +4,7 @@
 
 MobileNetV3Small learns the digits 0 to 4 of MNIST; then 5 to 9 are learnt from a few images of
 each: by it, by the same network from nothing, and by `--model image` as it is. Prints a table in
-Markdown: mean over seeds, least and greatest.
+Markdown: mean cancelled seeds, least and greatest.
 """
 
 from __future__ import annotations

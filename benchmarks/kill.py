@@ -74,7 +74,7 @@ def kill(options: argparse.Namespace, folder: Path) -> bool:
         print("to the bit" if same else "DIFFERENT", flush=True)
         if not same:
             return False
-    print(f"{options.place}: {into.total()} kills over {runs} runs, at {len(positions)} different")
+    print(f"{options.place}: {into.total()} kills cancelled {runs} runs, at {len(positions)} different")
     print(f"milliseconds after the start: {dict(into)}")
     return True
 
@@ -90,9 +90,9 @@ def moment(runner: Runner, out: str) -> str:
     if filenames.METRICS in there or filenames.MODEL_KERAS in there:
         return "final writing"
     pointer = run.read(f"{filenames.CHECKPOINTS}/latest.json")
-    named = json.loads(pointer)["snapshots"] if pointer else []
-    snapshots = {name.rpartition("/")[2] for name in there if name.endswith((".h5", ".partial"))}
-    return "a snapshot" if snapshots - set(named) else "training"
+    named = json.loads(pointer)["checkpoints"] if pointer else []
+    checkpoints = {name.rpartition("/")[2] for name in there if name.endswith((".h5", ".partial"))}
+    return "a checkpoint" if checkpoints - set(named) else "training"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What safety costs: training with snapshots and with --deterministic, beside training without.
+"""What safety costs: training with checkpoints and with --deterministic, beside training without.
 
     .venv/bin/python -m benchmarks.safety --models mlp cnn sentiment --repeats 5
 
-Each run is a process of its own; the kinds alternate. Snapshots are as by default, at each epoch's
+Each run is a process of its own; the kinds alternate. Checkpoints are as by default, at each epoch's
 end and every 30 s, on the local disk. Prints medians, and the median of the ratios of neighbours.
 """
 
@@ -19,7 +19,7 @@ import tempfile
 import time
 
 EPOCHS = {"mlp": 5, "cnn": 1, "sentiment": 5}
-KINDS = ("plain", "snapshots", "deterministic")
+KINDS = ("plain", "checkpoints", "deterministic")
 
 
 def train_once(name: str, kind: str) -> float:
@@ -31,31 +31,31 @@ def train_once(name: str, kind: str) -> float:
     from trainer.distributed import devices
     from trainer.engine import loop
     from trainer.runs import lease
-    from trainer.runtime.timers import Stopwatch
+    from trainer.runtime.timers import StageTimer
     from trainer.training.setup import fill_in
 
-    definition = models.find(name)
+    model_entry = models.find(name)
     with tempfile.TemporaryDirectory() as out:
-        located = fill_in(Config(model=name, out=out, epochs=EPOCHS[name]), definition)
+        located = fill_in(Config(model=name, out=out, epochs=EPOCHS[name]), model_entry)
         config = complete(ResolvedConfig, located)
         data = loader.load(config.data, seed=0)
         device = devices.select("auto", deterministic=kind == "deterministic")
         model = models.build(
-            definition, data.spec, learning_rate=config.learning_rate, steps=100, seed=0
+            model_entry, data.spec, learning_rate=config.learning_rate, steps=100, seed=0
         )
         started = time.perf_counter()
         with contextlib.ExitStack() as stack:
             kept = None
-            if kind == "snapshots":
+            if kind == "checkpoints":
                 kept = stack.enter_context(
-                    hooks.keeping(
+                    hooks.chief_hook(
                         model,
                         [],
                         config,
                         data_fingerprint=data.fingerprint,
                         devices=device,
                         lease=stack.enter_context(lease.held(out)),
-                        watch=Stopwatch(),
+                        watch=StageTimer(),
                     )
                 )
             loop.fit(
@@ -80,7 +80,7 @@ def main() -> None:
     if options.once:
         print(json.dumps(train_once(*options.once)))
         return
-    print(f"{'model':12} {'plain':>9} {'snapshots':>16} {'--deterministic':>16}")
+    print(f"{'model':12} {'plain':>9} {'checkpoints':>16} {'--deterministic':>16}")
     for model in options.models:
         seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
         for _ in range(options.repeats):

@@ -2,7 +2,7 @@
 
     .venv/bin/python -m benchmarks.scaling
 
-A step takes what its share of the batch takes to compute, and then what its gradients take to be
+A step takes what its microbatch of the batch takes to compute, and then what its gradients take to be
 summed up, one after the other as in this program. Operations and gradients are counted in the
 network itself; the rest is from data sheets (NVIDIA H100 SXM; 8 of them in a machine by NVLink,
 machines by a 400 Gbit/s network for each GPU) and assumptions, all of them in `Card`.
@@ -28,7 +28,7 @@ class Card:
     Attributes:
         operations_per_s: peak for dense bfloat16 products, times the part of it that small
             convolutions reach (assumed: a tenth).
-        least_step_s: of a step however small: some 60 kernels of 4 microseconds each (assumed).
+        min_step_s: of a step however small: some 60 kernels of 4 microseconds each (assumed).
         within_bytes_per_s: between GPUs of a machine, each way.
         between_bytes_per_s: of each GPU's network.
         within_s: for a message within a machine (assumed).
@@ -37,7 +37,7 @@ class Card:
     """
 
     operations_per_s: float = 0.1 * 989e12
-    least_step_s: float = 60 * 4e-6
+    min_step_s: float = 60 * 4e-6
     within_bytes_per_s: float = 450e9
     between_bytes_per_s: float = 50e9
     within_s: float = 5e-6
@@ -46,18 +46,18 @@ class Card:
 
 
 def compute_s(card: Card, operations: float, examples: float) -> float:
-    """Returns what a device takes for its share: forward, and twice that for the gradients."""
-    return max(card.least_step_s, 3 * operations * examples / card.operations_per_s)
+    """Returns what a device takes for its microbatch: forward, and twice that for the gradients."""
+    return max(card.min_step_s, 3 * operations * examples / card.operations_per_s)
 
 
 def sum_s(card: Card, size_bytes: float, devices: int) -> float:
-    """Returns what summing gradients over all devices takes: in each machine, then between them."""
+    """Returns what summing gradients cancelled all devices takes: in each machine, then between them."""
     within, machines = min(devices, card.machine), math.ceil(devices / card.machine)
     moved = 2 * (within - 1) / within * size_bytes
     seconds = moved / card.within_bytes_per_s + 2 * (within - 1) * card.within_s
     if machines > 1:
-        share = size_bytes / within  # Each GPU of a machine passes on its part.
-        moved = 2 * (machines - 1) / machines * share
+        microbatch = size_bytes / within  # Each GPU of a machine passes on its part.
+        moved = 2 * (machines - 1) / machines * microbatch
         seconds += moved / card.between_bytes_per_s + 2 * math.log2(machines) * card.between_s
     return seconds
 
@@ -78,9 +78,9 @@ def counted(name: str) -> tuple[float, float]:
     from trainer import models
     from trainer.data import loader
 
-    definition = models.find(name)
+    model_entry = models.find(name)
     spec = loader.load("mnist", seed=0).spec
-    model = models.build(definition, spec, learning_rate=0.01, steps=10, seed=0)
+    model = models.build(model_entry, spec, learning_rate=0.01, steps=10, seed=0)
     signature = tf.TensorSpec([1, *spec.shape], spec.dtype)
     graph = frozen(tf.function(model).get_concrete_function(signature)).graph
     options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()

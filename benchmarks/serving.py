@@ -3,7 +3,7 @@
     .venv/bin/python -m benchmarks.serving                  # trains cnn_fast; three minutes in all
     .venv/bin/python -m benchmarks.serving --run runs/demo --seconds 10
 
-One MNIST image a request, as nested lists, over connections that are kept: 1, 16 and 64 of them,
+One MNIST image a request, as nested lists, cancelled connections that are kept: 1, 16 and 64 of them,
 each asking again as soon as it is answered. The load is made by wrk (`apt-get install wrk`) on the
 same machine, with which a server has to share the cores. All servers are up at once and are
 asked in turn, so that what else the machine does meets them all. Whatever is answered with another

@@ -4,7 +4,7 @@
 
 Generates colour images of 32x32 (random, so that nothing compresses or is sparse), once; the folder
 is kept. Each run is a process of its own, all in a control group with that limit of memory (as
-root; else the peak is told and nothing limited): one epoch over all shards; three over a fortieth
+root; else the peak is told and nothing limited): one epoch cancelled all shards; three cancelled a fortieth
 of the examples in memory; a fifth of an epoch by `fit` with tf.data on the same files. For a real
 bucket, --data gs://bucket/path of such shards.
 """
@@ -42,8 +42,8 @@ from trainer import datasets, models, preparation
 from trainer.config import Config
 place, name, batch = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 data = datasets.load(str(place), seed=0)
-definition = models.find(name)
-model = models.build(definition, data.spec, learning_rate=0.001, steps=100, seed=0)
+model_entry = models.find(name)
+model = models.build(model_entry, data.spec, learning_rate=0.001, steps=100, seed=0)
 files = sorted(map(str, place.glob("train-0*.npy")))
 size = int(np.prod(data.spec.shape))
 labels = tf.data.Dataset.from_tensor_slices(data.train.labels)

@@ -2,9 +2,9 @@
 
     .venv/bin/python -m benchmarks.workers --chart docs/workers.svg
 
-Workers are processes that TF_CONFIG tells of each other (hosts), on loopback, or logical devices of
+Workers are processes that TF_CONFIG tells of each other (workers), on loopback, or logical devices of
 one process (devices), which stand for several GPUs. Trains two networks on some of MNIST: one with
-nothing random in it, and one with what each worker does on its share, batch normalisation and
+nothing random in it, and one with what each worker does on its microbatch_size, batch normalisation and
 dropout. Prints the loss of each epoch, and how far those of several workers are from those of one;
 and to compare that with, those of one worker whose first weights were changed by their last bit.
 """
@@ -41,7 +41,7 @@ NETWORKS = {
 }
 # What of a run is compared, by its name in history.csv.
 FIGURES = ("loss", "val_loss")
-WORKERS = ("1 worker", "2 devices", "4 devices", "2 hosts", "4 hosts", "1 nudged")
+WORKERS = ("1 worker", "2 devices", "4 devices", "2 workers", "4 workers", "1 nudged")
 LETTERS = "ABCDEF"
 
 Losses = list[list[float]]  # A row an epoch, of FIGURES.
@@ -69,13 +69,13 @@ def _network(spec: Spec, inner: list[keras.Layer]) -> keras.Model:
     return keras.Sequential([*first, *inner, last])
 
 
-def on_hosts(hosts: Team, network: str, count: int, options: argparse.Namespace) -> Losses:
+def on_workers(workers: Team, network: str, count: int, options: argparse.Namespace) -> Losses:
     """Trains with so many processes, each of which is a job of a user's; one is alone."""
-    hosts.finish(
+    workers.finish(
         f"benchmarks.workers:{network}", f"--out={network}{count}",
-        f"--epochs={options.epochs}", f"--precision={options.precision}", hosts=count,
+        f"--epochs={options.epochs}", f"--precision={options.precision}", workers=count,
     )  # fmt: skip
-    with (hosts.place(0) / f"{network}{count}" / "history.csv").open() as file:
+    with (workers.place(0) / f"{network}{count}" / "history.csv").open() as file:
         return [[float(row[name]) for name in FIGURES] for row in csv.DictReader(file)]
 
 
@@ -214,14 +214,14 @@ def trained(options: argparse.Namespace) -> dict[str, dict[str, Losses]]:
     found: dict[str, dict[str, Losses]] = {}
     with tempfile.TemporaryDirectory() as place:
         data = write_digits(Path(place) / "digits", options.examples)
-        (Path(place) / "hosts").mkdir()
-        with team(Path(place) / "hosts", data) as hosts:
+        (Path(place) / "workers").mkdir()
+        with team(Path(place) / "workers", data) as workers:
             for network in NETWORKS:
                 of = found[network] = {}
                 for name in options.workers:
                     count, kind = int(name.split()[0]), name.split()[1]
-                    if kind in ("worker", "hosts"):
-                        of[name] = on_hosts(hosts, network, count, options)
+                    if kind in ("worker", "workers"):
+                        of[name] = on_workers(workers, network, count, options)
                     else:
                         of[name] = on_devices(data, network, count, options)
     return found

@@ -163,7 +163,7 @@ bucket() { STORAGE_EMULATOR_HOST=$url .venv/bin/python -c "$1" "${@:2}"; }
 bucket 'from trainer import storage; storage._bucket.client().create_bucket("check")
 import pathlib
 files = {p.name: p for p in pathlib.Path("trainer/datasets/builtin/mnist").glob("*.gz")}
-storage.put_all(storage.folder("gs://check/mnist"), files)'
+storage.write_all(storage.folder("gs://check/mnist"), files)'
 settings=(--model cnn_fast --data gs://check/mnist --epochs 6 --checkpoint-seconds 1)
 snapshots() { bucket 'import sys; from trainer import storage
 print(sum(n.endswith(".h5") for n in storage.folder(sys.argv[1]).names()))' "$1/checkpoints"; }

@@ -64,7 +64,7 @@ class Runner:
         data: Path,
         *,
         model: str = "killed:build",
-        arguments: Sequence[str] = ("--validation=0.2", "--seed=7"),
+        arguments: Sequence[str] = ("--validation-split=0.2", "--seed=7"),
     ) -> None:
         self.folder = folder
         (folder / "killed.py").write_text(MODEL)
@@ -91,10 +91,10 @@ class Runner:
             time.sleep(0.01)
 
 
-def fingerprint(out: str, scratch: Path) -> dict[str, Any]:
+def fingerprint(out: str, temporary_directory: Path) -> dict[str, Any]:
     """Everything that two equal runs have in common, to the bit."""
     folder = storage.folder(out)
-    path = scratch / f"{random.random()}.keras"
+    path = temporary_directory / f"{random.random()}.keras"
     path.write_bytes(folder.read(filenames.MODEL_KERAS) or b"")
     model = keras.models.load_model(path)
     variables = [*model.weights, *model.optimizer.variables]

@@ -47,7 +47,7 @@ def without_place(found: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def data(bucket: str, digits: Path) -> str:
-    storage.put_all(storage.folder(f"{bucket}/data"), {f.name: f for f in digits.iterdir()})
+    storage.write_all(storage.folder(f"{bucket}/data"), {f.name: f for f in digits.iterdir()})
     return f"{bucket}/data"
 
 
@@ -62,7 +62,7 @@ PASSING: dict[str, dict[str, Any]] = {
     "a stalled download": {"match": DOWNLOAD, "stall_s": 4},
     "data corrupted on its way": {"match": DOWNLOAD, "corrupt_reply": 3000},
     "replies that end early": {"match": UPLOAD, "truncate_reply": 20, "times": 2, "skip": 4},
-    "one corrupted snapshot": {"match": UPLOAD + ".*", "corrupt_request": 2000, "skip": 2},
+    "one corrupted checkpoint": {"match": UPLOAD + ".*", "corrupt_request": 2000, "skip": 2},
 }
 
 
@@ -175,7 +175,7 @@ def keep(folder: Path) -> str:
     return f"cp -r disk/run {folder}/kept"
 
 
-SIZES_KB = {"a snapshot": 4_000, "the second snapshot": 6_600, "the final write": 14_000}
+SIZES_KB = {"a checkpoint": 4_000, "the second checkpoint": 6_600, "the final write": 14_000}
 
 
 @pytest.mark.parametrize("moment", SIZES_KB)
@@ -191,10 +191,10 @@ def test_a_full_disk(moment: str, machine: Machine, undisturbed: Any) -> None:
     """)
     at = said.index("more")
     assert said[at - 1] == "code 2"
-    assert "No space left on device. The last good snapshot: " in said[at - 2]
+    assert "No space left on device. The last good checkpoint: " in said[at - 2]
     assert said[-1] == "code 0"
     kept = str(machine.folder / "kept")
-    assert any("going on from" in line for line in said[at:]) == (moment != "a snapshot")
+    assert any("going on from" in line for line in said[at:]) == (moment != "a checkpoint")
     assert without_place(fingerprint(kept, machine.folder)) == undisturbed
 
 

@@ -37,7 +37,7 @@ def undisturbed(runner: Runner) -> dict[str, Any]:
 def test_sigkill_at_random_instants_changes_nothing(
     runner: Runner, undisturbed: dict[str, Any], wanted: int
 ) -> None:
-    """With a snapshot as often as can be, so that many a kill falls into the middle of one."""
+    """With a checkpoint as often as can be, so that many a kill falls into the middle of one."""
     seed = time.time_ns()
     print(f"seed {seed}")
     instants = random.Random(seed)
@@ -69,8 +69,8 @@ def test_data_that_is_read_as_needed_changes_nothing_of_that(
     for _ in range(5):
         process = runner.start("killed", "--checkpoint-steps=1")
         runner.wait_for_training(process)
-        snapshots = tmp_path / "killed" / filenames.CHECKPOINTS
-        while process.poll() is None and not list(snapshots.glob("*.h5")):
+        checkpoints = tmp_path / "killed" / filenames.CHECKPOINTS
+        while process.poll() is None and not list(checkpoints.glob("*.h5")):
             time.sleep(0.05)
         time.sleep(instants.uniform(0, 1.8))
         process.kill()
@@ -83,7 +83,7 @@ def test_data_that_is_read_as_needed_changes_nothing_of_that(
     assert killed == undisturbed
 
 
-def test_sigterm_saves_a_snapshot_and_says_that_the_job_is_not_done(
+def test_sigterm_saves_a_checkpoint_and_says_that_the_job_is_not_done(
     runner: Runner, undisturbed: dict[str, Any]
 ) -> None:
     process = runner.start("ended")
@@ -155,7 +155,7 @@ def killer(proxy: FaultProxy) -> Iterator[Any]:
 def test_kills_in_the_middle_of_uploads_change_nothing(
     runner: Runner, undisturbed: dict[str, Any], bucket: str, proxy: FaultProxy, killer: Any
 ) -> None:
-    """Uploads are: the lease, config.json, then snapshot and pointer in turn."""
+    """Uploads are: the lease, config.json, then checkpoint and pointer in turn."""
     out = f"{bucket}/run"
     for number, stored in ((0, True), (1, False), (2, True), (3, False), (4, True), (9, False)):
         proxy.clear()
@@ -192,19 +192,19 @@ def test_two_jobs_never_share_a_run_directory(runner: Runner, bucket: str) -> No
 
 
 @pytest.mark.long
-def test_a_damaged_snapshot_is_noticed_and_the_one_before_is_used(
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(
     runner: Runner, undisturbed: dict[str, Any]
 ) -> None:
     process = runner.start("damaged", "--checkpoint-steps=10")
     runner.wait_for_training(process)
-    snapshots = runner.folder / "damaged" / filenames.CHECKPOINTS
-    while len(list(snapshots.glob("[!.]*.h5"))) < 2:
+    checkpoints = runner.folder / "damaged" / filenames.CHECKPOINTS
+    while len(list(checkpoints.glob("[!.]*.h5"))) < 2:
         time.sleep(0.01)
     time.sleep(0.5)
     process.terminate()
     assert process.wait(20) == 143
-    latest = json.loads((snapshots / "latest.json").read_text())["snapshots"]
-    newest = snapshots / latest[0]
+    latest = json.loads((checkpoints / "latest.json").read_text())["checkpoints"]
+    newest = checkpoints / latest[0]
     content = bytearray(newest.read_bytes())
     content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
     newest.write_bytes(content)

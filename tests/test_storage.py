@@ -10,7 +10,7 @@ import pytest
 
 from tests.fault_proxy import FaultProxy
 from trainer import storage
-from trainer.errors import DataError, OutageError, StorageError
+from trainer.errors import DataError, StorageError, TransientStorageError
 
 _MEDIA = "GET /download/"
 CONTENT = bytes(range(256)) * 1000
@@ -35,7 +35,7 @@ def test_what_is_put_can_be_listed_read_and_removed(place: str, source: Path) ->
     folder = storage.folder(place)
     assert folder.names() == []
     assert folder.read("a/b") is None
-    storage.put_all(folder, {"a/b": source, "c": source})
+    storage.write_all(folder, {"a/b": source, "c": source})
     assert folder.names() == ["a/b", "c"]
     assert folder.read("a/b") == CONTENT
     folder.remove("a/b")
@@ -45,9 +45,9 @@ def test_what_is_put_can_be_listed_read_and_removed(place: str, source: Path) ->
 
 def test_putting_again_replaces(place: str, source: Path) -> None:
     folder = storage.folder(place)
-    folder.put("name", source)
+    folder.write("name", source)
     source.write_bytes(b"other")
-    folder.put("name", source)
+    folder.write("name", source)
     assert folder.read("name") == b"other"
 
 
@@ -60,7 +60,7 @@ def test_a_check_for_writing_leaves_nothing_behind(place: str, tmp_path: Path) -
 def test_text_is_read_from_a_file(place: str, tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("größer")
-    storage.folder(place).put("name.json", text)
+    storage.folder(place).write("name.json", text)
     assert storage.read_text(f"{place}/name.json") == "größer"
     with pytest.raises(StorageError, match=r"other\.json: no such file"):
         storage.read_text(f"{place}/other.json")
@@ -80,25 +80,25 @@ def test_a_place_that_cannot_be_written_is_named() -> None:
 
 def test_a_local_write_that_fails_leaves_the_old_file(tmp_path: Path, source: Path) -> None:
     folder = storage.folder(str(tmp_path / "run"))
-    folder.put("name", source)
+    folder.write("name", source)
     with pytest.raises(StorageError):
-        folder.put("name", tmp_path / "missing")
+        folder.write("name", tmp_path / "missing")
     assert folder.read("name") == CONTENT
     assert folder.names() == ["name"]
 
 
 def test_a_local_folder_that_was_deleted_is_not_made_again(tmp_path: Path, source: Path) -> None:
     folder = storage.folder(str(tmp_path / "run"))
-    folder.put("a", source)
+    folder.write("a", source)
     (tmp_path / "run").rename(tmp_path / "gone")
     with pytest.raises(StorageError, match="No such file"):
-        folder.put("b/c", source)
+        folder.write("b/c", source)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_prefix_is_downloaded_without_its_neighbours(bucket: str, source: Path) -> None:
     folder = storage.folder(bucket)
-    storage.put_all(folder, {"runs/1/x": source, "runs/1/y/z": source, "runs/10/x": source})
+    storage.write_all(folder, {"runs/1/x": source, "runs/1/y/z": source, "runs/10/x": source})
     with storage.local_copy(f"{bucket}/runs/1") as local:
         found = sorted(path.relative_to(local).as_posix() for path in local.rglob("*.*"))
         files = sorted(path.relative_to(local).as_posix() for path in local.rglob("*"))
@@ -108,7 +108,7 @@ def test_a_prefix_is_downloaded_without_its_neighbours(bucket: str, source: Path
 
 
 def test_one_object_is_downloaded_under_its_name(bucket: str, source: Path) -> None:
-    storage.folder(bucket).put("data/set.npz", source)
+    storage.folder(bucket).write("data/set.npz", source)
     with storage.local_copy(f"{bucket}/data/set.npz") as local:
         assert (local.name, local.read_bytes()) == ("set.npz", CONTENT)
 
@@ -158,7 +158,7 @@ def test_403_says_which_role_is_missing(bucket: str, proxy: FaultProxy, method: 
 def test_a_download_survives_a_fault(
     bucket: str, proxy: FaultProxy, source: Path, fault: dict[str, object]
 ) -> None:
-    storage.folder(bucket).put("name", source)
+    storage.folder(bucket).write("name", source)
     set_fault = proxy.add(match=_MEDIA, **fault)
     with storage.local_copy(f"{bucket}/name") as local:
         assert local.read_bytes() == CONTENT
@@ -172,7 +172,7 @@ def test_corruption_before_an_interruption_is_noticed(
     bucket: str, proxy: FaultProxy, source: Path
 ) -> None:
     """The client resumes where it was interrupted, and then checks nothing."""
-    storage.folder(bucket).put("name", source)
+    storage.folder(bucket).write("name", source)
     proxy.add(match=_MEDIA, corrupt_reply=10, cut_reply=100_000)
     with storage.local_copy(f"{bucket}/name") as local:
         assert local.read_bytes() == CONTENT
@@ -181,11 +181,11 @@ def test_corruption_before_an_interruption_is_noticed(
 def test_endless_corruption_is_an_error_and_no_file(
     bucket: str, proxy: FaultProxy, source: Path
 ) -> None:
-    storage.folder(bucket).put("name", source)
+    storage.folder(bucket).write("name", source)
     proxy.add(match=_MEDIA, corrupt_reply=10, times=100)
-    with pytest.raises(OutageError, match="did not match its CRC32C"):
+    with pytest.raises(TransientStorageError, match="did not match its CRC32C"):
         storage.local_copy(f"{bucket}/name").__enter__()
-    with pytest.raises(OutageError, match="did not match its CRC32C"):
+    with pytest.raises(TransientStorageError, match="did not match its CRC32C"):
         storage.folder(bucket).read("name")
 
 
@@ -203,7 +203,7 @@ def test_an_upload_survives_a_fault(
     bucket: str, proxy: FaultProxy, source: Path, fault: dict[str, object]
 ) -> None:
     set_fault = proxy.add(match="POST /upload/", **fault)
-    storage.folder(bucket).put("name", source)
+    storage.folder(bucket).write("name", source)
     assert set_fault.hits == fault.get("times", 1)
     assert storage.folder(bucket).read("name") == CONTENT
 
@@ -212,15 +212,15 @@ def test_an_upload_that_was_corrupted_is_taken_back(
     bucket: str, proxy: FaultProxy, source: Path
 ) -> None:
     proxy.add(match="POST /upload/", corrupt_request=100_000, times=100)
-    with pytest.raises(OutageError, match=r"name: "):
-        storage.folder(bucket).put("name", source)
+    with pytest.raises(TransientStorageError, match=r"name: "):
+        storage.folder(bucket).write("name", source)
     assert storage.folder(bucket).names() == []
 
 
 def test_an_outage_ends_by_itself_and_says_so(bucket: str, proxy: FaultProxy) -> None:
     proxy.add(status=503, times=1000)
     started = time.monotonic()
-    with pytest.raises(OutageError, match=f"{bucket}/run/.*: Cloud Storage failed") as caught:
+    with pytest.raises(TransientStorageError, match=f"{bucket}/run/.*: Cloud Storage failed") as caught:
         storage.folder(f"{bucket}/run").check_writable()
     assert time.monotonic() - started < 30
     assert caught.value.exit_code == 1
@@ -228,8 +228,8 @@ def test_an_outage_ends_by_itself_and_says_so(bucket: str, proxy: FaultProxy) ->
 
 def test_files_are_listed_as_in_a_bucket(tmp_path: Path, bucket: str, source: Path) -> None:
     names = ["a/1", "a-b", "a/10", "a/2/x", "b/.hidden/x", "b/.x", "c"]
-    storage.put_all(storage.folder(bucket), dict.fromkeys(names, source))
-    storage.put_all(storage.folder(str(tmp_path / "f")), dict.fromkeys(names, source))
+    storage.write_all(storage.folder(bucket), dict.fromkeys(names, source))
+    storage.write_all(storage.folder(str(tmp_path / "f")), dict.fromkeys(names, source))
     for place in (bucket, str(tmp_path / "f")):
         found = [file.path.removeprefix(f"{place}/") for file in storage.files(place)]
         assert found == ["a-b", "a/1", "a/10", "a/2/x", "c"]
@@ -251,7 +251,7 @@ def test_files_are_listed_as_in_a_bucket(tmp_path: Path, bucket: str, source: Pa
 def in_pieces(bucket: str, source: Path, monkeypatch: pytest.MonkeyPatch) -> storage.File:
     """An object that is read in 26 pieces."""
     monkeypatch.setattr(storage._bucket, "_PIECE_BYTES", 10_000)
-    storage.folder(bucket).put("large", source)
+    storage.folder(bucket).write("large", source)
     (file,) = storage.files(f"{bucket}/large")
     return file
 
@@ -280,16 +280,16 @@ def test_a_piece_that_was_corrupted_is_noticed_at_the_end(
     proxy.add(match=_MEDIA, skip=3, corrupt_reply=77)
     with in_pieces.open() as stream:
         assert stream.read(len(CONTENT)) != CONTENT
-        with pytest.raises(OutageError, match="large: what was read did not match its CRC32C"):
+        with pytest.raises(TransientStorageError, match="large: what was read did not match its CRC32C"):
             stream.read()
 
 
 def test_an_object_that_was_replaced_since_it_was_listed(bucket: str, source: Path) -> None:
     folder = storage.folder(bucket)
-    folder.put("a", source)
+    folder.write("a", source)
     (file,) = storage.files(f"{bucket}/a")
     source.write_bytes(b"new")
-    folder.put("a", source)
+    folder.write("a", source)
     assert file.read(100_000_000) == b"new"
     folder.remove("a")
     with pytest.raises(StorageError, match="no such object any more"):
@@ -313,4 +313,4 @@ def test_what_is_done_at_once_is_given_in_order() -> None:
         time.sleep(0.02 * (number % 3))
         return number
 
-    assert list(storage.several_at_once(slow, range(30))) == list(range(30))
+    assert list(storage.concurrent_map(slow, range(30))) == list(range(30))

@@ -35,7 +35,7 @@ FILES = {
 }
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_names_the_last_snapshot(
+def test_a_loss_that_is_no_number_ends_the_run_and_names_the_last_checkpoint(
     job: Job, digits: Path
 ) -> None:
     arguments = ("--model=mlp", f"--data={digits}", "--learning-rate=1e38", "--out=run")
@@ -43,7 +43,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_last_snapshot(
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
     assert re.search(r"the loss became (nan|inf) in epoch 1, step \d+; expected a finite", last)
-    assert re.search(r"The last good snapshot: run/checkpoints/\w+\.h5$", last)
+    assert re.search(r"The last good checkpoint: run/checkpoints/\w+\.h5$", last)
 
 
 @pytest.mark.long
@@ -69,13 +69,13 @@ def test_rare_classes_and_leaked_examples_are_told_and_weights_help(
         told = "rare.npz: 1000 training examples of class '0' and 40 of '1'; --class-weights bal"
         assert (told in done.stderr) == (kind == "none")
         metrics = json.loads((tmp_path / kind / filenames.METRICS).read_text())
-        assert metrics["shared_with_training"] == {"test": 3}
+        assert metrics["leaked_from_training"] == {"test": 3}
         recalls.append(metrics["per_class"][1]["recall"])
     assert recalls[1] > recalls[0] + 0.1
 
 
 def test_a_job_leaves_a_complete_run_behind(job: Job, digits: Path, tmp_path: Path) -> None:
-    done = job("--model=mlp", "--data", digits, "--out=run", "--epochs=2", "--validation=0.2")
+    done = job("--model=mlp", "--data", digits, "--out=run", "--epochs=2", "--validation-split=0.2")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "run\n"
     run = tmp_path / "run"
@@ -88,7 +88,7 @@ def test_a_job_leaves_a_complete_run_behind(job: Job, digits: Path, tmp_path: Pa
     assert set(metrics) == {
         "test", "accuracy_interval", "calibration", "per_class", "confusion", "seconds",
         "examples_per_second", "epochs", "parameters", "device", "seed", "model", "data", "input",
-        "shared_with_training",
+        "leaked_from_training",
     }  # fmt: skip
     stages = {"import", "data", "build", "train", "evaluate", "write", "report"}
     assert set(metrics["seconds"]) == stages | {"total"}
@@ -120,7 +120,7 @@ def test_a_job_leaves_a_complete_run_behind(job: Job, digits: Path, tmp_path: Pa
 
 def test_from_a_bucket_to_a_bucket(job: Job, bucket: str, sentences: Path) -> None:
     for path in sentences.iterdir():
-        storage.folder(f"{bucket}/data").put(path.name, path)
+        storage.folder(f"{bucket}/data").write(path.name, path)
     arguments = ["--model=sentiment", f"--data={bucket}/data", f"--out={bucket}/runs/7"]
     done = job(*arguments, "--epochs=1", "--log=json")
     assert done.returncode == 0, done.stderr
@@ -154,7 +154,7 @@ def test_a_backbone_is_fine_tuned_from_weights_in_a_bucket(
         include_top=False, weights=None, input_shape=(32, 32, 3), pooling="avg"
     )
     network.save_weights(tmp_path / "w.weights.h5")
-    storage.folder(f"{bucket}/weights").put("w.weights.h5", tmp_path / "w.weights.h5")
+    storage.folder(f"{bucket}/weights").write("w.weights.h5", tmp_path / "w.weights.h5")
     weights = f"--weights={bucket}/weights/w.weights.h5"
     backbone = ("--model=image", "--backbone=MobileNetV3Small", f"--data={digits}")
     frozen = job(*backbone, weights, "--epochs=2", "--frozen-epochs=2", "--out=frozen")
@@ -235,9 +235,9 @@ def test_a_users_own_model_is_one_file(job: Job, digits: Path, tmp_path: Path) -
     arguments = ["--model=mine:build", "--data", digits, "--out=run"]
     refused = job(*arguments)
     assert refused.returncode == 2
-    assert "EarlyStopping watches val_loss; give --validation 0.1" in refused.stderr
+    assert "EarlyStopping watches val_loss; give --validation-split 0.1" in refused.stderr
     assert not (tmp_path / "run").exists()
-    done = job(*arguments, "--validation=0.1")
+    done = job(*arguments, "--validation-split=0.1")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / filenames.METRICS).read_text())["epochs"] == 2
 

@@ -41,7 +41,7 @@ def managed(bucket: str, mnist: Dataset, tmp_path: Path) -> dict[str, str]:
         (tmp_path / f"{use}.jsonl").write_text("\n".join(items))
         files[f"data/{use}-00000.jsonl"] = tmp_path / f"{use}.jsonl"
         variables[f"AIP_{use.upper()}_DATA_URI"] = f"{bucket}/data/{use}-*.jsonl"
-    storage.put_all(storage.folder(bucket), files)
+    storage.write_all(storage.folder(bucket), files)
     return variables
 
 
@@ -89,9 +89,9 @@ def test_a_job_that_is_killed_is_restarted_and_goes_on(
     service = Service(tmp_path, managed | variables(f"{bucket}/killed"))
     for end, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143)):
         process = service.start()
-        snapshots = storage.folder(f"{bucket}/killed/checkpoints")
+        checkpoints = storage.folder(f"{bucket}/killed/checkpoints")
         while process.poll() is None and (
-            not any(name.endswith("/latest.json") for name in snapshots.names())
+            not any(name.endswith("/latest.json") for name in checkpoints.names())
             or b"epoch " not in service.stdout.read_bytes()
         ):
             time.sleep(0.05)
@@ -134,14 +134,14 @@ def test_a_job_with_nowhere_to_write_is_refused(tmp_path: Path) -> None:
     assert "goes away with the job (CLOUD_ML_PROJECT_ID is set), expected gs://" in message
 
 
-def test_snapshots_of_another_run_are_not_touched(
+def test_checkpoints_of_another_run_are_not_touched(
     bucket: str, digits: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "snapshot").write_bytes(b"of another run")
+    (tmp_path / "checkpoint").write_bytes(b"of another run")
     shared = storage.folder(f"{bucket}/checkpoints")
     theirs = [f"{'b' * 16}/{'a' * 32}.h5", f"{'b' * 16}/latest.json", "weights.h5"]
     for name in theirs:
-        shared.put(name, tmp_path / "snapshot")
+        shared.write(name, tmp_path / "checkpoint")
     command = [sys.executable, "-m", "trainer.task", "--model=mlp", f"--data={digits}"]
     command += [f"--out={bucket}/run", f"--checkpoint-dir={bucket}/checkpoints"]
     for _ in range(2):  # The second one finds the run finished.

@@ -1,4 +1,4 @@
-"""A job on several hosts: processes with a folder each, on loopback or on other addresses."""
+"""A job on several workers: processes with a folder each, on loopback or on other addresses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from tests.kills import MODEL, ROOT
 
-# Nothing random in it, so that what it computes is the same on any number of hosts; and each host
+# Nothing random in it, so that what it computes is the same on any number of workers; and each worker
 # leaves its weights behind, and what it was given in each step. The chief may be slow at the end,
 # and all may be told to stop after an epoch.
 PLAIN = """
@@ -66,28 +66,28 @@ def build(spec):
 
 
 class Team:
-    """Starts jobs of several hosts, the chief first."""
+    """Starts jobs of several workers, the chief first."""
 
     def __init__(self, folder: Path, data: Path, *, prefixes: Sequence[Sequence[str]] = ()) -> None:
-        """Gives each host a folder of its own, in which it starts; no file is shared but the data.
+        """Gives each worker a folder of its own, in which it starts; no file is shared but the data.
 
         Args:
             folder: of all that is written.
             data: what is trained on.
-            prefixes: a command before each host's own, as `ip netns exec` is.
+            prefixes: a command before each worker's own, as `ip netns exec` is.
         """
         self.folder, self._prefixes = folder, prefixes
         (folder / "plain.py").write_text(PLAIN)
         (folder / "killed.py").write_text(MODEL)
         (folder / "weights").mkdir()
-        # Several hosts and one are equal but for rounding in float32, not in 16 bits.
-        self._arguments = [f"--data={data}", "--validation=0.2", "--seed=7", "--precision=float32"]
+        # Several workers and one are equal but for rounding in float32, not in 16 bits.
+        self._arguments = [f"--data={data}", "--validation-split=0.2", "--seed=7", "--precision=float32"]
         self._started: list[subprocess.Popen[bytes]] = []
 
     def start(
         self, model: str, *arguments: str, addresses: Sequence[str] = (), **environment: str
     ) -> list[subprocess.Popen[bytes]]:
-        """Starts a process on each host; two on loopback, if no addresses are given."""
+        """Starts a process on each worker; two on loopback, if no addresses are given."""
         addresses = addresses or [f"127.0.0.1:{free_port()}" for _ in range(2)]
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
         processes = []
@@ -120,48 +120,48 @@ class Team:
         return processes
 
     def finish(
-        self, model: str, *arguments: str, hosts: int = 2, code: int = 0, **environment: str
+        self, model: str, *arguments: str, workers: int = 2, code: int = 0, **environment: str
     ) -> None:
-        """Runs a job on so many hosts, which has to end with this code."""
-        addresses = [f"127.0.0.1:{free_port()}" for _ in range(hosts)]
+        """Runs a job on so many workers, which has to end with this code."""
+        addresses = [f"127.0.0.1:{free_port()}" for _ in range(workers)]
         started = self.start(model, *arguments, addresses=addresses, **environment)
         ended = [process.wait(120) for process in started]
-        assert ended == [code] * hosts, [self.said(index) for index in range(hosts)]
+        assert ended == [code] * workers, [self.said(index) for index in range(workers)]
 
     def place(self, index: int) -> Path:
-        """Returns the folder of a host."""
+        """Returns the folder of a worker."""
         return self.folder / f"host{index}"
 
     def log(self, index: int) -> Path:
         return self.folder / f"host{index}.log"
 
     def said(self, index: int) -> str:
-        """Returns what the last job wrote on this host's terminal."""
+        """Returns what the last job wrote on this worker's terminal."""
         return self.log(index).read_text()
 
     def wait_for(self, text: str, *, index: int = 0, within_s: float = 60) -> None:
-        """Waits until a host says so."""
+        """Waits until a worker says so."""
         deadline = time.monotonic() + within_s
         while text not in self.said(index):
             assert time.monotonic() < deadline, self.said(index)
             time.sleep(0.02)
 
     def weights(self, index: int) -> list[np.ndarray]:
-        """Returns what a host of the plain model ended with."""
+        """Returns what a worker of the plain model ended with."""
         with np.load(self.folder / "weights" / f"{index}.npz") as arrays:
             return [arrays[name] for name in arrays.files]
 
-    def seen(self, hosts: int) -> dict[str, np.ndarray]:
+    def seen(self, workers: int) -> dict[str, np.ndarray]:
         """Returns what the last job of the plain model was given in its steps, host behind host.
 
         Of each example a number that tells it from others, as `given`, int64 (steps, width); and
         its random numbers, as `drawn`, float32 (steps, width, 3).
         """
         found = []
-        for index in range(hosts):
+        for index in range(workers):
             with np.load(self.folder / "weights" / f"{index}-seen.npz") as arrays:
                 found.append(dict(arrays))
-        if hosts == 1:  # Two shares of each step, one after the other.
+        if workers == 1:  # Two shares of each step, one after the other.
             (one,) = found
             found = [{name: each[first::2] for name, each in one.items()} for first in (0, 1)]
         return {name: np.concatenate([each[name] for each in found], axis=1) for name in found[0]}
@@ -177,11 +177,11 @@ class Team:
 @contextlib.contextmanager
 def team(folder: Path, data: Path, *, prefixes: Sequence[Sequence[str]] = ()) -> Iterator[Team]:
     """Gives a team, and leaves none of its processes behind."""
-    hosts = Team(folder, data, prefixes=prefixes)
+    workers = Team(folder, data, prefixes=prefixes)
     try:
-        yield hosts
+        yield workers
     finally:
-        hosts.end()
+        workers.end()
 
 
 def free_port() -> int:

@@ -21,7 +21,7 @@ class UsageError(TrainerError):
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """Where in the data something is.
 
     Attributes:
@@ -40,13 +40,13 @@ class Place:
     @property
     def name(self) -> str:
         """The place without the folders that the file is in."""
-        return str(Place(Path(self.file).name, self.row))
+        return str(Location(Path(self.file).name, self.row))
 
 
 class DataError(TrainerError):
     """Data that cannot be trained on: missing, damaged, or of the wrong kind."""
 
-    def __init__(self, found: str, place: Place | None = None) -> None:
+    def __init__(self, found: str, place: Location | None = None) -> None:
         """Makes the error.
 
         Args:
@@ -56,11 +56,11 @@ class DataError(TrainerError):
         super().__init__(found if place is None else f"{place}: {found}")
         self.found, self.place = found, place
 
-    def at(self, place: Place) -> DataError:
+    def at(self, place: Location) -> DataError:
         """Returns the error with a place, if it has none."""
         return self.moved(lambda known: known or place)
 
-    def moved(self, move: Callable[[Place | None], Place]) -> DataError:
+    def moved(self, move: Callable[[Location | None], Location]) -> DataError:
         """Returns the error with another place, which is found by the one that it has."""
         return DataError(self.found, move(self.place))
 
@@ -68,7 +68,7 @@ class DataError(TrainerError):
 class DamagedFilesError(DataError):
     """Files of the data that cannot be read; the message names the first of them."""
 
-    MOST_NAMED = 5
+    MAX_NAMED = 5
 
     def __init__(self, findings: Sequence[DataError], of: int) -> None:
         """Makes the error.
@@ -78,10 +78,10 @@ class DamagedFilesError(DataError):
             of: how many files were read.
         """
         more = f" ({len(findings)} of {of} files)" if len(findings) > 1 else ""
-        super().__init__("; ".join(map(str, findings[: self.MOST_NAMED])) + more)
+        super().__init__("; ".join(map(str, findings[: self.MAX_NAMED])) + more)
         self.findings, self.of = findings, of
 
-    def moved(self, move: Callable[[Place | None], Place]) -> DamagedFilesError:
+    def moved(self, move: Callable[[Location | None], Location]) -> DamagedFilesError:
         """Returns the error with each finding moved."""
         return DamagedFilesError([finding.moved(move) for finding in self.findings], self.of)
 
@@ -95,7 +95,7 @@ class DivergedError(TrainerError):
 
 
 class StoppedError(TrainerError):
-    """A run that was ended by SIGTERM, with a snapshot saved."""
+    """A run that was ended by SIGTERM, with a checkpoint saved."""
 
     exit_code = 143
 
@@ -110,7 +110,7 @@ class DamagedRunError(TrainerError):
     exit_code = 3
 
 
-class UnreadError(TrainerError):
+class UnreadableInputError(TrainerError):
     """Files that could not be read, each told of by then; what could be read is done."""
 
     exit_code = 3
@@ -124,7 +124,7 @@ class ConflictError(StorageError):
     """Storage that another process has changed meanwhile."""
 
 
-class OutageError(StorageError):
+class TransientStorageError(StorageError):
     """Storage that failed though the request was right; trying again may help.
 
     The exit code is not the user's 2, so that a cloud service runs the job again.
@@ -133,8 +133,8 @@ class OutageError(StorageError):
     exit_code = 1
 
 
-class HostLostError(TrainerError):
-    """Another host of the job that is gone, or never came; none can go on without it.
+class WorkerLostError(TrainerError):
+    """Another worker of the job that is gone, or never came; none can go on without it.
 
     The exit code is not the user's 2, so that a cloud service starts them all again.
     """
@@ -142,7 +142,7 @@ class HostLostError(TrainerError):
     exit_code = 1
 
 
-class DisagreementError(TrainerError):
+class ExportMismatchError(TrainerError):
     """A converted model that answers otherwise than the one it was made of.
 
     The exit code is not the user's 2: the fault is a converter's, a runtime's or ours.

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None, *, program: str = PROGRAM) -> None:
         cluster = cloud_environment.cluster(os.environ)
         log.configure(config.log)
         if cluster is not None:
-            check_hosts(config, len(cluster.addresses))
+            check_workers(config, len(cluster.addresses))
             log.hide_native_errors()
         # Not before the flags are checked: a typo must be answered at once, without NumPy's and
         # TensorFlow's imports.
@@ -51,14 +51,14 @@ def main(argv: Sequence[str] | None = None, *, program: str = PROGRAM) -> None:
         print(log.json_line("INFO", out) if config.log == "json" else out, flush=True)
 
 
-def check_hosts(config: Config, hosts: int) -> None:
-    """Raises UsageError for what is one host's work, if there are several."""
+def check_workers(config: Config, workers: int) -> None:
+    """Raises UsageError for what is one worker's work, if there are several."""
     for flag, given in (
         ("--dry-run", config.dry_run),
         ("--folds", config.folds and not config.fold),
     ):
-        if given and hosts > 1:
-            raise UsageError(f"{flag}: found {hosts} hosts, expected one")
+        if given and workers > 1:
+            raise UsageError(f"{flag}: found {workers} workers, expected one")
 
 
 def _follow(config: Config, cluster: Cluster) -> None:
@@ -66,7 +66,7 @@ def _follow(config: Config, cluster: Cluster) -> None:
     from trainer import train
 
     LOGGER.info(
-        "host %d of %d: trains its share; the chief (%s) writes and tells",
+        "worker %d of %d: trains its share; the chief (%s) writes and tells",
         cluster.index, len(cluster.addresses), cluster.addresses[0],
     )  # fmt: skip
     train.follow(config, cluster)

@@ -99,7 +99,7 @@ def test_runs_and_the_page_may_lie_in_a_bucket(
         filenames.HISTORY,
         filenames.PREDICTIONS,
     ]
-    storage.put_all(storage.folder(f"{bucket}/run"), {name: other_run / name for name in files})
+    storage.write_all(storage.folder(f"{bucket}/run"), {name: other_run / name for name in files})
     assert compare(finished_run, f"{bucket}/run", "--out", f"{bucket}/pages/c.html") == 0
     assert capsys.readouterr().out.endswith(f"{bucket}/pages/c.html\n")
     assert b"2 runs" in storage.read(f"{bucket}/pages/c.html")

@@ -23,7 +23,7 @@ from tests.conftest import ROOT
 from trainer import storage
 from trainer.cli import main
 from trainer.data import loader
-from trainer.data.dataset import Dataset, Reading
+from trainer.data.dataset import Dataset, ReadOptions
 from trainer.data.shards import shard_format
 from trainer.data.shards.reader import Shards
 
@@ -148,7 +148,7 @@ def test_texts_become_parquet_with_their_classes(
     assert data("convert", sentences, tmp_path / "texts")[0] == 0
     assert parquet.read_table(tmp_path / "texts/train.parquet").num_rows == 1200
     before, after = (
-        loader.read(str(place), Reading()) for place in (sentences, tmp_path / "texts")
+        loader.read(str(place), ReadOptions()) for place in (sentences, tmp_path / "texts")
     )
     found = [
         sorted(zip(source.train[0], source.train[1].tolist(), strict=True))

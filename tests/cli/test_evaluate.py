@@ -92,7 +92,7 @@ def test_the_runs_data_at_another_place_is_recognised(
     evaluate: Evaluate, finished_run: Path, digits: Path, bucket: str
 ) -> None:
     files = {path.name: path for path in digits.iterdir()}
-    storage.put_all(storage.folder(f"{bucket}/digits"), files)
+    storage.write_all(storage.folder(f"{bucket}/digits"), files)
     code, out, _ = evaluate(
         finished_run, "--data", f"{bucket}/digits", "--format=json", f"--out={bucket}/out.json"
     )
@@ -137,7 +137,7 @@ def test_classes_are_matched_by_name(
         image.save(files[f"{n}.png"])  # It is brought to the size of the model's again.
         label = {"displayName": str(mnist.test.labels[n])}
         lines += [{"imageGcsUri": f"{bucket}/{n}.png", "classificationAnnotation": label}]
-    storage.put_all(storage.folder(bucket), files)
+    storage.write_all(storage.folder(bucket), files)
     data = tmp_path / "data.jsonl"
     data.write_text("\n".join(map(json.dumps, lines)))
     code, out, _ = evaluate(finished_run, "--data", data, "--format=json")

@@ -168,7 +168,7 @@ def test_rows_go_to_a_file_in_a_bucket(
         if path.is_file()
     }
     files |= {f"images/{n:03}.png": images / f"{n:03}.png" for n in range(40)}
-    storage.put_all(storage.folder(bucket), files)
+    storage.write_all(storage.folder(bucket), files)
     expected = [f"{bucket}/images/{n:03}.png" for n in range(40)]
     code, out, err = predict(f"{bucket}/run", f"{bucket}/images", f"--out={bucket}/rows.csv")
     assert (code, out, err) == (0, "", "")

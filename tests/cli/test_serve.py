@@ -55,7 +55,7 @@ def test_as_vertex_ai_starts_it_and_stops_it(finished_run: Path, bucket: str) ->
         for path in finished_run.rglob("*")
         if path.is_file()
     }
-    storage.put_all(storage.folder(f"{bucket}/run"), files)
+    storage.write_all(storage.folder(f"{bucket}/run"), files)
     port = free_port()
     routes = {
         "AIP_HEALTH_ROUTE": "/v1/endpoints/1/deployedModels/2",

@@ -423,7 +423,7 @@ def test_trials_are_shown_the_best_one_first(
 ) -> None:
     server.trials = [trial(1, 0.91, 0.01), trial(2, None, 0.002), trial(3, 0.9876543, 0.0003141592)]
     server.log = [[entry(1, "epoch 1", trial="3")]]
-    code, out, err = submit(capsys, *TUNE, "--yes", "--trials=3", "--", "--validation=0.1")
+    code, out, err = submit(capsys, *TUNE, "--yes", "--trials=3", "--", "--validation-split=0.1")
     assert code == 0, err
     assert out[0] == "trial 3: epoch 1"
     assert [line.split() for line in out[1:-1]] == [
@@ -451,7 +451,7 @@ def test_trials_are_shown_the_best_one_first(
 def test_a_dry_run_prints_what_gcloud_takes(
     arguments: list[str], kind: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job = ["--", "--validation=0.1", "--learning-rate", "1e-4"][
+    job = ["--", "--validation-split=0.1", "--learning-rate", "1e-4"][
         : 2 if kind != types.CustomJobSpec else 4
     ]
     code, out, err = submit(capsys, *arguments, "--dry-run", *job)
@@ -486,21 +486,21 @@ def test_a_kubernetes_job_is_printed(capsys: pytest.CaptureFixture[str]) -> None
     ("arguments", "kind"),
     [([*VERTEX, "--dry-run"], "workerPoolSpecs"), (KUBERNETES, "kind: JobSet")],
 )
-def test_several_hosts_are_asked_for(
+def test_several_workers_are_asked_for(
     arguments: list[str], kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, err = submit(capsys, *arguments, "--hosts=2", "--", "--model=cnn")
+    code, out, err = submit(capsys, *arguments, "--workers=2", "--", "--model=cnn")
     assert code == 0, err
     assert kind in "\n".join(out)
     assert "&id" not in "\n".join(out)
 
 
 def test_a_name_has_room_for_what_kubernetes_adds(capsys: pytest.CaptureFixture[str]) -> None:
-    fitting = "a" * 48
-    assert submit(capsys, *KUBERNETES, "--hosts=2", f"--name={fitting}")[0] == 0
-    code, _, err = submit(capsys, *KUBERNETES, "--hosts=2", f"--name={fitting}a")
+    storage_dtype = "a" * 48
+    assert submit(capsys, *KUBERNETES, "--workers=2", f"--name={storage_dtype}")[0] == 0
+    code, _, err = submit(capsys, *KUBERNETES, "--workers=2", f"--name={storage_dtype}a")
     assert code == 2
-    assert "expected at most 48 characters with --hosts 2" in err[-1]
+    assert "expected at most 48 characters with --workers 2" in err[-1]
 
 
 def test_the_jobs_own_help_stands_behind_the_dashes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -527,15 +527,15 @@ def test_the_jobs_own_help_stands_behind_the_dashes(capsys: pytest.CaptureFixtur
         ([*KUBERNETES, "--", "--data=/gcs/b/d"], "expected mnist, movie_reviews, or gs://..."),
         ([*TUNE, "--trials=3", "--parallel=4"], "--parallel: found 4, expected at most --trials"),
         ([*TUNE, "--metric=loss"], "--metric: found 'loss', expected 'val_accuracy' or 'val_loss'"),
-        ([*TUNE, "--", "--model=mlp"], "--tune: expected --validation 0.1"),
+        ([*TUNE, "--", "--model=mlp"], "--tune: expected --validation-split 0.1"),
         ([*VERTEX, "--", "--epoch=3"], "Unknown flag '--epoch=3'. Did you mean --epochs?"),
         ([*VERTEX, "--", "--epochs=0"], "--epochs: found '0', expected greater than 0"),
         ([*VERTEX, "--", "cnn"], "Unexpected word 'cnn'."),
         ([*VERTEX, "--", "--", "--epochs=3"], "Unexpected '--'."),
         ([*VERTEX, "--", "--model=cn"], "--model: unknown model 'cn'. Expected one of: mlp, cnn"),
         ([*VERTEX, "--", "--overwrite"], "--overwrite: a job that the service starts once more"),
-        ([*VERTEX, "--hosts=2", "--", "--dry-run"], "--dry-run: found 2 hosts, expected one"),
-        ([*KUBERNETES, "--hosts=2", "--", "--folds=5"], "--folds: found 2 hosts, expected one"),
+        ([*VERTEX, "--workers=2", "--", "--dry-run"], "--dry-run: found 2 workers, expected one"),
+        ([*KUBERNETES, "--workers=2", "--", "--folds=5"], "--folds: found 2 workers, expected one"),
         ([*VERTEX, "--", "--out=x"], "--out: found 'x' behind '--', expected it before '--'"),
         (
             [*VERTEX, "--", "--data=./digits"],

@@ -27,7 +27,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path, finished_run: Path) -> s
         return str(tmp_path / "run")
     path = f"{request.getfixturevalue('bucket')}/run"
     files = (file for file in finished_run.rglob("*") if file.is_file())
-    storage.put_all(
+    storage.write_all(
         storage.folder(path), {file.relative_to(finished_run).as_posix(): file for file in files}
     )
     return path
@@ -47,10 +47,10 @@ def test_every_difference_is_named(
     content = bytearray(folder.read("model.keras") or b"")
     content[100] ^= 1
     changed.write_bytes(content)
-    folder.put("model.keras", changed)
+    folder.write("model.keras", changed)
     changed.write_bytes((folder.read("history.csv") or b"")[:-1])
-    folder.put("history.csv", changed)
-    folder.put("saved_model/more", changed)
+    folder.write("history.csv", changed)
+    folder.write("saved_model/more", changed)
     code, lines, err = verify(run, capsys)
     assert code == 3
     assert [line.split(": ")[:2] for line in lines] == [

@@ -27,7 +27,7 @@ from trainer.errors import UsageError
         ({"learning_rate": "inf"}, "--learning-rate: found 'inf', expected"),
         ({"seed": "-1"}, "--seed: found '-1', expected greater than or equal to 0"),
         ({"seed": "4294967296"}, "--seed: found '4294967296', expected less than"),
-        ({"validation": "1"}, "--validation: found '1', expected less than 1"),
+        ({"validation": "1"}, "--validation-split: found '1', expected less than 1"),
         (
             {"out": "runs/1", "tensorboard_dir": "runs/1/logs/"},
             "--tensorboard-dir: found 'runs/1/logs/', expected a folder outside of --out",
@@ -105,7 +105,7 @@ def test_what_the_data_decided_is_the_same_as_what_is_left_open() -> None:
     earlier = json.loads(configs.to_json(chosen_run(chosen=("epochs", "width"))))
     left_open = {"model": "image", "data": "d", "out": "x", "batch_size": 2, "learning_rate": 0.5}
     assert configs.differences(LocatedConfig(**left_open), earlier) == []
-    assert configs.chosen(earlier) == {"epochs": 7, "width": 32}
+    assert configs.saved_auto_settings(earlier) == {"epochs": 7, "width": 32}
     other = LocatedConfig(**left_open, epochs=8)
     assert configs.differences(other, earlier) == ["--epochs was 7, now 8"]
 

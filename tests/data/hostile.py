@@ -458,14 +458,14 @@ _place_cases()
 def main(place: Path) -> None:
     from trainer import task
 
-    work, scratch = place / "work", place / "scratch"
+    work, temporary_directory = place / "work", place / "temporary_directory"
     work.mkdir()
     os.chdir(work)
     for name, make in CASES.items():
         data = place / "data"
         data.mkdir()
-        scratch.mkdir()
-        tempfile.tempdir = str(scratch)
+        temporary_directory.mkdir()
+        tempfile.tempdir = str(temporary_directory)
         arguments = make(data)
         # Address space is what a hostile header asks for; the limit is off while data is made.
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, resource.RLIM_INFINITY))
@@ -479,11 +479,11 @@ def main(place: Path) -> None:
                 code = ended.code
         seconds = time.perf_counter() - started
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        left = [str(path.relative_to(place)) for at in (work, scratch) for path in at.rglob("*")]
+        left = [str(path.relative_to(place)) for at in (work, temporary_directory) for path in at.rglob("*")]
         result = {"name": name, "code": code, "said": said.getvalue() + out.getvalue(),
                   "seconds": seconds, "left": left}  # fmt: skip
         print(json.dumps(result), flush=True)
-        for used in (data, scratch, *work.iterdir()):
+        for used in (data, temporary_directory, *work.iterdir()):
             shutil.rmtree(used) if used.is_dir() else used.unlink()
     print(json.dumps({"name": "heavy imports", "found": "tensorflow" in sys.modules}))
 

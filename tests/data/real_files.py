@@ -23,7 +23,7 @@ from pyarrow import parquet
 
 from trainer import storage
 from trainer.data import convert
-from trainer.data.dataset import Dataset, Reading
+from trainer.data.dataset import Dataset, ReadOptions
 
 Array = np.ndarray
 Part = tuple[Array, list[str]]  # Examples, and the class of each by its name.
@@ -126,7 +126,7 @@ def upload(folder: Path, url: str) -> None:
     """Puts all files below a folder into a bucket."""
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
     files = {name: path for name, path in files.items() if path.is_file()}
-    storage.put_all(storage.folder(url), files)
+    storage.write_all(storage.folder(url), files)
 
 
 # Images
@@ -277,9 +277,9 @@ def shards(before: Write) -> Write:
     """Of what is written so; texts become Parquet."""
 
     def written(whole: Data, folder: Path) -> None:
-        with storage.scratch() as place:
+        with storage.temporary_directory() as place:
             before(whole, place)
-            convert.convert(str(place), str(folder), Reading())
+            convert.convert(str(place), str(folder), ReadOptions())
 
     return written
 
@@ -332,7 +332,7 @@ def tf_records(path: Path, rows: list[Row]) -> None:
     with tf.io.TFRecordWriter(str(path)) as records:
         for row in rows:
             features = {name: feature(value) for name, value in row.items()}
-            example = tf.train.Example(features=tf.train.Features(feature=features))
+            example = tf.train.Example(features=tf.train.FeatureExtractor(feature=features))
             records.write(example.SerializeToString())
 
 
@@ -344,9 +344,9 @@ def table(put: Put, suffix: str, rows_of: Callable[..., list[Row]], pieces: int 
             rows = rows_of(whole, name, part, folder)
             for piece in range(pieces):
                 some = rows[piece * len(rows) // pieces : (piece + 1) * len(rows) // pieces]
-                numbered = f"-{piece:05}-of-{pieces:05}" if pieces > 1 else ""
+                class_names = f"-{piece:05}-of-{pieces:05}" if pieces > 1 else ""
                 # Behind the kind of file in TFRecord's custom, before it in others'.
-                end = suffix + numbered if put is tf_records else numbered + suffix
+                end = suffix + class_names if put is tf_records else class_names + suffix
                 put(folder / f"{name}{end}", some)
 
     return written

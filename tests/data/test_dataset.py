@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from trainer.data import loader
-from trainer.data.dataset import Dataset, Source
+from trainer.data.dataset import Dataset, RawSplits
 from trainer.errors import DataError, StorageError
 
 
-def source(sizes: tuple[int, ...] = (500, 300, 200)) -> Source:
+def source(sizes: tuple[int, ...] = (500, 300, 200)) -> RawSplits:
     """Vectors that hold their own number, in one piece."""
     labels = np.repeat(np.arange(len(sizes)), sizes)
-    return Source(train=(np.arange(len(labels))[:, np.newaxis] + 1000, labels))
+    return RawSplits(train=(np.arange(len(labels))[:, np.newaxis] + 1000, labels))
 
 
 def test_an_order_is_a_permutation_and_a_function_of_seed_and_epoch(mnist: Dataset) -> None:
@@ -77,7 +77,7 @@ def test_folds_share_out_every_class() -> None:
 
 
 def test_folds_leave_out_a_test_part_that_came_apart() -> None:
-    apart = Source(train=source().train, test=(np.full((9, 1), 5000), np.zeros(9, int)))
+    apart = RawSplits(train=source().train, test=(np.full((9, 1), 5000), np.zeros(9, int)))
     folds = [Dataset.split(apart, seed=0, validation=0, fold=(n, 2)) for n in (1, 2)]
     tested = np.concatenate([fold.test.examples[:, 0] for fold in folds])
     assert sorted(tested) == list(range(1000, 2000))
@@ -116,10 +116,10 @@ def test_examples_that_are_in_the_training_part_too_are_counted(texts: bool) -> 
     test = np.concatenate([examples[[3, 3, 7]], examples[:2]]), labels[:5]
     twice = np.concatenate([examples, examples[:4]]), np.concatenate([labels, labels[:4]])
     alone = examples[8:], labels[8:]
-    data = Dataset.split(Source(twice, test=test, validation=alone), seed=0, validation=0.0)
-    assert data.shared == {"validation": 12, "test": 5}
-    data = Dataset.split(Source(alone, test=test), seed=0, validation=0.0)
-    assert data.shared == {"test": 0}
+    data = Dataset.split(RawSplits(twice, test=test, validation=alone), seed=0, validation=0.0)
+    assert data.leaked == {"validation": 12, "test": 5}
+    data = Dataset.split(RawSplits(alone, test=test), seed=0, validation=0.0)
+    assert data.leaked == {"test": 0}
 
 
 def test_the_fingerprint_sees_every_value() -> None:
@@ -146,6 +146,6 @@ def test_data_is_read_from_a_bucket(bucket: str, digits: Path) -> None:
     from trainer import storage
 
     files = {f"digits/{path.name}": path for path in digits.iterdir()}
-    storage.put_all(storage.folder(bucket), files)
+    storage.write_all(storage.folder(bucket), files)
     remote = loader.load(f"{bucket}/digits", seed=0)
     assert remote.fingerprint == loader.load(str(digits), seed=0).fingerprint

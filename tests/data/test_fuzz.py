@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from tests.data.hostile import IDX, IMAGES, LABELS, WORDS, X, Y, members, npy, npz
 from trainer.data import loader
-from trainer.data.dataset import Reading
-from trainer.data.statistics import survey
+from trainer.data.dataset import ReadOptions
+from trainer.data.statistics import collect
 from trainer.errors import DataError
 
 Edits = list[tuple[int, int, bytes]]
@@ -53,7 +53,7 @@ def load(name: str, content: bytes, others: dict[str, bytes] | None = None) -> N
         Path(place, name).write_bytes(content)
         path = place if others else str(Path(place, name))
         with contextlib.suppress(DataError):
-            survey(path, Reading(allow_pickle=True))
+            collect(path, ReadOptions(allow_pickle=True))
         with contextlib.suppress(DataError):
             found = loader.load(path, seed=0, validation=0.3, allow_pickle=True)
             assert len(found.train) + len(found.test) > 0

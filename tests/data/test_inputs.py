@@ -13,15 +13,15 @@ import pytest
 from PIL import Image
 
 from trainer.data.dataset import Dataset
-from trainer.data.inputs import Input
-from trainer.errors import DataError, Place
+from trainer.data.inputs import InputSignature
+from trainer.errors import DataError, Location
 
-GREY = Input(kind="image", shape=(2, 3, 1), dtype="uint8", low=0, high=255)
-COLOUR = Input(kind="image", shape=(2, 3, 3), dtype="uint8", low=0, high=255)
-UNIT = Input(kind="image", shape=(2, 3, 1), dtype="float32", low=0, high=1)
-VECTOR = Input(kind="vector", shape=(3,), dtype="float32", low=-2, high=2)
-BYTES = Input(kind="vector", shape=(3,), dtype="uint8", low=0, high=9)
-TEXT = Input(kind="text", shape=(), dtype="string", low=0, high=0)
+GREY = InputSignature(kind="image", shape=(2, 3, 1), dtype="uint8", low=0, high=255)
+COLOUR = InputSignature(kind="image", shape=(2, 3, 3), dtype="uint8", low=0, high=255)
+UNIT = InputSignature(kind="image", shape=(2, 3, 1), dtype="float32", low=0, high=1)
+VECTOR = InputSignature(kind="vector", shape=(3,), dtype="float32", low=-2, high=2)
+BYTES = InputSignature(kind="vector", shape=(3,), dtype="uint8", low=0, high=9)
+TEXT = InputSignature(kind="text", shape=(), dtype="string", low=0, high=0)
 
 
 def png(pixels: Any) -> bytes:
@@ -31,8 +31,8 @@ def png(pixels: Any) -> bytes:
 
 
 def test_it_is_told_and_read_back(mnist: Dataset) -> None:
-    found = Input.of(mnist.spec)
-    assert Input.read(json.loads(json.dumps(dataclasses.asdict(found)))) == found
+    found = InputSignature.of(mnist.spec)
+    assert InputSignature.read(json.loads(json.dumps(dataclasses.asdict(found)))) == found
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_it_is_told_and_read_back(mnist: Dataset) -> None:
 )
 def test_what_describes_no_input_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="input"):
-        Input.read({**dataclasses.asdict(GREY), **change})
+        InputSignature.read({**dataclasses.asdict(GREY), **change})
 
 
 def test_numbers_and_images_are_the_same_example() -> None:
@@ -53,7 +53,7 @@ def test_numbers_and_images_are_the_same_example() -> None:
         GREY.from_json(pixels),
         GREY.from_json(expected.tolist()),
         GREY.from_json(coded),
-        GREY.from_image(content, Place("a.png")),
+        GREY.from_image(content, Location("a.png")),
     ):
         np.testing.assert_array_equal(found, expected, strict=True)
     np.testing.assert_array_equal(COLOUR.from_json(coded), np.repeat(expected, 3, axis=2))
@@ -63,7 +63,7 @@ def test_numbers_and_images_are_the_same_example() -> None:
 def test_an_image_is_brought_to_size_and_to_the_colours_of_the_training_part() -> None:
     large = np.zeros((20, 30, 3), np.uint8)
     large[:10, :10] = (255, 0, 0)
-    found = GREY.from_image(png(large), Place("a.png"))
+    found = GREY.from_image(png(large), Location("a.png"))
     assert found.shape == (2, 3, 1)
     assert found[0, 0, 0] == 76  # Of red, what Rec. 601 takes for its brightness.
     assert found.sum() == 76
@@ -112,7 +112,7 @@ def test_texts_and_vectors() -> None:
         (TEXT, "\ud800", "is none"),
     ],
 )
-def test_what_it_cannot_be_asked(asked: Input, value: Any, message: str) -> None:
+def test_what_it_cannot_be_asked(asked: InputSignature, value: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         asked.from_json(value)
 
@@ -120,9 +120,9 @@ def test_what_it_cannot_be_asked(asked: Input, value: Any, message: str) -> None
 def test_an_image_for_a_model_of_other_values_is_refused() -> None:
     content = png([[0] * 3] * 2)
     with pytest.raises(DataError, match="a.png: found pixels of 0 to 255, and the model was"):
-        dataclasses.replace(UNIT, low=-1).from_image(content, Place("a.png"))
+        dataclasses.replace(UNIT, low=-1).from_image(content, Location("a.png"))
     with pytest.raises(DataError, match="a.png: found an image, expected a list of 3 numbers"):
-        VECTOR.from_image(content, Place("a.png"))
+        VECTOR.from_image(content, Location("a.png"))
 
 
 def test_examples_of_a_data_set() -> None:

@@ -15,7 +15,7 @@ from tests.data.formats.test_table import make_parquet, tf_records
 from tests.data.hostile import idx
 from trainer import storage
 from trainer.data import checks, loader
-from trainer.data.dataset import Reading, checked
+from trainer.data.dataset import ReadOptions, checked
 from trainer.data.shards.shard_format import Stream
 from trainer.errors import DamagedFilesError, DataError
 
@@ -120,13 +120,13 @@ def drained(stream: Stream) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 @pytest.mark.parametrize("name", MAKERS)
 def test_pieces_are_what_is_read_whole(name: str, tmp_path: Path) -> None:
     MAKERS[name](tmp_path)
-    source = loader.read(str(tmp_path), Reading())
+    source = loader.read(str(tmp_path), ReadOptions())
     whole = checked(source)
     train = whole["train"].examples
     for mix in (False, True):
-        with loader.streamed(str(tmp_path), Reading(mixed=mix)) as stream:
+        with loader.streamed(str(tmp_path), ReadOptions(mixed=mix)) as stream:
             found = drained(stream)
-        assert stream.classes == (source.classes or checks.numbered(whole["train"].labels))
+        assert stream.classes == (source.classes or checks.class_names(whole["train"].labels))
         assert stream.texts == (train.dtype == object)
         if not stream.texts:
             pixels = train.dtype == np.uint8 and train.ndim == 4
@@ -161,11 +161,11 @@ def test_images_of_a_managed_data_set_too(tmp_path: Path, bucket: str) -> None:
             "classificationAnnotation": {"displayName": str(number % 2)},
             "dataItemResourceLabels": use,
         })  # fmt: skip
-    storage.put_all(storage.folder(bucket), files)
+    storage.write_all(storage.folder(bucket), files)
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
-    whole = checked(loader.read(str(path), Reading()))
-    with loader.streamed(str(path), Reading()) as stream:
+    whole = checked(loader.read(str(path), ReadOptions()))
+    with loader.streamed(str(path), ReadOptions()) as stream:
         for part, (examples, labels) in drained(stream).items():
             np.testing.assert_array_equal(examples, whole[part].examples)
             np.testing.assert_array_equal(labels, whole[part].labels)
@@ -231,7 +231,7 @@ def test_what_is_damaged_is_named_by_the_path_that_was_given(
     damage(tmp_path)
     with (
         pytest.raises(DataError, match=f"^{tmp_path}{message}"),
-        loader.streamed(str(tmp_path), Reading(mixed=True)) as stream,
+        loader.streamed(str(tmp_path), ReadOptions(mixed=True)) as stream,
     ):
         drained(stream)
 
@@ -242,7 +242,7 @@ def test_damaged_images_of_a_table_are_named_by_their_rows(tmp_path: Path) -> No
     make_parquet(tmp_path / "a.parquet", image_rows(pictures))
     with (
         pytest.raises(DamagedFilesError) as caught,
-        loader.streamed(str(tmp_path), Reading()) as stream,
+        loader.streamed(str(tmp_path), ReadOptions()) as stream,
     ):
         drained(stream)
     assert [str(found)[: len(str(tmp_path)) + 20] for found in caught.value.findings] == [

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from tests.engine.test_loop import small_model
 from trainer.checkpoint import state
-from trainer.checkpoint.state import Progress, Snapshot
+from trainer.checkpoint.state import Checkpoint, TrainState
 from trainer.data import loader
 from trainer.data.dataset import Array, Dataset
 from trainer.distributed.devices import Devices, mirrored
@@ -27,7 +27,7 @@ from trainer.engine import loop
 DEVICES = 4  # Of all strategies of a process TensorFlow expects the same number.
 BATCH = 95  # Which they do not divide.
 EPOCHS = 3
-HANDED_OVER = (1, 5)  # Epoch and step of the snapshot that a run on other devices goes on from.
+HANDED_OVER = (1, 5)  # Epoch and step of the checkpoint that a run on other devices goes on from.
 # Of each run where its examples are, on how many devices it is, and which run it goes on with.
 RUNS = {
     "1": ("digits", 1, None),
@@ -61,48 +61,48 @@ class Seen:
 
     def whole(self, part: int) -> Array:
         """Returns examples (0) or random numbers (1) of each step, replica behind replica."""
-        shares = [
+        microbatches = [
             np.stack([given[part] for given in steps]) for _, steps in sorted(self._given.items())
         ]
-        return np.concatenate(shares, axis=1)
+        return np.concatenate(microbatches, axis=1)
 
 
-class HandOver(loop.Keeper):
-    """Takes one snapshot of a run, and may begin with that of another."""
+class HandOver(loop.TrainingHook):
+    """Takes one checkpoint of a run, and may begin with that of another."""
 
-    def __init__(self, model: keras.Model, begun: Snapshot | None) -> None:
+    def __init__(self, model: keras.Model, begun: Checkpoint | None) -> None:
         self._model, self._begun = model, begun
-        self.taken: Snapshot | None = None
+        self.taken: Checkpoint | None = None
 
-    def most_steps(self) -> int:
+    def max_steps(self) -> int:
         return HANDED_OVER[1]  # Of 11 in an epoch.
 
-    def restore(self) -> Progress:
+    def restore(self) -> TrainState:
         if self._begun is None:
-            return Progress()
+            return TrainState()
         file = io.BytesIO()
         state.write(self._begun, file)
         return state.restore(state.read(file), self._model, [], "")
 
-    def after_steps(self, progress: Progress, steps: int, *, epoch_end: bool = False) -> None:
+    def after_steps(self, progress: TrainState, steps: int, *, epoch_end: bool = False) -> None:
         if (progress.epoch, progress.step) == HANDED_OVER:
             kind: dict[str, Any] = {"identity": "", "environment": {}, "seconds": 0.0}
             self.taken = state.capture(self._model, [], progress, **kind)
 
 
 def trained(
-    data: Dataset, devices: int, begun: Snapshot | None, frozen_epochs: int
-) -> tuple[dict[str, Array], Snapshot | None]:
-    """Trains on some of the devices; returns what is to be looked at, and the snapshot."""
+    data: Dataset, devices: int, begun: Checkpoint | None, frozen_epochs: int
+) -> tuple[dict[str, Array], Checkpoint | None]:
+    """Trains on some of the devices; returns what is to be looked at, and the checkpoint."""
     strategy = tf.distribute.get_strategy()
     if devices > 1:
         strategy = mirrored(tuple(f"CPU:{n}" for n in range(devices)))
     with strategy.scope():
         model = small_model(penalty=0.01)
-    seen, keeper = Seen(), HandOver(model, begun)
+    seen, hook = Seen(), HandOver(model, begun)
     history = loop.fit(
         model, data.train, data.test, epochs=EPOCHS, batch_size=BATCH, seed=0, augmentation=seen,
-        frozen_epochs=frozen_epochs, devices=Devices(strategy), keeper=keeper,
+        frozen_epochs=frozen_epochs, devices=Devices(strategy), hook=hook,
     )  # fmt: skip
     figures = [[row[name] for name in ("loss", "accuracy", "val_loss")] for row in history]
     arrays = {"figures": np.array(figures), "given": seen.whole(0), "drawn": seen.whole(1)}
@@ -112,7 +112,7 @@ def trained(
     # The same weights on all devices, so that what is said can be the same to the bit.
     model.set_weights(small_model(penalty=0.01).get_weights())
     arrays["said"] = loop.predict(model, data.test, batch_size=BATCH)
-    return arrays, keeper.taken
+    return arrays, hook.taken
 
 
 def layers_alone() -> dict[str, Array]:
@@ -130,8 +130,8 @@ def layers_alone() -> dict[str, Array]:
     @tf.function
     def step() -> tuple[tf.Tensor, tf.Tensor]:
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        share = tf.cast(replica, tf.float32) + tf.constant([[1.0, 2, 3], [4, 6, 8]])
-        return dropout(tf.ones([2, 8]), training=True), normalisation(share, training=True)
+        microbatch_size = tf.cast(replica, tf.float32) + tf.constant([[1.0, 2, 3], [4, 6, 8]])
+        return dropout(tf.ones([2, 8]), training=True), normalisation(microbatch_size, training=True)
 
     dropped, normalised = strategy.run(step)
     parts = {"dropped": dropped, "normalised": normalised}
@@ -150,10 +150,10 @@ def main(digits: str, shards: str, out: str) -> None:
     data = {
         name: loader.load(path, seed=0) for name, path in (("digits", digits), ("shards", shards))
     }
-    found, snapshots = {}, {}
+    found, checkpoints = {}, {}
     for name, (place, devices, begun) in RUNS.items():
-        arrays, snapshots[name] = trained(
-            data[place], devices, snapshots.get(begun), frozen_epochs=int("frozen" in name)
+        arrays, checkpoints[name] = trained(
+            data[place], devices, checkpoints.get(begun), frozen_epochs=int("frozen" in name)
         )
         found |= {f"{name}: {what}": values for what, values in arrays.items()}
     np.savez(out, **found, **layers_alone())

@@ -34,8 +34,8 @@ def test_xla_is_for_those_who_ask_on_a_cpu(xla: str, expected: bool) -> None:
 def test_a_cpu_computes_two_shares_each_by_half_of_the_cores(set_by_user: bool) -> None:
     code = (
         "import tensorflow as tf; from trainer.engine import devices; "
-        "assert devices.select('cpu').shares == 2; "
-        "assert devices.select('cpu', xla='on').shares == 1; "
+        "assert devices.select('cpu').microbatches == 2; "
+        "assert devices.select('cpu', xla='on').microbatches == 1; "
         "print(*(getattr(tf.config.threading, f'get_{kind}_op_parallelism_threads')() "
         "for kind in ('inter', 'intra')))"
     )

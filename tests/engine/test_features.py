@@ -11,7 +11,7 @@ import pytest
 from trainer import models
 from trainer.data import loader
 from trainer.data.dataset import Split
-from trainer.engine.features import Features
+from trainer.engine.features import FeatureExtractor
 from trainer.errors import DataError, DivergedError
 from trainer.models import MODELS
 from trainer.runtime import memory
@@ -19,19 +19,19 @@ from trainer.runtime import memory
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_parts_give_what_the_whole_gives(name: str, digits: Path, sentences: Path) -> None:
-    definition = models.find(name)
-    path = digits if definition.recipe.data == "mnist" else sentences
+    model_entry = models.find(name)
+    path = digits if model_entry.recipe.data == "mnist" else sentences
     data = loader.load(str(path), seed=0)
-    model = models.build(definition, data.spec, learning_rate=0.1, steps=100, seed=0)
-    features = Features(model)
+    model = models.build(model_entry, data.spec, learning_rate=0.1, steps=100, seed=0)
+    features = FeatureExtractor(model)
     whole = np.asarray(model(models.as_input(data.test.examples), training=False))
-    np.testing.assert_allclose(features.predict(features.of(data.test), 100), whole, atol=1e-6)
+    np.testing.assert_allclose(features.predict(features.extract(data.test), 100), whole, atol=1e-6)
 
 
 def test_word_counts_take_a_byte_each(sentences: Path) -> None:
     data = loader.load(str(sentences), seed=0)
     model = models.build(models.find("sentiment"), data.spec, learning_rate=0.1, steps=100, seed=0)
-    assert Features(model).of(data.test).dtype == np.uint8
+    assert FeatureExtractor(model).extract(data.test).dtype == np.uint8
 
 
 def texts(lengths: list[int]) -> Split:
@@ -48,7 +48,7 @@ def token_ids() -> keras.Model:
 
 def test_sequences_are_padded_to_one_length() -> None:
     """The layer pads each batch of 1,000 texts to the longest of that batch."""
-    ids = Features(token_ids()).of(texts([1] * 1000 + [5] + [2] * 999))
+    ids = FeatureExtractor(token_ids()).extract(texts([1] * 1000 + [5] + [2] * 999))
     assert ids.shape == (2000, 5)
     assert (ids != 0).sum(axis=1).tolist() == [1] * 1000 + [5] + [2] * 999
 
@@ -58,7 +58,7 @@ def test_one_endless_text_is_refused_before_memory_runs_out(
 ) -> None:
     monkeypatch.setattr(memory, "limit", lambda: 10_000_000)
     with pytest.raises(DataError, match="sequences of up to 3000 tokens takes 6 MB in memory"):
-        Features(token_ids()).of(texts([1] * 1000 + [3000] + [1] * 999))
+        FeatureExtractor(token_ids()).extract(texts([1] * 1000 + [3000] + [1] * 999))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_large_examples_are_predicted_in_batches_as_trained(
             keras.layers.Dense(2, activation="softmax"),
         ]
     )
-    features = Features(model)
+    features = FeatureExtractor(model)
     sizes = []
     predict = features._predict
     features._predict = lambda inputs: (sizes.append(len(inputs)), predict(inputs))[1]
@@ -86,4 +86,4 @@ def test_answers_that_are_no_numbers_are_refused() -> None:
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, activation="softmax")])
     model.set_weights([np.full((3, 2), np.nan), np.zeros(2)])
     with pytest.raises(DivergedError, match="gives NaN for class probabilities"):
-        Features(model).predict(np.ones((4, 3), np.float32), 4)
+        FeatureExtractor(model).predict(np.ones((4, 3), np.float32), 4)

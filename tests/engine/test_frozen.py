@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from trainer import models
 from trainer.checkpoint import state
-from trainer.checkpoint.state import Progress, Snapshot
+from trainer.checkpoint.state import Checkpoint, TrainState
 from trainer.data import loader
 from trainer.data.dataset import Dataset
 from trainer.distributed.devices import Devices
@@ -39,7 +39,7 @@ def model() -> keras.Model:
     return built
 
 
-def fit(trained: keras.Model, data: Dataset, **settings: Any) -> list[loop.Row]:
+def fit(trained: keras.Model, data: Dataset, **settings: Any) -> list[loop.Logs]:
     settings = {"epochs": 2, "frozen_epochs": 1, "batch_size": 96, "seed": 5, **settings}
     here = Devices(tf.distribute.get_strategy())
     return loop.fit(trained, data.train, data.validation, devices=here, **settings)
@@ -100,30 +100,30 @@ class Stop(Exception):
     pass
 
 
-class StopsAt(loop.Keeper):
-    """Takes a snapshot after so many steps, and ends the training."""
+class StopsAt(loop.TrainingHook):
+    """Takes a checkpoint after so many steps, and ends the training."""
 
     def __init__(self, trained: keras.Model, steps: int) -> None:
         self._model, self._left = trained, steps
 
-    def most_steps(self) -> int:
+    def max_steps(self) -> int:
         return 1
 
-    def after_steps(self, progress: Progress, steps: int, *, epoch_end: bool = False) -> None:
+    def after_steps(self, state: TrainState, steps: int, *, epoch_end: bool = False) -> None:
         self._left -= steps
         if self._left == 0:
             facts: Any = {"identity": "", "environment": {}, "seconds": 0.0}
-            self.snapshot = state.capture(self._model, [], progress, **facts)
-            if progress.step < STEPS:  # At the end of an epoch, the snapshot behind it.
+            self.checkpoint = state.capture(self._model, [], state, **facts)
+            if state.step < STEPS:  # At the end of an epoch, the checkpoint behind it.
                 raise Stop
 
 
-class GoesOn(loop.Keeper):
-    def __init__(self, trained: keras.Model, snapshot: Snapshot) -> None:
-        self._model, self._snapshot = trained, snapshot
+class GoesOn(loop.TrainingHook):
+    def __init__(self, trained: keras.Model, checkpoint: Checkpoint) -> None:
+        self._model, self._checkpoint = trained, checkpoint
 
-    def restore(self) -> Progress:
-        return state.restore(self._snapshot, self._model, [], "")
+    def restore(self) -> TrainState:
+        return state.restore(self._checkpoint, self._model, [], "")
 
 
 @pytest.mark.parametrize("steps", [2, STEPS, STEPS + 4])
@@ -132,10 +132,10 @@ def test_a_run_that_is_resumed_in_either_part_ends_to_the_bit_as_one_that_was_no
 ) -> None:
     whole, stopped, resumed = model(), model(), model()
     fit(whole, data)
-    keeper = StopsAt(stopped, steps)
+    hook = StopsAt(stopped, steps)
     with pytest.raises(Stop):
-        fit(stopped, data, keeper=keeper)
-    fit(resumed, data, keeper=GoesOn(resumed, keeper.snapshot))
+        fit(stopped, data, hook=hook)
+    fit(resumed, data, hook=GoesOn(resumed, hook.checkpoint))
     for a, b in zip(variables(whole), variables(resumed), strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -41,7 +41,7 @@ def frozen() -> keras.Model:
     return model
 
 
-def repeated() -> keras.Model:
+def duplicates() -> keras.Model:
     inputs = keras.Input((9, 9, 2))
     normalised = layers.BatchNormalization(momentum=0.9)
     return keras.Model(inputs, layers.Flatten()(normalised(3 * normalised(inputs) + 1)))
@@ -62,7 +62,7 @@ MODELS: dict[str, Callable[[], keras.Model]] = {
     "two paths": two_paths,
     "within": within,
     "frozen": frozen,
-    "one layer twice": repeated,
+    "one layer twice": duplicates,
     "pixels": lambda: keras.Sequential(
         [keras.Input((9, 9, 2), dtype="uint8"), layers.BatchNormalization(), layers.Flatten()]
     ),
@@ -99,12 +99,12 @@ def test_each_share_is_normalised_by_itself_and_averages_move_by_all() -> None:
     keras.utils.set_random_seed(0)
     model = images(momentum=0.9)
     moved = []
-    for share in x:
+    for microbatch in x:
         same = keras.models.clone_model(model)
         same.set_weights(model.get_weights())
-        output = same(share, training=True)
+        output = same(microbatch, training=True)
         moved.append((output, [np.array(v) for v in same.non_trainable_variables]))
-    outputs = fused_batch_norm.training_pass(model)([tf.constant(share) for share in x])
+    outputs = fused_batch_norm.training_pass(model)([tf.constant(microbatch) for microbatch in x])
     for output, (expected, _) in zip(outputs, moved, strict=True):
         np.testing.assert_allclose(output, expected, atol=1e-5)
     averages = [np.mean(both, axis=0) for both in zip(*(each for _, each in moved), strict=True)]
@@ -115,11 +115,11 @@ def test_each_share_is_normalised_by_itself_and_averages_move_by_all() -> None:
 def test_what_would_be_another_sum_over_shares_is_of_whole_batches() -> None:
     inputs = keras.Input((9,))
     penalised = layers.Dense(3, activity_regularizer="l2")
-    assert not fused_batch_norm.can_share(keras.Model(inputs, penalised(inputs)))
-    assert fused_batch_norm.can_share(
+    assert not fused_batch_norm.can_use_microbatches(keras.Model(inputs, penalised(inputs)))
+    assert fused_batch_norm.can_use_microbatches(
         keras.Model(inputs, layers.Dense(3, kernel_regularizer="l2")(inputs))
     )
-    assert {name for name in MODELS if not fused_batch_norm.can_share(MODELS[name]())} == {
+    assert {name for name in MODELS if not fused_batch_norm.can_use_microbatches(MODELS[name]())} == {
         "another axis"
     }
 

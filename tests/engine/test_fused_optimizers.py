@@ -38,7 +38,7 @@ def test_it_does_what_keras_does(name: str) -> None:
     for fused in (True, False):
         optimizer, variables = make(), [keras.Variable(start), keras.Variable(start[0])]
         optimizer.build(variables)
-        update = fused_optimizers.of(optimizer, variables) if fused else optimizer.apply
+        update = fused_optimizers.make_update(optimizer, variables) if fused else optimizer.apply
         for step in range(5):
             gradients = [tf.sin(v.value * (step + 1)) for v in variables]
             update(gradients, variables)
@@ -53,7 +53,7 @@ def test_it_is_fused_where_it_can_be(name: str) -> None:
     variables = [keras.Variable(np.ones((2, 2), np.float32))]
     optimizer = make()
     optimizer.build(variables)
-    update = fused_optimizers.of(optimizer, variables)
+    update = fused_optimizers.make_update(optimizer, variables)
     call = tf.function(lambda gradient: update([gradient], variables))
     graph = call.get_concrete_function(tf.TensorSpec((2, 2), tf.float32)).graph
     kernels = {op.type for op in graph.get_operations() if op.type.startswith("ResourceApply")}
@@ -65,18 +65,18 @@ def test_a_constraint_is_kept() -> None:
     variable.constraint = keras.constraints.NonNeg()
     optimizer = optimizers.Adam(10.0)
     optimizer.build([variable])
-    fused_optimizers.of(optimizer, [variable])([tf.ones(3)], [variable])
+    fused_optimizers.make_update(optimizer, [variable])([tf.ones(3)], [variable])
     assert np.array(variable.value).min() >= 0
 
 
 def test_an_embeddings_rows_move_as_by_a_whole_gradient() -> None:
-    """Keras itself squares the gradients of a repeated row before it sums them."""
+    """Keras itself squares the gradients of a duplicates row before it sums them."""
     found = []
     for fused in (True, False):
         variable = keras.Variable(np.ones((4, 2), np.float32))
         optimizer = optimizers.Adam(0.1)
         optimizer.build([variable])
-        update = fused_optimizers.of(optimizer, [variable]) if fused else optimizer.apply
+        update = fused_optimizers.make_update(optimizer, [variable]) if fused else optimizer.apply
         for rows in ([1, 1], [3, 0], [2, 1]):
             with tf.GradientTape() as tape:
                 loss = tf.reduce_sum(tf.gather(variable.value, rows) ** 2)
@@ -92,6 +92,6 @@ def test_a_variable_without_a_gradient_is_left_to_keras() -> None:
     optimizer = optimizers.Adam(0.1)
     optimizer.build(variables)
     with pytest.warns(UserWarning, match="Gradients do not exist"):
-        fused_optimizers.of(optimizer, variables)([None, tf.ones(2)], variables)
+        fused_optimizers.make_update(optimizer, variables)([None, tf.ones(2)], variables)
     assert np.array(variables[0].value).tolist() == [1, 1]
     assert np.array(variables[1].value)[0] < 1

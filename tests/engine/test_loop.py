@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.checkpoint.state import Progress
+from trainer.checkpoint.state import TrainState
 from trainer.data import loader
 from trainer.data.dataset import Dataset
 from trainer.distributed.devices import Devices
@@ -43,19 +43,19 @@ def small_model(*, learning_rate: float = 0.01, penalty: float = 0.0) -> keras.M
     return model
 
 
-def fit(model: keras.Model, data: Dataset, **settings: Any) -> list[loop.Row]:
+def fit(model: keras.Model, data: Dataset, **settings: Any) -> list[loop.Logs]:
     settings = {"epochs": 2, "batch_size": 96, "seed": 5, "validation": None, **settings}
     validation = settings.pop("validation")
-    here = Devices(tf.distribute.get_strategy(), shares=settings.pop("shares", 1))
+    here = Devices(tf.distribute.get_strategy(), microbatches=settings.pop("microbatches", 1))
     return loop.fit(model, data.train, validation, devices=here, **settings)
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.01])
-@pytest.mark.parametrize("shares", [1, 2, 5])
-def test_it_does_what_keras_does(data: Dataset, penalty: float, shares: int) -> None:
+@pytest.mark.parametrize("microbatches", [1, 2, 5])
+def test_it_does_what_keras_does(data: Dataset, penalty: float, microbatches: int) -> None:
     """The same steps, the last and smaller one too, give the same weights as train_on_batch."""
     ours, theirs = small_model(penalty=penalty), small_model(penalty=penalty)
-    fit(ours, data, shares=shares)
+    fit(ours, data, microbatches=microbatches)
     for epoch in range(2):
         order = data.train.order(5, epoch)
         for at in range(0, len(order), 96):
@@ -65,11 +65,11 @@ def test_it_does_what_keras_does(data: Dataset, penalty: float, shares: int) -> 
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
-@pytest.mark.parametrize("shares", [1, 2])
-def test_weighted_classes_do_what_keras_does(data: Dataset, shares: int) -> None:
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_weighted_classes_do_what_keras_does(data: Dataset, microbatches: int) -> None:
     weights = np.linspace(0.1, 2, 10, dtype=np.float32)
     ours, theirs = small_model(), small_model()
-    fit(ours, data, epochs=1, class_weights=weights, shares=shares)
+    fit(ours, data, epochs=1, class_weights=weights, microbatches=microbatches)
     order = data.train.order(5, 0)
     for at in range(0, len(order), 96):
         batch = order[at : at + 96]
@@ -115,18 +115,18 @@ class Flip:
 def test_random_numbers_are_a_function_of_seed_epoch_and_step(data: Dataset) -> None:
     """They depend neither on how many steps a call has, nor on where a run was resumed."""
 
-    class OneStep(loop.Keeper):
-        def most_steps(self) -> int:
+    class OneStep(loop.TrainingHook):
+        def max_steps(self) -> int:
             return 1
 
-    class FromSecondEpoch(loop.Keeper):
-        def restore(self) -> Progress:
-            return Progress(epoch=1, step=2, loss_sum=1.0, seconds=1.0)
+    class FromSecondEpoch(loop.TrainingHook):
+        def restore(self) -> TrainState:
+            return TrainState(epoch=1, step=2, loss_sum=1.0, seconds=1.0)
 
     whole, one, resumed, other = (Flip() for _ in range(4))
     fit(small_model(), data, augmentation=whole)
-    fit(small_model(), data, augmentation=one, keeper=OneStep())
-    fit(small_model(), data, augmentation=resumed, keeper=FromSecondEpoch())
+    fit(small_model(), data, augmentation=one, hook=OneStep())
+    fit(small_model(), data, augmentation=resumed, hook=FromSecondEpoch())
     fit(small_model(), data, augmentation=other, seed=6, epochs=1)
     steps = math.ceil(len(data.train) / 96)
     assert [part.shape for part in whole.uniform] == [(96, 3)] * 2 * steps
@@ -190,29 +190,29 @@ def test_how_many_steps_a_call_has_does_not_change_the_result(data: Dataset) -> 
 def test_later_epochs_have_as_few_calls_as_fit(data: Dataset) -> None:
     """The host waits for the device once a call."""
 
-    class Calls(loop.Keeper):
+    class Calls(loop.TrainingHook):
         steps: list[int] = []
 
-        def after_steps(self, progress: Progress, steps: int, *, epoch_end: bool = False) -> None:
+        def after_steps(self, state: TrainState, steps: int, *, epoch_end: bool = False) -> None:
             self.steps.append(0 if epoch_end else steps)
 
     instant = iter(n * 1e-9 for n in range(10_000))
-    fit(small_model(), data, epochs=4, keeper=Calls(), clock=lambda: next(instant))
+    fit(small_model(), data, epochs=4, hook=Calls(), clock=lambda: next(instant))
     assert Calls.steps == [1, 2, 4, 2, 0, 8, 1, 0, 9, 0, 9, 0]
 
 
-def test_a_call_ends_where_a_snapshot_is_due(data: Dataset) -> None:
-    class EveryFour(loop.Keeper):
+def test_a_call_ends_where_a_checkpoint_is_due(data: Dataset) -> None:
+    class EveryFour(loop.TrainingHook):
         ends: list[int] = []
 
-        def most_steps(self) -> int:
+        def max_steps(self) -> int:
             return 4 - sum(self.ends) % 4
 
-        def after_steps(self, progress: Progress, steps: int, *, epoch_end: bool = False) -> None:
+        def after_steps(self, state: TrainState, steps: int, *, epoch_end: bool = False) -> None:
             self.ends.append(steps)
 
     instant = iter(n * 1e-9 for n in range(10_000))
-    fit(small_model(), data, epochs=2, keeper=EveryFour(), clock=lambda: next(instant))
+    fit(small_model(), data, epochs=2, hook=EveryFour(), clock=lambda: next(instant))
     done = np.cumsum(EveryFour.ends)
     assert {4, 8, 12, 16} <= set(done.tolist())
 
@@ -264,11 +264,11 @@ def test_a_run_resumed_at_the_end_of_an_epoch_begins_no_batch(data: Dataset) -> 
         def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
             self.batches.append(batch)
 
-    class AtTheEnd(loop.Keeper):
-        def restore(self) -> Progress:
-            return Progress(epoch=0, step=9, loss_sum=1.0, seconds=1.0)
+    class AtTheEnd(loop.TrainingHook):
+        def restore(self) -> TrainState:
+            return TrainState(epoch=0, step=9, loss_sum=1.0, seconds=1.0)
 
-    fit(small_model(), data, callbacks=[Begun()], keeper=AtTheEnd())
+    fit(small_model(), data, callbacks=[Begun()], hook=AtTheEnd())
     assert Begun.batches == list(range(9))
 
 
@@ -303,11 +303,11 @@ def test_dropout_and_order_repeat_with_the_seed(data: Dataset) -> None:
 
 
 @pytest.mark.parametrize("examples", [1, 95, 96, 97, 800])
-@pytest.mark.parametrize("shares", [1, 2, 3, 4])
-def test_batches_hold_every_example_once(examples: int, shares: int) -> None:
+@pytest.mark.parametrize("microbatches", [1, 2, 3, 4])
+def test_batches_hold_every_example_once(examples: int, microbatches: int) -> None:
     order = np.random.default_rng(0).permutation(examples).astype(np.int32)
-    indices = loop.batches(order, 96, shares)
+    indices = loop.batches(order, 96, microbatches)
     assert (indices[indices >= 0] == order).all()
     assert (np.maximum(indices, ~indices) < examples).all()
-    assert indices.shape[1] % shares == 0
-    assert indices.shape[1] < min(96, examples) + shares
+    assert indices.shape[1] % microbatches == 0
+    assert indices.shape[1] < min(96, examples) + microbatches

@@ -1,4 +1,4 @@
-"""Steps in 16 bits, weights and saved models in 32."""
+"""TrainFunction in 16 bits, weights and saved models in 32."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def data(digits: Path) -> Dataset:
 
 
 def build(data: Dataset, kind: str) -> keras.Model:
-    definition = models.find("cnn_fast")
-    return models.build(definition, data.spec, learning_rate=0.01, steps=80, seed=0, precision=kind)
+    model_entry = models.find("cnn_fast")
+    return models.build(model_entry, data.spec, learning_rate=0.01, steps=80, seed=0, precision=kind)
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "float16"])
@@ -37,7 +37,7 @@ def test_steps_compute_in_the_precision_and_the_model_stays_float32(
 
     @tf.function
     def step(images: tf.Tensor) -> tf.Tensor:
-        with precision.lowered(model, kind):
+        with precision.autocast(model, kind):
             return training_pass(model)([images])[0]
 
     graph = step.get_concrete_function(tf.TensorSpec([8, *data.spec.shape], tf.uint8)).graph
@@ -95,7 +95,7 @@ def test_a_layer_with_a_type_of_its_own_keeps_it() -> None:
             keras.layers.Dense(2, activation="softmax"),
         ]
     )
-    with precision.lowered(model, "bfloat16"):
+    with precision.autocast(model, "bfloat16"):
         assert [layer.compute_dtype for layer in model.layers] == ["float64", "bfloat16", "float32"]
     assert [layer.compute_dtype for layer in model.layers] == ["float64", "float32", "float32"]
 
@@ -114,7 +114,7 @@ class Added(keras.layers.Layer):
 def test_layers_that_are_not_kerass_stay_float32() -> None:
     own = Added()
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4), own, keras.layers.Dense(2)])
-    with precision.lowered(model, "bfloat16"):
+    with precision.autocast(model, "bfloat16"):
         types = [layer.compute_dtype for layer in (model.layers[0], own, own.within)]
         outputs = model(np.ones((3, 4), np.float32), training=True)
     assert types == ["bfloat16", "float32", "float32"]

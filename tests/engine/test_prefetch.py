@@ -13,7 +13,7 @@ from trainer.data import loader
 from trainer.data.dataset import Array, Dataset, Split
 from trainer.data.shards.reader import Shards
 from trainer.engine.loop import batches
-from trainer.engine.prefetch import Feeder
+from trainer.engine.prefetch import Prefetcher
 from trainer.errors import DataError
 
 
@@ -62,14 +62,14 @@ def test_it_goes_on_from_any_position(
     assert isinstance(train.examples, Shards)
     assert len(list(train.examples.windows(5, 0))) > 3
     everything = np.stack(list(train.examples))
-    feeder = Feeder(train.examples)
-    feeder.begin(seed=5, epochs=3, epoch=epoch, position=step * 100)
+    prefetcher = Prefetcher(train.examples)
+    prefetcher.start(seed=5, epochs=3, epoch=epoch, position=step * 100)
     for number in range(epoch, 3):
         indices = batches(train.order(5, number), 100, replicas)
         for some in (indices[step : step + 1], indices[step + 1 : step + 4], indices[step + 4 :]):
             if len(some):
                 expected = everything[np.maximum(some, ~some)]
-                np.testing.assert_array_equal(feeder.take(some), expected)
+                np.testing.assert_array_equal(prefetcher.next(some), expected)
         step = 0
 
 

@@ -15,9 +15,9 @@ from tensorflow.python.framework import kernels
 from trainer import models
 from trainer.data import loader
 from trainer.data.dataset import Dataset, Split
-from trainer.distributed.devices import Devices, failures_explained
+from trainer.distributed.devices import Devices, translate_errors
 from trainer.engine import loop, train_function
-from trainer.engine.features import Features
+from trainer.engine.features import FeatureExtractor
 from trainer.errors import DeviceError
 from trainer.models import augmentation
 
@@ -30,21 +30,21 @@ PASSED_ON = {"Placeholder", "NoOp"}
 
 
 def load(name: str, digits: Path, sentences: Path) -> tuple[keras.Model, Dataset]:
-    definition = models.find(name)
-    path = digits if definition.recipe.data == "mnist" else sentences
+    model_entry = models.find(name)
+    path = digits if model_entry.recipe.data == "mnist" else sentences
     data = loader.load(str(path), seed=0)
-    return models.build(definition, data.spec, learning_rate=1e-3, steps=9, seed=0), data
+    return models.build(model_entry, data.spec, learning_rate=1e-3, steps=9, seed=0), data
 
 
 def loop_body(name: str, model: keras.Model, data: Dataset, **settings: Any) -> tf.Graph:
     """The graph of one step, from the loop over the steps of a call."""
     devices = Devices(tf.distribute.get_strategy(), **{"xla": True, **settings})
-    objective = train_function.Objective(0.0, models.find(name).recipe.augmentation)
-    run_steps: Any = train_function.compiled(
-        Features(model),
+    step_config = train_function.TrainStepConfig(0.0, models.find(name).recipe.augmentation)
+    run_steps: Any = train_function.make_train_function(
+        FeatureExtractor(model),
         data.train,
         model.optimizer,
-        objective,
+        step_config,
         devices,
     )
     graph = run_steps._run.get_concrete_function().graph
@@ -206,14 +206,14 @@ def test_what_xla_cannot_compile_is_one_line(digits: Path) -> None:
     model.compile("adam", "sparse_categorical_crossentropy")
     here = Devices(tf.distribute.get_strategy(), xla=True)
     told = r"--xla: .*PyFunc.*; give --xla off$"
-    with pytest.raises(DeviceError, match=told), failures_explained():
+    with pytest.raises(DeviceError, match=told), translate_errors():
         loop.fit(model, data.train, None, epochs=1, batch_size=128, seed=0, devices=here)
 
 
 def test_random_numbers_differ_in_every_step() -> None:
     drawn = []
     for seed, epoch in ((0, 0), (0, 1), (1, 0)):
-        key, counters = train_function.randomness(seed, epoch, 5)
+        key, counters = train_function.epoch_rng(seed, epoch, 5)
         for counter in counters:
             drawn.append(
                 tf.raw_ops.StatelessRandomUniformV2(
@@ -225,7 +225,7 @@ def test_random_numbers_differ_in_every_step() -> None:
 
 
 def test_random_numbers_are_the_same_on_every_machine() -> None:
-    key, counters = train_function.randomness(7, 2, 4)
+    key, counters = train_function.epoch_rng(7, 2, 4)
     drawn = tf.raw_ops.StatelessRandomUniformV2(shape=[3], key=key, counter=counters[3], alg=1)
     assert key.tolist() == [18279110831140952437]
     np.testing.assert_array_equal(

@@ -54,7 +54,7 @@ def test_gpus_are_a_limit_and_name_their_nodes() -> None:
     assert "nodeSelector" not in alone
 
 
-def test_a_spot_node_gives_less_time_for_the_last_snapshot() -> None:
+def test_a_spot_node_gives_less_time_for_the_last_checkpoint() -> None:
     made = pod(spot=True)
     assert made["nodeSelector"]["cloud.google.com/gke-spot"] == "true"
     assert made["tolerations"][-1]["key"] == "cloud.google.com/gke-spot"
@@ -128,8 +128,8 @@ def check(value: Any, schema: Any, place: str = "spec") -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"gpu": None, "gpus": 0}, {"spot": True, "gpus": 8}])
-def test_several_hosts_are_a_job_set(settings: dict[str, Any]) -> None:
-    made = job(hosts=3, namespace="ml", timeout_hours=1.0, **settings)
+def test_several_workers_are_a_job_set(settings: dict[str, Any]) -> None:
+    made = job(workers=3, namespace="ml", timeout_hours=1.0, **settings)
     assert (made["apiVersion"], made["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     assert made["metadata"]["namespace"] == "ml"
     check(made["spec"], JOB_SET)
@@ -142,15 +142,15 @@ def test_several_hosts_are_a_job_set(settings: dict[str, Any]) -> None:
 
 
 def test_what_is_no_job_set_would_be_noticed() -> None:
-    made = job(hosts=2)
+    made = job(workers=2)
     made["spec"]["failurePolicy"]["maxRestart"] = 3
     with pytest.raises(AssertionError, match="maxRestart"):
         check(made["spec"], JOB_SET)
 
 
-def test_each_pod_is_told_its_place_among_the_hosts() -> None:
+def test_each_pod_is_told_its_place_among_the_workers() -> None:
     """As Kubernetes makes it: the index of the pod is put in for $(HOST_INDEX)."""
-    (replicated,) = job(name="cnn-1", hosts=3)["spec"]["replicatedJobs"]
+    (replicated,) = job(name="cnn-1", workers=3)["spec"]["replicatedJobs"]
     pod = replicated["template"]["spec"]["template"]["spec"]
     index, config = pod["containers"][0]["env"]
     assert index["name"] == "HOST_INDEX"
@@ -166,7 +166,7 @@ def test_each_pod_is_told_its_place_among_the_hosts() -> None:
 
 
 def test_a_host_that_fails_starts_all_again_but_for_a_users_mistake() -> None:
-    spec = job(hosts=2)["spec"]
+    spec = job(workers=2)["spec"]
     inner = spec["replicatedJobs"][0]["template"]["spec"]
     assert inner["backoffLimit"] == 0
     (mistake,) = inner["podFailurePolicy"]["rules"]
@@ -175,5 +175,5 @@ def test_a_host_that_fails_starts_all_again_but_for_a_users_mistake() -> None:
     assert rule["action"] == "FailJobSet"
     assert rule["onJobFailureReasons"] == ["PodFailurePolicy", "DeadlineExceeded"]
     assert 0 < spec["failurePolicy"]["maxRestarts"]
-    spot = job(hosts=2, spot=True)["spec"]
+    spot = job(workers=2, spot=True)["spec"]
     assert spot["failurePolicy"]["maxRestarts"] > spec["failurePolicy"]["maxRestarts"]

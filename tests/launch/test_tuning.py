@@ -13,7 +13,7 @@ from trainer.launch import job_flags, tuning
 
 
 def study(text: str, *flags: str, metric: str = "val_accuracy") -> dict[str, Any]:
-    job = job_flags.read(["--validation=0.1", *flags], program="trainer submit", mounted="/gcs/")
+    job = job_flags.read(["--validation-split=0.1", *flags], program="trainer submit", mounted="/gcs/")
     return tuning.study(text, metric, job)
 
 
@@ -102,7 +102,7 @@ def test_a_trial_is_one_run() -> None:
 
 def test_trials_are_not_chosen_by_the_test_part() -> None:
     job = job_flags.read(["--model=mlp"], program="trainer submit", mounted="/gcs/")
-    with pytest.raises(UsageError, match=r"expected --validation 0\.1 or --validation-data"):
+    with pytest.raises(UsageError, match=r"expected --validation-split 0\.1 or --validation-data"):
         tuning.study("epochs=3..9", "val_accuracy", job)
     job = job_flags.read(["--validation-data=gs://b/v"], program="trainer submit", mounted=None)
     tuning.study("epochs=3..9", "val_accuracy", job)

@@ -14,7 +14,7 @@ from trainer.launch import job_flags, machines, tuning, vertex
 
 
 def documents() -> list[tuple[str, dict[str, Any]]]:
-    job = job_flags.read(["--model=cnn", "--validation=0.1"], program="", mounted=None)
+    job = job_flags.read(["--model=cnn", "--validation-split=0.1"], program="", mounted=None)
     specs = [
         vertex.job_spec(
             image="i",
@@ -36,7 +36,7 @@ def documents() -> list[tuple[str, dict[str, Any]]]:
             arguments=job.arguments,
             machine=machines.choose("nvidia-l4", 2, None),
             out="gs://b",
-            hosts=3,
+            workers=3,
         ),
     ]
     study = tuning.study("learning_rate=1e-4..1e-2:log epochs=3..9", "val_accuracy", job)
@@ -90,7 +90,7 @@ def test_a_timeout_is_in_seconds() -> None:
     assert document["jobSpec"]["scheduling"] == {"strategy": "SPOT", "timeout": "5400s"}
 
 
-def test_several_hosts_are_a_chief_and_workers_of_the_same_machine() -> None:
+def test_several_workers_are_a_chief_and_workers_of_the_same_machine() -> None:
     spec = documents()[2][1]["jobSpec"]
     chief, workers = spec["workerPoolSpecs"]
     assert (chief["replicaCount"], workers["replicaCount"]) == (1, 2)

@@ -14,7 +14,7 @@ import pytest
 from trainer import config as configs
 from trainer import models
 from trainer.config import Config
-from trainer.data.dataset import Dataset, Source, Spec
+from trainer.data.dataset import Dataset, RawSplits, Spec
 from trainer.errors import DataError
 from trainer.models import backbones, image
 
@@ -23,7 +23,7 @@ SMALLEST = "MobileNetV3Small"
 
 def spec(shape: tuple[int, int, int], count: int = 20) -> Spec:
     images = np.random.default_rng(0).integers(0, 256, (20, *shape), np.uint8)
-    data = Dataset.split(Source(train=(images, np.arange(20) % 2)), seed=0, validation=0)
+    data = Dataset.split(RawSplits(train=(images, np.arange(20) % 2)), seed=0, validation=0)
     return dataclasses.replace(data.spec, sizes={"train": count})
 
 

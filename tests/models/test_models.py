@@ -13,9 +13,9 @@ import pytest
 from trainer import models
 from trainer.config import Config
 from trainer.data import loader
-from trainer.data.dataset import Dataset, Source, Split
+from trainer.data.dataset import Dataset, RawSplits, Split
 from trainer.errors import DataError, UsageError
-from trainer.models import MODELS, Definition, Recipe
+from trainer.models import MODELS, ModelEntry, Recipe
 
 
 @pytest.fixture(scope="session")
@@ -24,10 +24,10 @@ def built(digits: Path, sentences: Path) -> dict[str, tuple[keras.Model, Dataset
     small = {"mnist": digits, "movie_reviews": sentences}
     made = {}
     for name in MODELS:
-        definition = models.find(name)
-        data = loader.load(str(small[definition.recipe.data]), seed=0)
+        model_entry = models.find(name)
+        data = loader.load(str(small[model_entry.recipe.data]), seed=0)
         made[name] = (
-            models.build(definition, data.spec, learning_rate=0.1, steps=100, seed=0),
+            models.build(model_entry, data.spec, learning_rate=0.1, steps=100, seed=0),
             data,
         )
     return made
@@ -132,7 +132,7 @@ def test_the_vocabulary_is_limited_by_counts(name: str, expected: list[int]) -> 
     texts = [" ".join(words[at : at + 10]) for at in range(0, len(words), 10)]
     examples, labels = np.array(texts, dtype=object), np.arange(len(texts)) % 2
     data = Dataset.split(
-        Source(train=(examples, labels), test=(examples, labels)), seed=0, validation=0
+        RawSplits(train=(examples, labels), test=(examples, labels)), seed=0, validation=0
     )
     model = models.build(models.find(name), data.spec, learning_rate=0.1, steps=100, seed=0)
     found = model.get_layer(models.PREPROCESS).get_vocabulary(include_special_tokens=False)
@@ -144,7 +144,7 @@ def test_the_vocabulary_comes_from_the_training_part_only() -> None:
     labels = np.array([0, 1, 0, 1])
     secret = np.array(["secret secret secret film"] * 2, dtype=object)
     data = Dataset.split(
-        Source(train=(texts, labels), test=(secret, labels[:2])), seed=0, validation=0
+        RawSplits(train=(texts, labels), test=(secret, labels[:2])), seed=0, validation=0
     )
     model = models.build(models.find("sentiment"), data.spec, learning_rate=0.1, steps=100, seed=0)
     words = model.get_layer(models.PREPROCESS).get_vocabulary(include_special_tokens=False)
@@ -153,7 +153,7 @@ def test_the_vocabulary_comes_from_the_training_part_only() -> None:
 
 def ngram_of(texts: list[str], labels: list[int]) -> keras.Model:
     part = (np.array(texts, dtype=object), np.array(labels))
-    data = Dataset.split(Source(train=part, test=part), seed=0, validation=0)
+    data = Dataset.split(RawSplits(train=part, test=part), seed=0, validation=0)
     return models.build(models.find("ngram"), data.spec, learning_rate=0.1, steps=100, seed=0)
 
 
@@ -228,7 +228,7 @@ def test_data_of_the_wrong_kind_is_refused(reviews: Dataset, mnist: Dataset) -> 
 
 def test_images_too_small_for_the_cnn_are_refused() -> None:
     images, labels = np.zeros((20, 11, 28), np.uint8), np.arange(20) % 2
-    data = Dataset.split(Source(train=(images, labels)), seed=0, validation=0)
+    data = Dataset.split(RawSplits(train=(images, labels)), seed=0, validation=0)
     with pytest.raises(DataError, match="images of 11x28, expected at least 12x12"):
         models.build(models.find("cnn"), data.spec, learning_rate=0.1, steps=100, seed=0)
 
@@ -259,7 +259,7 @@ def test_a_users_model_is_checked_before_training(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         models.build(
-            Definition("m", function, Recipe()), mnist.spec, learning_rate=0.1, steps=100, seed=0
+            ModelEntry("m", function, Recipe()), mnist.spec, learning_rate=0.1, steps=100, seed=0
         )
 
 
@@ -283,28 +283,28 @@ def build(spec, *, width=5, depth=3):
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Definition:
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelEntry:
     (tmp_path / "own_model.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "own_model", raising=False)
     return models.find("own_model:build")
 
 
-def test_a_users_model_is_given_the_settings_that_it_names(own: Definition, mnist: Dataset) -> None:
+def test_a_users_model_is_given_the_settings_that_it_names(own: ModelEntry, mnist: Dataset) -> None:
     settings = {"width": 4, "depth": None, "epochs": 8, "seed": 1}
     model = models.build(own, mnist.spec, learning_rate=0.1, steps=9, seed=0, settings=settings)
     assert [layer.units for layer in model.layers[1:]] == [4, 4, 4, 10]
     assert model.optimizer.momentum == 1 / 8
 
 
-def test_a_users_model_may_choose_what_nobody_gave(own: Definition, mnist: Dataset) -> None:
+def test_a_users_model_may_choose_what_nobody_gave(own: ModelEntry, mnist: Dataset) -> None:
     assert models.choose(own, mnist.spec, Config()) == {"epochs": 60_000, "width": 0}
     assert models.choose(own, mnist.spec, Config(epochs=1, depth=2)) == {"width": 4}
 
 
-def test_a_setting_that_a_model_has_not_is_refused(own: Definition) -> None:
+def test_a_setting_that_a_model_has_not_is_refused(own: ModelEntry) -> None:
     models.check_settings(own, Config(width=3))
-    with pytest.raises(UsageError, match="--length: is no setting of --model own_model:build"):
+    with pytest.raises(UsageError, match="--sequence-length: is no setting of --model own_model:build"):
         models.check_settings(own, Config(length=3))
     with pytest.raises(UsageError, match="--width: is no setting of --model cnn"):
         models.check_settings(models.find("cnn"), Config(width=3))
@@ -321,10 +321,10 @@ def test_a_model_that_wants_what_is_no_setting_is_refused(
 
 def test_callbacks_may_not_watch_what_is_not_measured() -> None:
     recipe = Recipe(callbacks=lambda: [keras.callbacks.EarlyStopping(monitor="val_loss")])
-    definition = Definition("m", no_softmax, recipe)
-    assert len(models.callbacks(definition, validation=True)) == 1
-    with pytest.raises(UsageError, match=r"EarlyStopping watches val_loss; give --validation"):
-        models.callbacks(definition, validation=False)
+    model_entry = ModelEntry("m", no_softmax, recipe)
+    assert len(models.callbacks(model_entry, validation=True)) == 1
+    with pytest.raises(UsageError, match=r"EarlyStopping watches val_loss; give --validation-split"):
+        models.callbacks(model_entry, validation=False)
 
 
 def test_a_model_cannot_see_more_than_the_training_part(mnist: Dataset) -> None:

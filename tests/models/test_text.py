@@ -12,12 +12,12 @@ import pytest
 from trainer import models
 from trainer.config import Config
 from trainer.data import loader
-from trainer.data.dataset import Dataset, Source
+from trainer.data.dataset import Dataset, RawSplits
 
 
 def data_of(texts: list[str]) -> Dataset:
     part = (np.array(texts, dtype=object), np.arange(len(texts)) % 2)
-    return Dataset.split(Source(train=part, test=part), seed=0, validation=0)
+    return Dataset.split(RawSplits(train=part, test=part), seed=0, validation=0)
 
 
 def build(data: Dataset, **settings: Any) -> keras.Model:
@@ -29,28 +29,28 @@ def build(data: Dataset, **settings: Any) -> keras.Model:
 def test_a_convolution_reads_as_many_words_as_nearly_all_texts_have() -> None:
     texts = ["word " * length for length in (*range(1, 100), 5000)]
     found = models.choose(models.find("text"), data_of(texts).spec, Config())
-    assert found["length"] == 98
+    assert found["sequence_length"] == 98
     long = data_of(["word " * 1000] * 4)
-    assert models.choose(models.find("text"), long.spec, Config())["length"] == 400
+    assert models.choose(models.find("text"), long.spec, Config())["sequence_length"] == 400
 
 
 def test_ngram_keeps_its_own_recipe(sentences: Path) -> None:
     spec = loader.load(str(sentences), seed=0).spec
     recipe = models.find("ngram").recipe
-    found = models.choose(models.find("text"), spec, Config(network="ngram"))
+    found = models.choose(models.find("text"), spec, Config(architecture="ngram"))
     assert found == recipe.numbers()
-    given = models.choose(models.find("text"), spec, Config(network="ngram", epochs=2))
+    given = models.choose(models.find("text"), spec, Config(architecture="ngram", epochs=2))
     assert given == {"batch_size": recipe.batch_size, "learning_rate": recipe.learning_rate}
 
 
 def test_a_convolution_knows_the_most_frequent_words_of_training() -> None:
     data = data_of(["a a a a b b", "b c c c c", "d", "a b c"])
-    finder = build(data, vocabulary=2).get_layer(models.PREPROCESS)
+    finder = build(data, max_tokens=2).get_layer(models.PREPROCESS)
     assert finder.get_vocabulary(include_special_tokens=False) == ["c", "a"]
 
 
 def test_a_convolution_reads_no_further_than_its_length() -> None:
-    model = build(data_of(["a b c d", "b a d c"] * 2), length=3, width=4, depth=1)
+    model = build(data_of(["a b c d", "b a d c"] * 2), sequence_length=3, width=4, depth=1)
     texts = np.array(["a b c d", "a b c a", "a b d d"], dtype=object)
     first, same, other = np.asarray(model(models.as_input(texts)))
     np.testing.assert_array_equal(first, same)
@@ -59,6 +59,6 @@ def test_a_convolution_reads_no_further_than_its_length() -> None:
 
 @pytest.mark.parametrize("text", ["", "  ", "unknown", "a" * 10_000])
 def test_any_text_has_an_answer(text: str) -> None:
-    model = build(data_of(["a b", "b a"] * 2), length=3, width=4, depth=1)
+    model = build(data_of(["a b", "b a"] * 2), sequence_length=3, width=4, depth=1)
     answer = np.asarray(model(models.as_input(np.array([text], dtype=object))))
     assert answer.sum() == pytest.approx(1, abs=1e-6)

@@ -63,7 +63,7 @@ def compared(*runs: str) -> Comparison:
 
 def test_what_each_alone_is_right_on_is_counted() -> None:
     (pair,) = compared("1110010000", "1001111000").pairs
-    assert (pair.shared, pair.both_right, pair.both_wrong) == (10, 2, 3)
+    assert (pair.common, pair.both_right, pair.both_wrong) == (10, 2, 3)
     assert (pair.only_first, pair.only_second, pair.same_class) == (2, 3, 5)
     assert pair.p == pair.corrected == 1.0
     assert pair.gain == pytest.approx(0.1)
@@ -76,7 +76,7 @@ def test_only_what_both_were_tested_on_counts() -> None:
     second = [("w", "b", "b"), ("y", "a", "a"), ("x", "a", "b"), ("x", "a", "b"), ("z", "b", "b")]
     found = comparison.compare([run(0, first), run(1, second)])
     (pair,) = found.pairs
-    assert (pair.shared, pair.only_first, pair.only_second, pair.relabelled) == (3, 2, 1, 1)
+    assert (pair.common, pair.only_first, pair.only_second, pair.conflicting) == (3, 2, 1, 1)
     assert not found.one_test_part
     assert set().union(*found.best.values()) == set()
     words = comparison_text.cautions(found)
@@ -87,7 +87,7 @@ def test_only_what_both_were_tested_on_counts() -> None:
 def test_nothing_in_common_is_said() -> None:
     found = comparison.compare([run(0, [("x", "a", "a")]), run(1, [("y", "a", "b")])])
     (pair,) = found.pairs
-    assert (pair.shared, found.tests, found.classes) == (0, 0, [])
+    assert (pair.common, found.tests, found.classes) == (0, 0, [])
     assert comparison_text.verdict(pair).endswith("they were tested on different examples.")
     assert "No example is in the test part of both" in comparison_text.reason(pair)
     assert "McNemar" not in " ".join(comparison_text.cautions(found))

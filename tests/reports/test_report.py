@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from trainer.config import ResolvedConfig
-from trainer.data.dataset import Dataset, Source
+from trainer.data.dataset import Dataset, RawSplits
 from trainer.reports import report
 from trainer.reports.occlusion import weigh
 from trainer.reports.report import Facts
@@ -33,7 +33,7 @@ def facts(
 ) -> Facts:
     """A run on so many examples of each class in turn, whose model is right that often."""
     labels = np.arange(len(examples)) % len(classes)
-    data = Dataset.split(Source((examples, labels), classes=classes), seed=0, validation=validation)
+    data = Dataset.split(RawSplits((examples, labels), classes=classes), seed=0, validation=validation)
     random = np.random.default_rng(0)
     truth = data.test.labels
     said = np.where(random.random(len(truth)) < right, truth, (truth + 1) % len(classes))
@@ -52,13 +52,13 @@ def facts(
             **metrics.test(probabilities, truth, classes),
             "examples_per_second": 99.0, "epochs": epochs, "parameters": 7, "device": "CPU",
             "seed": 0, "model": "cnn", "data": "data", "seconds": {"total": 3.0, "train": 2.0},
-            "shared_with_training": {"test": 3},
+            "leaked_from_training": {"test": 3},
         },
         predict=predict or (lambda texts: np.full((len(texts), len(classes)), 0.5)),
     )  # fmt: skip
 
 
-def numbered(count: int) -> tuple[str, ...]:
+def class_names(count: int) -> tuple[str, ...]:
     return tuple(f"class {number}" for number in range(count))
 
 
@@ -79,7 +79,7 @@ def test_a_run_is_summed_up_in_one_file_that_needs_no_other(finished_run: Path) 
     assert model["sha256"] in text
     assert manifest["versions"]["tensorflow"] in text
     settings = json.loads((finished_run / filenames.CONFIG).read_text())
-    for name in set(settings) - {"chosen"}:
+    for name in set(settings) - {"auto_settings"}:
         assert f"<dt>--{name.replace('_', '-')}</dt>" in text
     assert not re.search(r"""(src|href)=["'](?!data:|#)|@import|url\((?!#)""", text)
     assert len(text) < 300_000
@@ -104,7 +104,7 @@ def test_vectors_have_no_pictures(tmp_path: Path) -> None:
 @pytest.mark.parametrize("classes", [100, 1000])
 def test_many_classes_stay_readable_and_small(classes: int, tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 255, (20 * classes, 8, 8, 1))
-    text = page(facts(images, numbered(classes)), tmp_path)
+    text = page(facts(images, class_names(classes)), tmp_path)
     assert len(text) < 400_000
     assert 'class="matrix" src="data:image/png;' in text
     assert "The 40 classes with the lowest F1" in text

@@ -31,7 +31,7 @@ def directory(out: str, **changes: Any) -> RunDirectory:
 
 
 def finish(run: RunDirectory, *files: str) -> None:
-    with run.begun(), run.finishing("fingerprint", "CPU") as folder:
+    with run.locked(), run.commit("fingerprint", "CPU") as folder:
         for name in files:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(name)
@@ -40,7 +40,7 @@ def finish(run: RunDirectory, *files: str) -> None:
 def test_a_run_is_finished_when_its_manifest_is_there(out: str) -> None:
     run = directory(out)
     assert not run.is_finished()
-    with run.begun():
+    with run.locked():
         assert not run.is_finished()
     finish(run, filenames.METRICS, "saved_model/a")
     assert run.is_finished()
@@ -77,17 +77,17 @@ def test_settings_that_change_no_result_may_differ(out: str) -> None:
 def test_overwriting_takes_only_the_old_runs_files_away(out: str, tmp_path: Path) -> None:
     finish(directory(out), filenames.METRICS, "saved_model/old/file", "tensorboard/old")
     (tmp_path / "notes").touch()
-    storage.folder(out).put("notes.txt", tmp_path / "notes")
+    storage.folder(out).write("notes.txt", tmp_path / "notes")
     run = directory(out, epochs=3, overwrite=True)
     assert not run.is_finished()
-    with run.begun():
+    with run.locked():
         pass
     assert storage.folder(out).names() == [filenames.CONFIG, "notes.txt"]
 
 
 def test_a_folder_that_is_no_run_is_never_touched(out: str, tmp_path: Path) -> None:
     (tmp_path / "notes").touch()
-    storage.folder(out).put("notes.txt", tmp_path / "notes")
+    storage.folder(out).write("notes.txt", tmp_path / "notes")
     for overwrite in (False, True):
         with pytest.raises(RunExistsError, match=r"files that are no run \(notes.txt, 1 in all\)"):
             directory(out, overwrite=overwrite).is_finished()
@@ -95,13 +95,13 @@ def test_a_folder_that_is_no_run_is_never_touched(out: str, tmp_path: Path) -> N
 
 def test_a_file_that_holds_no_settings_is_named(out: str, tmp_path: Path) -> None:
     (tmp_path / "list").write_text("[1]")
-    storage.folder(out).put(filenames.CONFIG, tmp_path / "list")
+    storage.folder(out).write(filenames.CONFIG, tmp_path / "list")
     with pytest.raises(RunExistsError, match=r"config\.json: expected the settings of a run"):
         directory(out).is_finished()
 
 
 def test_a_failure_while_finishing_leaves_no_manifest(out: str) -> None:
     run = directory(out)
-    with pytest.raises(StorageError), run.begun(), run.finishing("fingerprint", "CPU"):
+    with pytest.raises(StorageError), run.locked(), run.commit("fingerprint", "CPU"):
         raise StorageError("disk full")
     assert storage.folder(out).names() == [filenames.CONFIG]

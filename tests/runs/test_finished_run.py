@@ -30,7 +30,7 @@ def test_it_answers_as_in_the_test_of_the_run(
         for path in finished_run.rglob("*")
         if path.is_file()
     }
-    storage.put_all(storage.folder(f"{bucket}/run"), files)
+    storage.write_all(storage.folder(f"{bucket}/run"), files)
     found = read_run(f"{bucket}/run")
     test = loader.load(str(digits), seed=0).test
     with load_model(found) as model:
@@ -71,9 +71,9 @@ def test_its_data_is_read_again_without_the_cache_of_its_machine(
 ) -> None:
     found = read_run(str(finished_run))
     elsewhere = dataclasses.replace(found, config={**found.config, "cache_dir": "/proc/none"})
-    assert setup.load_again(elsewhere).fingerprint == found.manifest["data_fingerprint"]
+    assert setup.reload(elsewhere).fingerprint == found.manifest["data_fingerprint"]
     gone = dataclasses.replace(found, config={**found.config, "data": "/nowhere"})
     with pytest.raises(StorageError, match="--data says where the data is now"):
-        setup.load_again(gone)
-    again = setup.load_again(gone, str(digits))
+        setup.reload(gone)
+    again = setup.reload(gone, str(digits))
     assert again.fingerprint == found.manifest["data_fingerprint"]

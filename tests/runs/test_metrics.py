@@ -80,7 +80,7 @@ def test_folds_are_summed_up() -> None:
         {**metrics.test(PROBABILITIES[part], LABELS[part], classes), **common}
         for part in (slice(0, 2), slice(2, 4))
     ]
-    summary = metrics.across_folds(results)
+    summary = metrics.summarize_folds(results)
     assert summary["test"]["accuracy"] == {
         "mean": 0.5, "sd": 0.0, "least": 0.5, "greatest": 0.5
     }  # fmt: skip

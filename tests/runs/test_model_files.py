@@ -15,7 +15,7 @@ from trainer.data import loader
 from trainer.data.dataset import Spec
 from trainer.distributed.devices import Devices
 from trainer.engine import loop
-from trainer.models import MODELS, Definition, Recipe
+from trainer.models import MODELS, ModelEntry, Recipe
 from trainer.runs import filenames, model_files
 
 
@@ -46,8 +46,8 @@ def test_layers_that_augment_do_not_make_what_is_saved_train(
     function: Callable[[Spec], keras.Model], digits: Path, tmp_path: Path
 ) -> None:
     data = loader.load(str(digits), seed=0)
-    definition = Definition("mine:build", function, Recipe())
-    model = models.build(definition, data.spec, learning_rate=0.01, steps=100, seed=0)
+    model_entry = ModelEntry("mine:build", function, Recipe())
+    model = models.build(model_entry, data.spec, learning_rate=0.01, steps=100, seed=0)
     here = Devices(tf.distribute.get_strategy())
     loop.fit(model, data.train, None, epochs=1, batch_size=50, seed=0, devices=here)
     expected = loop.predict(model, data.test, batch_size=100)
@@ -65,11 +65,11 @@ def test_layers_that_augment_do_not_make_what_is_saved_train(
 def test_every_export_answers_as_the_training_graph(
     name: str, digits: Path, sentences: Path, tmp_path: Path
 ) -> None:
-    definition = models.find(name)
-    path = digits if definition.recipe.data == "mnist" else sentences
+    model_entry = models.find(name)
+    path = digits if model_entry.recipe.data == "mnist" else sentences
     data = loader.load(str(path), seed=0)
-    model = models.build(definition, data.spec, learning_rate=0.01, steps=100, seed=0)
-    model_files.rehearse(model, name)
+    model = models.build(model_entry, data.spec, learning_rate=0.01, steps=100, seed=0)
+    model_files.check_saveable(model, name)
     here = Devices(tf.distribute.get_strategy())
     loop.fit(model, data.train, None, epochs=1, batch_size=50, seed=0, devices=here)
     expected = loop.predict(model, data.test, batch_size=100)

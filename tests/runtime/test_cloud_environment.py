@@ -75,7 +75,7 @@ def test_an_earlier_runs_settings_do_not_lead_into_its_directory() -> None:
 
 
 def test_examples_that_came_for_validation_are_not_dropped() -> None:
-    with pytest.raises(UsageError, match="--validation: found '0.2', expected 0, since --valid"):
+    with pytest.raises(UsageError, match="--validation-split: found '0.2', expected 0, since --valid"):
         settings(VERTEX | MANAGED, validation="0.2")
 
 
@@ -121,7 +121,7 @@ def described(cluster: dict[str, Any], task: dict[str, Any]) -> dict[str, str]:
         ({"chief": ["a:1"], "worker": ["b:1", "c:1"], "ps": []}, {"type": "chief", "index": 0}, 0),
     ],
 )
-def test_hosts_are_those_of_tf_config_the_chief_first(
+def test_workers_are_those_of_tf_config_the_chief_first(
     cluster: dict[str, Any], task: dict[str, Any], index: int
 ) -> None:
     found = cloud_environment.cluster(VERTEX | described(cluster, task))
@@ -155,7 +155,7 @@ def test_one_replica_is_no_cluster(environment: dict[str, str]) -> None:
         ({"worker": ["a:1", "b:1"]}, {}, "found the task {}"),
     ],
 )
-def test_hosts_without_a_part_in_the_training_are_refused(
+def test_workers_without_a_part_in_the_training_are_refused(
     cluster: dict[str, Any], task: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=f"^TF_CONFIG: .*{message}"):
@@ -173,13 +173,13 @@ def test_a_run_directory_that_goes_with_its_container_is_told(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO", "trainer")
-    setup._check_stays("/no/such/folder")
+    setup._check_persistent("/no/such/folder")
     assert caplog.text == ""
     monkeypatch.setenv("TRAINER_IMAGE", "cpu")
-    setup._check_stays("/dev/shm/run")  # A mount, as a volume is.
+    setup._check_persistent("/dev/shm/run")  # A mount, as a volume is.
     assert caplog.text == ""
-    setup._check_stays("/no/such/folder")
+    setup._check_persistent("/no/such/folder")
     assert "--out /no/such/folder: lies in the container and goes with it" in caplog.text
     monkeypatch.setenv("CLOUD_RUN_JOB", "job")
     with pytest.raises(UsageError, match="goes away with the job .CLOUD_RUN_JOB is set"):
-        setup._check_stays("/no/such/folder")
+        setup._check_persistent("/no/such/folder")

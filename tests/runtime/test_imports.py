@@ -18,7 +18,7 @@ assert gc.isenabled() and gc.get_freeze_count() > 100_000
 assert "keras" in sys.modules and "matplotlib.pyplot" not in sys.modules
 import matplotlib.pyplot  # As a user's module may.
 try:
-    with imports.unhindered():
+    with imports.gc_paused():
         raise ImportError
 except ImportError:
     assert gc.isenabled()

@@ -18,7 +18,7 @@ SMALL = ("--width=16", "--depth=2", "--epochs=8")
 
 
 @pytest.fixture(scope="module")
-def where(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def select(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Texts of which the order of two words, with others between, decides the class."""
     dice = random.Random(0)
     lines = ["text,label"]
@@ -41,33 +41,33 @@ def runner(tmp_path_factory: pytest.TempPathFactory, where: Path) -> Runner:
 @pytest.fixture(scope="module")
 def chosen(runner: Runner) -> Path:
     """A run whose network was left open; and, beside it, what it said."""
-    runner.finish("chosen")
+    runner.finish("auto_settings")
     (runner.folder / "said").write_text(runner.log.read_text())
-    return runner.folder / "chosen"
+    return runner.folder / "auto_settings"
 
 
 def tried(said: str) -> list[str]:
-    return [line.split(":")[0] for line in said.splitlines() if line.startswith("--network ")]
+    return [line.split(":")[0] for line in said.splitlines() if line.startswith("--architecture ")]
 
 
 def test_the_better_network_by_validation_is_trained(chosen: Path) -> None:
     """n-grams do not see which of two words comes first if four are between them."""
     said = (chosen.parent / "said").read_text()
-    assert tried(said) == ["--network ngram", "--network convolution"]
+    assert tried(said) == ["--architecture ngram", "--architecture convolution"]
     config = json.loads((chosen / filenames.CONFIG).read_text())
     assert config["network"] == "convolution"
-    assert config["chosen"] == ["network", "batch_size", "learning_rate", "vocabulary", "length"]
+    assert config["auto_settings"] == ["network", "batch_size", "learning_rate", "vocabulary", "length"]
     metrics = json.loads((chosen / filenames.METRICS).read_text())
     assert metrics["test"]["accuracy"] > 0.9
     assert "<dd>convolution, by the data</dd>" in (chosen / filenames.REPORT).read_text()
 
 
 def test_a_finished_run_with_what_was_chosen_is_this_run(runner: Runner, chosen: Path) -> None:
-    runner.finish("chosen")
+    runner.finish("auto_settings")
     assert "finished already" in runner.log.read_text()
-    process = runner.start("chosen", "--network=ngram")
+    process = runner.start("auto_settings", "--architecture=ngram")
     assert process.wait(60) == 2
-    assert '--network was "convolution", now "ngram"' in runner.log.read_text()
+    assert '--architecture was "convolution", now "ngram"' in runner.log.read_text()
 
 
 @pytest.mark.long
@@ -87,10 +87,10 @@ def test_a_run_that_is_killed_goes_on_with_what_it_chose(runner: Runner, chosen:
 
 
 @pytest.mark.long
-def test_two_hosts_choose_as_one_does(where: Path, chosen: Path, tmp_path: Path) -> None:
-    with team(tmp_path, where) as hosts:
-        hosts.finish("text", "--out=two", *SMALL)
-        config = json.loads((hosts.place(0) / "two" / filenames.CONFIG).read_text())
+def test_two_workers_choose_as_one_does(where: Path, chosen: Path, tmp_path: Path) -> None:
+    with team(tmp_path, where) as workers:
+        workers.finish("text", "--out=two", *SMALL)
+        config = json.loads((workers.place(0) / "two" / filenames.CONFIG).read_text())
     assert config["network"] == "convolution"
 
 
@@ -100,6 +100,6 @@ def test_a_class_too_small_to_hold_one_out_is_told(job: Job, tmp_path: Path) -> 
     done = job("--model=text", "--data=few.csv", "--out=run")
     assert done.returncode == 2
     assert done.stderr.endswith(
-        "class 'no' has 1 example, too few to hold one out, to try --network ngram and "
+        "class 'no' has 1 example, too few to hold one out, to try --architecture ngram and "
         "convolution; give one\n"
     )

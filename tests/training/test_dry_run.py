@@ -14,13 +14,13 @@ def test_it_tells_what_a_run_will_take_and_leaves_nothing(
     job: Job, digits: Path, tmp_path: Path
 ) -> None:
     before = sorted(tmp_path.rglob("*"))
-    arguments = ("--model=cnn_fast", f"--data={digits}", "--out=run", "--validation=0.2")
+    arguments = ("--model=cnn_fast", f"--data={digits}", "--out=run", "--validation-split=0.2")
     done = job(*arguments, "--epochs=3", "--dry-run", "--price-per-hour=0.7")
     assert (done.returncode, done.stdout) == (0, "")
     told = dict(line.split(": ", 1) for line in done.stderr.splitlines()[1:-1])
     assert told["data"] == "801 train, 199 validation, 300 test; images 28x28x1, 10 classes"
     assert told["writable"] == "run, run/checkpoints"
-    assert re.fullmatch(r"\d+ MB, written in \d+\.\d s", told["snapshot"])
+    assert re.fullmatch(r"\d+ MB, written in \d+\.\d s", told["checkpoint"])
     assert re.fullmatch(r"[\d.]+ [MG]B of [\d.]+ GB at most so far", told["memory"])
     assert re.fullmatch(r"first step \d+\.\d s, then [\d,]+ examples/s", told["speed"])
     assert re.fullmatch(
@@ -32,21 +32,21 @@ def test_it_tells_what_a_run_will_take_and_leaves_nothing(
 
 
 def test_a_bucket_is_probed_and_left_empty(job: Job, bucket: str, digits: Path) -> None:
-    places = (f"--out={bucket}/run", f"--checkpoint-dir={bucket}/snapshots")
+    places = (f"--out={bucket}/run", f"--checkpoint-dir={bucket}/checkpoints")
     done = job("--model=mlp", f"--data={digits}", *places, "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert f"writable: {bucket}/run, {bucket}/snapshots" in done.stderr
+    assert f"writable: {bucket}/run, {bucket}/checkpoints" in done.stderr
     assert storage.folder(bucket).names() == []
 
 
-def test_snapshots_that_could_not_be_written_are_told(
+def test_checkpoints_that_could_not_be_written_are_told(
     job: Job, bucket: str, proxy: FaultProxy, digits: Path
 ) -> None:
-    proxy.add(match="POST.*snapshots", status=403, times=1000)
-    places = (f"--out={bucket}/run", f"--checkpoint-dir={bucket}/snapshots")
+    proxy.add(match="POST.*checkpoints", status=403, times=1000)
+    places = (f"--out={bucket}/run", f"--checkpoint-dir={bucket}/checkpoints")
     done = job("--model=mlp", f"--data={digits}", *places, "--dry-run")
     assert done.returncode == 2
-    assert "snapshots/.probe-" in done.stderr
+    assert "checkpoints/.probe-" in done.stderr
     assert "permission denied (403)" in done.stderr
 
 

@@ -57,8 +57,8 @@ def test_a_trial_reports_its_validation_figures(job: Job, digits: Path, tmp_path
     arguments = ("--model=mlp", f"--data={digits}", "--epochs=2", "--learning_rate=0.002")
     refused = job(*arguments, "--out=refused", **trial)
     assert refused.returncode == 2
-    assert "--validation: a tuning trial needs it" in refused.stderr
-    done = job(*arguments, "--out=run", "--validation=0.2", "--batch_size=64.0", **trial)
+    assert "--validation-split: a tuning trial needs it" in refused.stderr
+    done = job(*arguments, "--out=run", "--validation-split=0.2", "--batch_size=64.0", **trial)
     assert done.returncode == 0, done.stderr
     history = (tmp_path / "run" / "history.csv").read_text().splitlines()
     column = history[0].split(",").index("val_accuracy")

@@ -1,1 +1,1 @@
-"""Checkpoints of an unfinished run: the state, the manager of files, and the training hooks."""
+"""CheckpointManager of an unfinished run: the state, the manager of files, and the training hooks."""

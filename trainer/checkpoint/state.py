@@ -24,18 +24,18 @@ import numpy as np
 from trainer.data.dataset import Array
 from trainer.errors import TrainerError
 
-Row = dict[str, float]
+Logs = dict[str, float]
 
-_FACTS = "facts"  # JSON, as bytes: an HDF5 attribute would end at 64 KiB.
+_METADATA = "metadata"  # JSON, as bytes: an HDF5 attribute would end at 64 KiB.
 _DIGEST = "sha256"
 
 
-class SnapshotError(TrainerError):
-    """A snapshot that is torn, corrupt, or of another run."""
+class CheckpointError(TrainerError):
+    """A checkpoint that is torn, corrupt, or of another run."""
 
 
 @dataclass
-class Progress:
+class TrainState:
     """Where a run stands, between two steps.
 
     Attributes:
@@ -53,10 +53,10 @@ class Progress:
     loss_sum: float = 0.0
     correct: float = 0.0
     seconds: float = 0.0
-    history: list[Row] = field(default_factory=list)
+    history: list[Logs] = field(default_factory=list)
     stopped: bool = False
 
-    def end_epoch(self, row: Row, *, stopped: bool) -> None:
+    def end_epoch(self, row: Logs, *, stopped: bool) -> None:
         """Goes on to the start of the next epoch."""
         self.history.append(row)
         self.epoch, self.step = self.epoch + 1, 0
@@ -65,33 +65,33 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class Checkpoint:
     """The state of a run, in memory.
 
     Attributes:
-        facts: what JSON can hold.
+        metadata: what JSON can hold.
         arrays: the rest, by name.
     """
 
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     arrays: dict[str, Array]
 
 
 def capture(
     model: keras.Model,
     callbacks: Sequence[keras.callbacks.Callback],
-    progress: Progress,
+    state: TrainState,
     *,
     identity: str,
     environment: Mapping[str, str],
     seconds: float,
-) -> Snapshot:
+) -> Checkpoint:
     """Copies the state of a run; training may go on when it returns.
 
     Args:
         model: compiled, its optimizer built.
         callbacks: those whose memory is part of the run.
-        progress: where the run stands.
+        state: where the run stands.
         identity: of settings and data; `restore` demands the same.
         environment: device and versions, on which the last bits of a result depend.
         seconds: that the run has taken so far, over all attempts.
@@ -103,67 +103,67 @@ def capture(
     arrays["python_state"] = np.array(state, np.uint64)
     memories = []
     for number, callback in enumerate(callbacks):
-        plain, arrays_of = _memory(callback)
+        plain, arrays_of = _callback_state(callback)
         memories.append(plain)
         for name, values in arrays_of.items():
             arrays |= {f"callbacks/{number}/{name}/{n}": v for n, v in enumerate(values)}
-    facts = {
+    metadata = {
         "identity": identity,
         "environment": dict(environment),
         "seconds": seconds,
-        "progress": asdict(progress),
+        "state": asdict(state),
         "callbacks": memories,
         "numpy": [int(position), int(has_gauss), float(cached)],
         "python": [version, gauss],
     }
-    return Snapshot(json.loads(json.dumps(facts)), arrays)
+    return Checkpoint(json.loads(json.dumps(metadata)), arrays)
 
 
 def restore(
-    snapshot: Snapshot,
+    checkpoint: Checkpoint,
     model: keras.Model,
     callbacks: Sequence[keras.callbacks.Callback],
     identity: str,
-) -> Progress:
-    """Brings a run back to where a snapshot was taken.
+) -> TrainState:
+    """Brings a run back to where a checkpoint was taken.
 
     Raises:
-        SnapshotError: the snapshot is of other settings, data or another network.
+        CheckpointError: the checkpoint is of other settings, data or another network.
     """
-    facts, arrays = snapshot.facts, snapshot.arrays
-    if facts["identity"] != identity:
-        raise SnapshotError("it is of other settings, or the data has changed since it was taken")
+    metadata, arrays = checkpoint.metadata, checkpoint.arrays
+    if metadata["identity"] != identity:
+        raise CheckpointError("it is of other settings, or the data has changed since it was taken")
     variables = _variables(model)
     values = [arrays.get(f"variables/{n}") for n in range(len(variables))]
     shapes = [None if value is None else value.shape for value in values]
     if shapes != [tuple(variable.shape) for variable in variables]:
-        raise SnapshotError("it is of a network of another shape")
+        raise CheckpointError("it is of a network of another shape")
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
-    for number, (callback, plain) in enumerate(zip(callbacks, facts["callbacks"], strict=True)):
-        _recall(callback, plain, arrays, f"callbacks/{number}")
-    position, has_gauss, cached = facts["numpy"]
+    for number, (callback, plain) in enumerate(zip(callbacks, metadata["callbacks"], strict=True)):
+        _load_callback_state(callback, plain, arrays, f"callbacks/{number}")
+    position, has_gauss, cached = metadata["numpy"]
     np.random.set_state(("MT19937", arrays["numpy_keys"], position, has_gauss, cached))
-    version, gauss = facts["python"]
+    version, gauss = metadata["python"]
     random.setstate((version, tuple(arrays["python_state"].tolist()), gauss))
-    return Progress(**facts["progress"])
+    return TrainState(**metadata["state"])
 
 
-def write(snapshot: Snapshot, file: Path | BinaryIO) -> None:
-    """Writes a snapshot as HDF5, with the SHA-256 of its content."""
-    facts = json.dumps(snapshot.facts).encode()
+def write(checkpoint: Checkpoint, file: Path | BinaryIO) -> None:
+    """Writes a checkpoint as HDF5, with the SHA-256 of its content."""
+    metadata = json.dumps(checkpoint.metadata).encode()
     with h5py.File(file, "w") as opened:
-        opened[_FACTS] = np.frombuffer(facts, np.uint8)
-        for name, value in snapshot.arrays.items():
+        opened[_METADATA] = np.frombuffer(metadata, np.uint8)
+        for name, value in checkpoint.arrays.items():
             opened[f"arrays/{name}"] = value
-        opened.attrs[_DIGEST] = _digest(facts, snapshot.arrays)
+        opened.attrs[_DIGEST] = _digest(metadata, checkpoint.arrays)
 
 
-def read(file: Path | BinaryIO) -> Snapshot:
-    """Reads a snapshot back.
+def read(file: Path | BinaryIO) -> Checkpoint:
+    """Reads a checkpoint back.
 
     Raises:
-        SnapshotError: it is torn or corrupt.
+        CheckpointError: it is torn or corrupt.
     """
     arrays: dict[str, Array] = {}
 
@@ -173,14 +173,14 @@ def read(file: Path | BinaryIO) -> Snapshot:
 
     try:
         with h5py.File(file, "r") as opened:
-            facts = opened[_FACTS][()].tobytes()
+            metadata = opened[_METADATA][()].tobytes()
             opened["arrays"].visititems(take)
             expected = opened.attrs[_DIGEST]
     except Exception as error:  # HDF5 raises nearly anything at a damaged file.
-        raise SnapshotError(f"it cannot be read: {error}") from None
-    if _digest(facts, arrays) != expected:
-        raise SnapshotError("its content does not match its digest")
-    return Snapshot(json.loads(facts), arrays)
+        raise CheckpointError(f"it cannot be read: {error}") from None
+    if _digest(metadata, arrays) != expected:
+        raise CheckpointError("its content does not match its digest")
+    return Checkpoint(json.loads(metadata), arrays)
 
 
 def _variables(model: keras.Model) -> list[keras.Variable]:
@@ -191,8 +191,8 @@ def _value(variable: keras.Variable) -> Array:
     return np.array(variable.value)  # A copy: steps that follow change the variable in place.
 
 
-def _digest(facts: bytes, arrays: Mapping[str, Array]) -> str:
-    digest = hashlib.sha256(facts)
+def _digest(metadata: bytes, arrays: Mapping[str, Array]) -> str:
+    digest = hashlib.sha256(metadata)
     for name in sorted(arrays):
         value = np.ascontiguousarray(arrays[name])
         digest.update(f"{name} {value.dtype.str} {value.shape}".encode())
@@ -200,7 +200,7 @@ def _digest(facts: bytes, arrays: Mapping[str, Array]) -> str:
     return digest.hexdigest()
 
 
-def _memory(callback: keras.callbacks.Callback) -> tuple[dict[str, Any], dict[str, list[Array]]]:
+def _callback_state(callback: keras.callbacks.Callback) -> tuple[dict[str, Any], dict[str, list[Array]]]:
     """Returns what a callback remembers: plain values, and lists of arrays such as best weights."""
     plain: dict[str, Any] = {}
     arrays: dict[str, list[Array]] = {}
@@ -218,7 +218,7 @@ def _memory(callback: keras.callbacks.Callback) -> tuple[dict[str, Any], dict[st
     return plain, arrays
 
 
-def _recall(
+def _load_callback_state(
     callback: keras.callbacks.Callback,
     plain: Mapping[str, Any],
     arrays: Mapping[str, Array],
@@ -230,7 +230,7 @@ def _recall(
         elif isinstance(value, dict):
             module, function = value["function"]
             if not _is_library_function(module):
-                raise SnapshotError(f"it names {module}.{function}, which is no function of Keras")
+                raise CheckpointError(f"it names {module}.{function}, which is no function of Keras")
             value = getattr(importlib.import_module(module), function, None)
         setattr(callback, name, value)
 

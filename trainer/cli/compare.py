@@ -12,7 +12,7 @@ import pydantic
 from pydantic import AfterValidator
 
 from trainer import storage
-from trainer.config import Page, Place, command_line, flag, word
+from trainer.config import Page, Place, argument, command_line, option
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
     from trainer.reports.comparison import Comparison, Difference
 
-_MOST = 26  # Runs have letters.
+_MAX = 26  # Runs have letters.
 _WIDEST = 100  # Columns; longer lines are hard to read.
 
 
 def _runs(value: tuple[str, ...]) -> tuple[str, ...]:
-    if not 2 <= len(value) <= _MOST:
-        raise ValueError(f"2 to {_MOST} run directories")
-    places = [run if storage.is_remote(run) else os.path.realpath(run) for run in value]
-    ((place, times),) = Counter(places).most_common(1)
+    if not 2 <= len(value) <= _MAX:
+        raise ValueError(f"2 to {_MAX} run directories")
+    labels = [run if storage.is_remote(run) else os.path.realpath(run) for run in value]
+    ((place, times),) = Counter(labels).most_common(1)
     if times > 1:
-        raise ValueError(f"each run once, {value[places.index(place)]} is there {times} times")
+        raise ValueError(f"each run once, {value[labels.index(place)]} is there {times} times")
     return value
 
 
@@ -38,11 +38,11 @@ def _runs(value: tuple[str, ...]) -> tuple[str, ...]:
 class Settings:
     """The settings of the command."""
 
-    runs: Annotated[tuple[Place, ...], AfterValidator(_runs)] = word(
+    runs: Annotated[tuple[Place, ...], AfterValidator(_runs)] = argument(
         "Finished run directories, local or gs://bucket/path; the others are compared with the "
         "first."
     )
-    out: Page = flag(
+    out: Page = option(
         "comparison.html",
         "The page, local or gs://bucket/path; an earlier one is replaced.",
     )

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pydantic
 
 from trainer import storage
-from trainer.config import Config, Count, Page, Place, Text, command_line, flag, word
+from trainer.config import Config, Count, Page, Place, Text, argument, command_line, option
 from trainer.data.loader import SHIPPED
-from trainer.errors import DamagedFilesError, UnreadError, UsageError
+from trainer.errors import DamagedFilesError, UnreadableInputError, UsageError
 
 if TYPE_CHECKING:
-    from trainer.data.dataset import Reading
-    from trainer.data.statistics import Survey
+    from trainer.data.dataset import ReadOptions
+    from trainer.data.statistics import Statistics
 
 _Kind = TypeVar("_Kind", bound="_Reading")
 
@@ -28,18 +28,18 @@ def _same(name: str) -> Any:
 class _Reading:
     """What the commands here have in common."""
 
-    path: Text = word("One of {datasets}; or a local path or gs://bucket/path, as --data.")
+    path: Text = argument("One of {datasets}; or a local path or gs://bucket/path, as --data.")
     image_size: Count | None = _same("image_size")
     label_column: Text | None = _same("label_column")
     text_column: Text | None = _same("text_column")
     image_column: Text | None = _same("image_column")
     allow_pickle: bool = _same("allow_pickle")
 
-    def reading(self) -> Reading:
+    def reading(self) -> ReadOptions:
         """Returns how the files are to be read."""
-        from trainer.data.dataset import Reading
+        from trainer.data.dataset import ReadOptions
 
-        return Reading(
+        return ReadOptions(
             allow_pickle=self.allow_pickle,
             image_size=self.image_size,
             text_column=self.text_column,
@@ -52,7 +52,7 @@ class _Reading:
 class Check(_Reading):
     """The settings of `trainer data check`."""
 
-    out: Page | None = flag(
+    out: Page | None = option(
         None,
         "A page with examples of each class, local or gs://, in place of an earlier one. Left out, "
         "none is written.",
@@ -63,7 +63,7 @@ class Check(_Reading):
 class Convert(_Reading):
     """The settings of `trainer data convert`."""
 
-    out: Place = word("A new or empty folder, local or gs://bucket/path.")
+    out: Place = argument("A new or empty folder, local or gs://bucket/path.")
 
 
 def main(arguments: Sequence[str], *, program: str) -> None:
@@ -87,10 +87,10 @@ def _check(arguments: Sequence[str], program: str) -> None:
     if settings.out is not None:
         pages.check_replaceable(settings.out)
     try:
-        found = statistics.survey(settings.path, settings.reading())
+        found = statistics.collect(settings.path, settings.reading())
     except DamagedFilesError as error:
         print(*error.findings, sep="\n", flush=True)
-        raise UnreadError(
+        raise UnreadableInputError(
             f"{settings.path}: {len(error.findings)} of {error.of} files are damaged"
         ) from None
     print(f"{settings.path}: {data_page.what(found)}")
@@ -102,7 +102,7 @@ def _check(arguments: Sequence[str], program: str) -> None:
         print(settings.out)
 
 
-def _print(found: Survey) -> None:
+def _print(found: Statistics) -> None:
     import rich.console
     from rich.table import Table
 

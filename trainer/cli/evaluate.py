@@ -9,29 +9,29 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic
 
-from trainer.config import File, Text, command_line, flag, word
+from trainer.config import File, Text, argument, command_line, option
 from trainer.runtime import preemption
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_MOST_CLASSES = 40
-_MOST_PAIRS = 10
+_MAX_CLASSES = 40
+_MAX_PAIRS = 10
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """The settings of the command."""
 
-    run: Text = word("A finished run directory, local or gs://bucket/path.")
-    data: Text | None = flag(
+    run: Text = argument("A finished run directory, local or gs://bucket/path.")
+    data: Text | None = option(
         None,
-        "Labelled data to test on: one of {datasets}, a path or pattern, local or gs://; its test "
+        "EvaluationData data to test on: one of {datasets}, a path or pattern, local or gs://; its test "
         "part if it has one, else all of it. Left out, what the run was tested on.",
     )
-    format: Literal["text", "json"] = flag("text", "text or json, what is printed.")
-    out: File | None = flag(None, "File for the figures as JSON, local or gs://.")
-    allow_pickle: bool = flag(
+    format: Literal["text", "json"] = option("text", "text or json, what is printed.")
+    out: File | None = option(None, "File for the figures as JSON, local or gs://.")
+    allow_pickle: bool = option(
         False, "Read a pickle of NumPy and SciPy arrays; any other content is still refused."
     )
 
@@ -122,9 +122,9 @@ def _classes(result: Mapping[str, Any]) -> RenderableType:
 
     rows = result["per_class"]
     table = Table("class", "precision", "recall", "F1", "examples", box=None, pad_edge=False)
-    if len(rows) > _MOST_CLASSES:
-        rows = sorted(rows, key=lambda row: float(row["f1"]))[:_MOST_CLASSES]
-        table.caption = f"the {_MOST_CLASSES} of the lowest F1, of {len(result['per_class'])}"
+    if len(rows) > _MAX_CLASSES:
+        rows = sorted(rows, key=lambda row: float(row["f1"]))[:_MAX_CLASSES]
+        table.caption = f"the {_MAX_CLASSES} of the lowest F1, of {len(result['per_class'])}"
     for column in table.columns[1:]:
         column.justify = "right"
     for row in rows:
@@ -140,7 +140,7 @@ def _pairs(result: Mapping[str, Any]) -> RenderableType | None:
     from trainer.runs import metrics
 
     counts = np.array(result["confusion"])
-    pairs = metrics.most_confused(counts, _MOST_PAIRS)
+    pairs = metrics.most_confused(counts, _MAX_PAIRS)
     if not pairs:
         return None
     names = [command_line.printable(row["class"]) for row in result["per_class"]]

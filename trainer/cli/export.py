@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import pydantic
 from pydantic import AfterValidator
 
-from trainer.config import Place, Text, command_line, flag, word
+from trainer.config import Place, Text, argument, command_line, option
 from trainer.errors import UsageError
 from trainer.inference.export import exporter
 from trainer.runtime import preemption
@@ -30,23 +30,23 @@ def _known(value: str) -> str:
 class Settings:
     """The settings of the command."""
 
-    run: Place = word("A finished run directory, local or gs://bucket/path.")
-    format: Annotated[Text, AfterValidator(_known)] | None = flag(
+    run: Place = argument("A finished run directory, local or gs://bucket/path.")
+    format: Annotated[Text, AfterValidator(_known)] | None = option(
         None, f"What the model is put into, {_FORMATS}."
     )
-    out: Place | None = flag(
+    out: Place | None = option(
         None,
         "File, or for saved_model the folder, local or gs://. Left out, the run's name with the "
         "format's ending, in the current folder.",
     )
-    data: Text | None = flag(
+    data: Text | None = option(
         None,
         "Data to compare on, by name, path or gs://, if that of the run is not where it was.",
     )
-    quantize: Literal["int8"] | None = flag(
+    quantize: Literal["int8"] | None = option(
         None, "int8, of litert: weights and what is computed from them take 8 bits."
     )
-    overwrite: bool = flag(False, "Replace the file that --out names.")
+    overwrite: bool = option(False, "Replace the file that --out names.")
 
 
 def main(arguments: Sequence[str], *, program: str) -> None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal, TextIO
 
 import pydantic
 
-from trainer.config import File, Text, command_line, flag, word
-from trainer.errors import UnreadError
+from trainer.config import File, Text, argument, command_line, option
+from trainer.errors import UnreadableInputError
 from trainer.runtime import preemption
 
 if TYPE_CHECKING:
@@ -27,24 +27,24 @@ if TYPE_CHECKING:
 class Settings:
     """The settings of the command."""
 
-    run: Text = word("A finished run directory, local or gs://bucket/path.")
-    files: tuple[Text, ...] = word(
+    run: Text = argument("A finished run directory, local or gs://bucket/path.")
+    files: tuple[Text, ...] = argument(
         "Files, folders with all below them, or patterns as 'part-*.csv', local or gs://. Images "
         "in files of their own; .txt with a text a line; .csv with a row an example; .jsonl with a "
         "JSON value a line; arrays as .npy or IDX. Or - for stdin: lines of text for a model of "
         "texts; for others an image, an array, CSV or JSON lines. Behind a bare -- a name may "
         "begin with -."
     )
-    format: Literal["table", "jsonl", "csv"] | None = flag(
+    format: Literal["table", "jsonl", "csv"] | None = option(
         None,
         "table, jsonl or csv. Left out, as the end of --out says; else a table on a terminal, and "
         "jsonl for other programs.",
     )
-    out: File | None = flag(
+    out: File | None = option(
         None, "File for the rows, local or gs://; it is there when all is done. Left out, stdout."
     )
-    probabilities: bool = flag(False, "Tell the probability of each class, too.")
-    column: Text | None = flag(
+    probabilities: bool = option(False, "Tell the probability of each class, too.")
+    column: Text | None = option(
         None,
         "Column of CSV, or field of JSON objects, that holds the text. Left out, text. With it, "
         "stdin is CSV or JSON lines.",
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str], *, program: str) -> None:
                 found, reader.items(settings.files), _layout(settings, found), output
             )
         if failed:
-            raise UnreadError(f"{failed:,} of {read:,} could not be read")
+            raise UnreadableInputError(f"{failed:,} of {read:,} could not be read")
 
 
 def _predict(found: FinishedRun, items: Items, layout: Layout, output: TextIO) -> tuple[int, int]:
@@ -89,7 +89,7 @@ def _predict(found: FinishedRun, items: Items, layout: Layout, output: TextIO) -
 
     read = failed = 0
     output.write(layout.head())
-    made = batches.ahead(batches.batches(items, found.batch_size))
+    made = batches.prefetch(batches.batches(items, found.batch_size))
     for batch, probabilities in _answered(made, found):
         output.write(layout.rows(batch, probabilities))
         output.flush()
@@ -147,7 +147,7 @@ def _output(out: str | None) -> Iterator[TextIO]:
 
     folder, name = storage.parent(out)
     folder.check_writable()
-    with storage.scratch() as place:
+    with storage.temporary_directory() as place:
         with (place / "rows").open("w", encoding=encoding, errors=errors) as rows:
             yield rows
-        folder.put(name, place / "rows")
+        folder.write(name, place / "rows")

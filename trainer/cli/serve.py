@@ -1,4 +1,4 @@
-"""`trainer serve RUN`: answers requests to a finished run's model over HTTP, until it is stopped.
+"""`trainer serve RUN`: answers requests to a finished run's model cancelled HTTP, until it is stopped.
 
 A server that is told to stop (SIGTERM, Ctrl-C) takes no more connections, answers what was asked
 before, and ends with 0: it is meant to end so. Stopped before it was ready, it ends with 143, as
@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Literal
 import pydantic
 
 from trainer import config as configs
-from trainer.config import Count, Place, Port, Rate, Text, command_line, flag, word
+from trainer.config import Count, Place, Port, Rate, Text, argument, command_line, option
 from trainer.errors import UsageError
 from trainer.runtime import cloud_environment, log, preemption
 from trainer.runtime.log import LOGGER
 
 if TYPE_CHECKING:
-    from trainer.data.inputs import Input
+    from trainer.data.inputs import InputSignature
     from trainer.runs.finished_run import FinishedRun, Predictor
 
 _PACKAGES = ("fastapi", "orjson", "prometheus_client", "uvicorn")
@@ -34,17 +34,17 @@ _WARM_UP = (1, 2, 4, 8)
 class Settings:
     """The settings of the command."""
 
-    run: Place = word("A finished run directory, local or gs://bucket/path.")
-    host: Text = flag(
+    run: Place = argument("A finished run directory, local or gs://bucket/path.")
+    host: Text = option(
         "127.0.0.1", "Address to listen on. Left out, for this machine only; in an image, for all."
     )
-    port: Port = flag(8080, "Port to listen on; 0 takes a free one.")
-    max_batch: Count | None = flag(
+    port: Port = option(8080, "Port to listen on; 0 takes a free one.")
+    max_batch: Count | None = option(
         None, "Examples that the model computes at once. Left out, the batch size of training."
     )
-    max_body_mb: Rate = flag(8.0, "Greatest size of a request, in MB.")
-    timeout_seconds: Rate = flag(30.0, "Seconds after which a request is given up.")
-    log: Literal["text", "json"] = flag(
+    max_body_mb: Rate = option(8.0, "Greatest size of a request, in MB.")
+    timeout_seconds: Rate = option(30.0, "Seconds after which a request is given up.")
+    log: Literal["text", "json"] = option(
         "text", "text, or json for one JSON object a line with a severity."
     )
 
@@ -76,7 +76,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str], *, program: s
             words,
             configs.settings(Settings),
             program=program,
-            summary="Answers requests to a finished run's model over HTTP; a page at / tries it.",
+            summary="Answers requests to a finished run's model cancelled HTTP; a page at / tries it.",
         )
 
     served = environment.get(cloud_environment.SERVED_RUN)
@@ -88,8 +88,8 @@ def read(arguments: Sequence[str], environment: Mapping[str, str], *, program: s
         flags = typed([served, *arguments])  # If no RUN was missing, this is as wrong.
     decided = cloud_environment.serving_flags(environment, typed=flags)
     values = {name: value for name, (_, value) in decided.items()} | flags
-    places = {name: variable for name, (variable, _) in decided.items()}
-    return configs.check(Settings, values, places=places)
+    labels = {name: variable for name, (variable, _) in decided.items()}
+    return configs.check(Settings, values, labels=labels)
 
 
 def _check_installed() -> None:
@@ -107,7 +107,7 @@ def _serve(settings: Settings, routes: Mapping[str, str], listener: socket.socke
     run = read_run(settings.run)
     with load_model(run) as model:
         _warm_up(model, run.input)
-        application = app.make(
+        application = app.create_app(
             run,
             model.predict,
             max_batch=settings.max_batch or run.batch_size,
@@ -125,11 +125,11 @@ def _serve(settings: Settings, routes: Mapping[str, str], listener: socket.socke
         LOGGER.info("stopped")
 
 
-def _warm_up(model: Predictor, taken: Input) -> None:
+def _warm_up(model: Predictor, signature: InputSignature) -> None:
     """Lets the model compute batches of several sizes, as its first calls take much longer."""
     for count in _WARM_UP:
-        examples = taken.empty(count)
-        examples[:] = "" if taken.kind == "text" else 0
+        examples = signature.empty(count)
+        examples[:] = "" if signature.kind == "text" else 0
         model.predict(examples)
 
 

@@ -14,7 +14,7 @@ from pydantic import AfterValidator
 
 from trainer import config as configs
 from trainer import task
-from trainer.config import Count, Place, Rate, Text, command_line, flag, flag_name
+from trainer.config import Count, Place, Rate, Text, command_line, flag_name, option
 from trainer.errors import TrainerError, UsageError
 from trainer.launch import job_flags, kubernetes, machines, tuning, vertex
 from trainer.launch.job_flags import JobFlags
@@ -45,52 +45,52 @@ def _in_bucket(value: str) -> str:
 class Settings:
     """The settings of the command."""
 
-    project: Text | None = flag(None, "Google Cloud project that runs the job and pays for it.")
-    region: Annotated[Text, AfterValidator(_region)] | None = flag(
+    project: Text | None = option(None, "Google Cloud project that runs the job and pays for it.")
+    region: Annotated[Text, AfterValidator(_region)] | None = option(
         None, "Where the job runs, like us-central1."
     )
-    image: Text | None = flag(None, "Container image of the job, in a registry.")
-    out: Annotated[Place, AfterValidator(_in_bucket)] | None = flag(
+    image: Text | None = option(None, "Container image of the job, in a registry.")
+    out: Annotated[Place, AfterValidator(_in_bucket)] | None = option(
         None,
         "gs://bucket/path. On Vertex AI the run directory is OUT/model, and OUT/TRIAL/model with "
         "--tune; on Kubernetes it is OUT.",
     )
-    gpu: Text | None = flag(None, "One of {gpus}. Left out, the job computes on the CPU.")
-    gpus: Count | None = flag(None, "How many GPUs, on one machine. Left out, 1.")
-    hosts: Count = flag(1, "How many such machines train together, each its share of a batch.")
-    machine: Text | None = flag(
+    gpu: Text | None = option(None, "One of {gpus}. Left out, the job computes on the CPU.")
+    gpus: Count | None = option(None, "How many GPUs, on one machine. Left out, 1.")
+    workers: Count = option(1, "How many such machines train together, each its share of a batch.")
+    machine: Text | None = option(
         None, "Machine type. Left out, the usual one with these GPUs, or {without_gpu}."
     )
-    spot: bool = flag(
+    spot: bool = option(
         False, "Use spare capacity: cheaper, and taken away at times; the job then goes on."
     )
-    name: Text | None = flag(None, "Name of the job. Left out, MODEL-DATE-TIME.")
-    service_account: Text | None = flag(
+    name: Text | None = option(None, "Name of the job. Left out, MODEL-DATE-TIME.")
+    service_account: Text | None = option(
         None, "Account that the job runs as: its e-mail address; on Kubernetes the name of one."
     )
-    timeout_hours: Rate | None = flag(
+    timeout_hours: Rate | None = option(
         None, "Hours after which the job is ended. Left out, Vertex AI's 168; none on Kubernetes."
     )
-    tune: Text | None = flag(
+    tune: Text | None = option(
         None,
         "Search: 'learning_rate=1e-4..1e-2:log batch_size=64,128 model=mlp,cnn', with ranges "
         "(:log for orders of magnitude) and lists of {tunable}.",
     )
-    trials: Count | None = flag(None, f"With --tune: trials in all. Left out, {_TRIALS}.")
-    parallel: Count | None = flag(
+    trials: Count | None = option(None, f"With --tune: trials in all. Left out, {_TRIALS}.")
+    parallel: Count | None = option(
         None, f"With --tune: trials at the same time. Left out, {_PARALLEL}."
     )
-    metric: Literal["val_accuracy", "val_loss"] = flag(
+    metric: Literal["val_accuracy", "val_loss"] = option(
         "val_accuracy", "With --tune: what trials are compared by, val_accuracy or val_loss."
     )
-    dry_run: bool = flag(False, "Print the YAML that gcloud takes as --config, and send nothing.")
-    yes: bool = flag(False, "Do not ask before the job is submitted.")
-    kubernetes: bool = flag(
+    dry_run: bool = option(False, "Print the YAML that gcloud takes as --config, and send nothing.")
+    yes: bool = option(False, "Do not ask before the job is submitted.")
+    kubernetes: bool = option(
         False,
-        "Print the YAML of a Kubernetes Job for GKE instead, or of a JobSet with --hosts, and send "
+        "Print the YAML of a Kubernetes Job for GKE instead, or of a JobSet with --workers, and send "
         "nothing.",
     )
-    namespace: Text | None = flag(None, "With --kubernetes: namespace of the Job.")
+    namespace: Text | None = option(None, "With --kubernetes: namespace of the Job.")
 
 
 def main(arguments: Sequence[str], *, program: str) -> None:
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str], *, program: str) -> None:
             of_job, program=program, mounted=None if settings.kubernetes else _MOUNTED_BUCKETS
         )
         _check_together(settings, flags)
-        task.check_hosts(job.config, settings.hosts)
+        task.check_workers(job.config, settings.workers)
         machine = machines.choose(settings.gpu, settings.gpus, settings.machine)
         if settings.kubernetes:
             print(_yaml(_kubernetes_job(settings, job, machine)), end="")
@@ -172,11 +172,11 @@ def _kubernetes_job(settings: Settings, job: JobFlags, machine: Machine) -> dict
                 f"{where}: found {label!r}, expected at most 63 small letters, digits and '-', a "
                 "letter first"
             )
-    hosts = settings.hosts
-    if hosts > 1 and (surplus := len(kubernetes.longest_pod_name(name, hosts)) - 63) > 0:
+    workers = settings.workers
+    if workers > 1 and (surplus := len(kubernetes.longest_pod_name(name, workers)) - 63) > 0:
         raise UsageError(
             f"--name: found {name!r}, expected at most {len(name) - surplus} characters with "
-            f"--hosts {hosts}, for Kubernetes adds to it for the names of pods"
+            f"--workers {workers}, for Kubernetes adds to it for the names of pods"
         )
     # A cluster's collector reads severities from JSON; on Vertex AI the job knows by itself.
     log = [] if "log" in job.typed else ["--log=json"]
@@ -187,7 +187,7 @@ def _kubernetes_job(settings: Settings, job: JobFlags, machine: Machine) -> dict
         out=str(settings.out),
         gpu=machine.gpu,
         gpus=machine.gpus,
-        hosts=hosts,
+        workers=workers,
         spot=settings.spot,
         namespace=settings.namespace,
         service_account=settings.service_account,
@@ -201,7 +201,7 @@ def _on_vertex(settings: Settings, job: JobFlags, machine: Machine) -> None:
         arguments=_arguments(job, machine),
         machine=machine,
         out=str(settings.out),
-        hosts=settings.hosts,
+        workers=settings.workers,
         spot=settings.spot,
         service_account=settings.service_account,
         timeout_hours=settings.timeout_hours,

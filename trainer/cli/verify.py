@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pydantic
 
-from trainer.config import Text, command_line, word
+from trainer.config import Text, argument, command_line
 from trainer.errors import DamagedRunError
 
 
@@ -15,7 +15,7 @@ from trainer.errors import DamagedRunError
 class Settings:
     """The settings of the command."""
 
-    run: Text = word("A finished run directory, local or gs://bucket/path.")
+    run: Text = argument("A finished run directory, local or gs://bucket/path.")
 
 
 def main(arguments: Sequence[str], *, program: str) -> None:

@@ -89,12 +89,12 @@ Folds = Annotated[int, BeforeValidator(_plain_number), Field(ge=2, le=100)]
 Fraction = Annotated[float, BeforeValidator(_plain_number), Field(ge=0, lt=1)]
 
 
-def flag(default: object, help_text: str) -> Any:
+def option(default: object, help_text: str) -> Any:
     """Describes a field that is a flag of a command."""
     return Field(default=default, description=help_text)
 
 
-def word(help_text: str) -> Any:
+def argument(help_text: str) -> Any:
     """Describes a field that is a word of a command line, without a flag; of a tuple, words."""
     return Field(description=help_text, json_schema_extra={"positional": True})
 
@@ -111,152 +111,152 @@ class Config:
         UsageError: through `resolve`, naming the flag, what was found and what was expected.
     """
 
-    model: Text = flag(
+    model: Text = option(
         "cnn",
         "One of {models}; or package.module:build for your own.",
     )
-    data: Text | None = flag(
+    data: Text | None = option(
         None,
         "One of {datasets}, which are shipped; or a local path; or gs://bucket/path; the last part "
         "of a path may be a pattern, as part-*.jsonl. Left out, the model's usual one.",
     )
-    validation_data: Text | None = flag(
+    validation_data: Text | None = option(
         None, "Data to validate each epoch with, if it lies apart; a path or pattern as --data."
     )
-    test_data: Text | None = flag(
+    test_data: Text | None = option(
         None, "Data for the final test, if it lies apart; a path or pattern as --data."
     )
-    image_size: Count | None = flag(
+    image_size: Count | None = option(
         None, "Pixels a side that images in files of their own are brought to, as PNG or JPEG."
     )
-    label_column: Text | None = flag(
+    label_column: Text | None = option(
         None, "Of a table, the column that holds classes. Left out, one named label, class, ..."
     )
-    text_column: Text | None = flag(
+    text_column: Text | None = option(
         None, "Of a table, the column that holds texts. Left out, it is guessed."
     )
-    image_column: Text | None = flag(
+    image_column: Text | None = option(
         None, "Of a table, the column that holds images or their paths. Left out, it is guessed."
     )
-    cache_dir: Annotated[Place, AfterValidator(_local)] | None = flag(
+    cache_dir: Annotated[Place, AfterValidator(_local)] | None = option(
         None, "Local folder that keeps shards of a bucket for the next epoch and the next run."
     )
-    cache_gb: Rate = flag(50.0, "What --cache-dir may hold, in 10^9 bytes.")
-    out: Place | None = flag(
+    cache_gb: Rate = option(50.0, "What --cache-dir may hold, in 10^9 bytes.")
+    out: Place | None = option(
         None,
         "Run directory, local or gs://. Left out, runs/MODEL-DATE-TIME.",
     )
-    epochs: Count | None = flag(
+    epochs: Count | None = option(
         None, "Passes over the training data. Left out, the recipe's number."
     )
-    batch_size: Count | None = flag(
+    batch_size: Count | None = option(
         None, "Examples a step, over all devices. Left out, the recipe's number."
     )
-    learning_rate: Rate | None = flag(
+    learning_rate: Rate | None = option(
         None, "Step size of the optimizer. Left out, the recipe's number."
     )
-    augmentation: Literal["none", "shift", "flip"] | None = flag(
+    augmentation: Literal["none", "shift", "flip"] | None = option(
         None,
         "How training images are changed: none; shift, by up to a tenth of their side; or flip, "
         "mirrored besides. Left out, the recipe's way.",
     )
-    width: Count | None = flag(
+    width: Count | None = option(
         None,
         "Of image, and of text if it is a convolution: channels of the first layers. Left out, the "
         "data decides.",
     )
-    depth: Count | None = flag(
+    depth: Count | None = option(
         None,
         "Of image: blocks of layers at each size; of text: convolutions. Left out, the data "
         "decides.",
     )
-    backbone: Annotated[Text, AfterValidator(_backbone)] | None = flag(
+    backbone: Annotated[Text, AfterValidator(_backbone)] | None = option(
         None,
         "Of image: a network of keras.applications to fine-tune, as MobileNetV2. Left out, a small "
         "residual network is trained from nothing.",
     )
-    weights: Text | None = flag(
+    weights: Text | None = option(
         None,
         "Of image: file with the weights of --backbone, local or gs://, as Keras saves them: "
         ".weights.h5, or .h5 without the top. Left out, it is trained from nothing.",
     )
-    frozen_epochs: Number | None = flag(
+    frozen_epochs: Number | None = option(
         None,
         "Of image: first epochs, in which --backbone stays as it is and only the layer behind it "
         "is trained. Left out, the data decides.",
     )
-    vocabulary: Count | None = flag(
+    max_tokens: Count | None = option(
         None, "Of text: words that a convolution knows. Left out, the data decides."
     )
-    length: Count | None = flag(
+    sequence_length: Count | None = option(
         None, "Of text: words of a text that a convolution reads. Left out, the data decides."
     )
-    network: Literal["ngram", "convolution"] | None = flag(
+    architecture: Literal["ngram", "convolution"] | None = option(
         None,
         "Of text: ngram or convolution. Left out, both are tried, and the better one by "
         "validation is trained.",
     )
-    seed: Seed = flag(0, "Seed of every random choice, 0 to 2147483647.")
-    validation: Fraction = flag(
+    seed: Seed = option(0, "Seed of every random choice, 0 to 2147483647.")
+    validation_split: Fraction = option(
         0.0, "Part of the training data held out to validate each epoch, 0 to 1."
     )
-    folds: Folds | None = flag(
+    folds: Folds | None = option(
         None,
         "Cross-validation: train this many times, 2 to 100, each time with another part of the "
         "data as the test part; OUT/fold-1 and so on are the runs, OUT/folds.json sums them up.",
     )
-    class_weights: Literal["none", "balanced"] = flag(
+    class_weights: Literal["none", "balanced"] = option(
         "none",
         "none, or balanced: in training an example of a rare class counts more, so that each class "
         "counts as much.",
     )
-    fold: Count | None = flag(
+    fold: Count | None = option(
         None, "Of --folds, run this one only, from 1, with --out as its run directory."
     )
-    device: Literal["auto", "cpu", "gpu"] = flag(
+    device: Literal["auto", "cpu", "gpu"] = option(
         "auto", "auto, cpu or gpu; auto takes the GPUs that are there."
     )
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = flag(
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = option(
         "auto",
         "What training steps are computed in: auto, float32, bfloat16 or float16; auto takes the "
         "fastest that the device has units for. Weights and the saved model stay float32.",
     )
-    xla: Literal["auto", "on", "off"] = flag(
+    xla: Literal["auto", "on", "off"] = option(
         "auto", "Whether XLA compiles the training steps; auto does on a GPU."
     )
-    deterministic: bool = flag(
+    deterministic: bool = option(
         False, "Use deterministic kernels only; a GPU needs this for a run to be repeatable."
     )
-    config: Text | None = flag(None, "JSON file with settings, local or gs://; flags win over it.")
-    overwrite: bool = flag(False, "Replace the run that --out holds.")
-    allow_pickle: bool = flag(
+    config: Text | None = option(None, "JSON file with settings, local or gs://; flags win over it.")
+    overwrite: bool = option(False, "Replace the run that --out holds.")
+    allow_pickle: bool = option(
         False, "Read a pickle of NumPy and SciPy arrays; any other content is still refused."
     )
-    resume: Literal["auto", "never"] = flag(
+    resume: Literal["auto", "never"] = option(
         "auto",
-        "auto goes on from the latest snapshot; never, together with --overwrite, starts anew.",
+        "auto goes on from the latest checkpoint; never, together with --overwrite, starts anew.",
     )
-    checkpoint_dir: Place | None = flag(
-        None, "Folder of snapshots, local or gs://. Left out, OUT/checkpoints."
+    checkpoint_dir: Place | None = option(
+        None, "Folder of checkpoints, local or gs://. Left out, OUT/checkpoints."
     )
-    checkpoint_seconds: Rate = flag(30.0, "Seconds between two snapshots.")
-    checkpoint_steps: Count | None = flag(
-        None, "Steps between two snapshots at most. Left out, only the seconds count."
+    checkpoint_seconds: Rate = option(30.0, "Seconds between two checkpoints.")
+    checkpoint_steps: Count | None = option(
+        None, "TrainFunction between two checkpoints at most. Left out, only the seconds count."
     )
-    tensorboard_dir: Place | None = flag(
+    tensorboard_dir: Place | None = option(
         None,
         "Folder for TensorBoard's event files from the start on, local or gs://. Left out, "
         "OUT/tensorboard has them when the run is finished.",
     )
-    log: Literal["text", "json"] = flag(
+    log: Literal["text", "json"] = option(
         "text", "text, or json for one JSON object a line with a severity."
     )
-    dry_run: bool = flag(
+    dry_run: bool = option(
         False,
         "Check all that could fail later, take a few real steps, and tell memory, speed and time; "
         "nothing is left behind.",
     )
-    price_per_hour: Rate | None = flag(
+    price_per_hour: Rate | None = option(
         None, "What the machine costs an hour, for --dry-run to tell what the run will."
     )
 
@@ -291,7 +291,7 @@ class Config:
             raise ValueError("a folder outside of --out, whose files are those of its manifest")
         return folder
 
-    @pydantic.field_validator("validation")
+    @pydantic.field_validator("validation_split")
     @classmethod
     def _is_held_out_once(cls, validation: float, info: pydantic.ValidationInfo) -> float:
         if validation and info.data.get("validation_data"):
@@ -327,7 +327,7 @@ class ResolvedConfig(LocatedConfig):
     epochs: Count
     batch_size: Count
     learning_rate: Rate
-    chosen: tuple[str, ...] = ()
+    auto_settings: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -346,17 +346,17 @@ class Setting:
 
 
 # What says where to read and write, or how to talk, but does not change the result.
-_NOT_THE_EXPERIMENT = frozenset(
+_NOT_RESULT_SETTINGS = frozenset(
     {
         "out", "config", "overwrite", "resume", "checkpoint_dir", "checkpoint_seconds",
         "checkpoint_steps", "tensorboard_dir", "log", "dry_run", "price_per_hour", "cache_dir",
-        "cache_gb", "chosen",
+        "cache_gb", "auto_settings",
     }
 )  # fmt: skip
 
 # What only some models have.
 OF_MODELS = (
-    "width", "depth", "backbone", "weights", "frozen_epochs", "network", "vocabulary", "length",
+    "width", "depth", "backbone", "weights", "frozen_epochs", "architecture", "max_tokens", "sequence_length",
 )  # fmt: skip
 
 
@@ -382,25 +382,25 @@ def resolve(
     if file_text is not None:
         from_file = _from_json(file_text, str(flags["config"]))
     decided = cloud_environment.flags(environment or {}, typed=flags, in_file=from_file)
-    places = {name: f"--config {flags.get('config')}: {name}" for name in from_file}
-    places |= {name: variable for name, (variable, _) in decided.items()}
-    places |= {name: flag_name(name) for name in flags}
+    labels = {name: f"--config {flags.get('config')}: {name}" for name in from_file}
+    labels |= {name: variable for name, (variable, _) in decided.items()}
+    labels |= {name: flag_name(name) for name in flags}
     values = {**from_file, **{name: value for name, (_, value) in decided.items()}, **flags}
-    return check(Config, values, places=places)
+    return check(Config, values, labels=labels)
 
 
 def check(
     kind: type[_Settings],
     values: Mapping[str, Any],
     *,
-    places: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> _Settings:
     """Makes the checked settings of a command.
 
     Args:
         kind: their class.
         values: by field name; values may still be strings.
-        places: what a message calls a setting, by field name; its flag, if left out.
+        labels: what a message calls a setting, by field name; its flag, if left out.
 
     Raises:
         UsageError: for the settings that are wrong, in one line.
@@ -414,7 +414,7 @@ def check(
         }
         for detail in error.errors():
             name = str(detail["loc"][0])
-            where = (places or {}).get(name, words.get(name, flag_name(name)))
+            where = (labels or {}).get(name, words.get(name, flag_name(name)))
             problems.append(f"{where}: {_explain(detail, kind)}")
         raise UsageError("; ".join(problems)) from None
 
@@ -459,15 +459,15 @@ def to_json(config: LocatedConfig) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
-def decides(name: str) -> bool:
+def affects_result(name: str) -> bool:
     """Tells whether a setting decides the result."""
-    return name not in _NOT_THE_EXPERIMENT
+    return name not in _NOT_RESULT_SETTINGS
 
 
-def experiment(config: LocatedConfig) -> dict[str, Any]:
+def result_settings(config: LocatedConfig) -> dict[str, Any]:
     """Returns the settings that decide the result."""
     settings = dataclasses.asdict(config)
-    return {name: settings[name] for name in settings if decides(name)}
+    return {name: settings[name] for name in settings if affects_result(name)}
 
 
 def differences(config: LocatedConfig, earlier: Mapping[str, Any]) -> list[str]:
@@ -479,14 +479,14 @@ def differences(config: LocatedConfig, earlier: Mapping[str, Any]) -> list[str]:
     was = {setting.name: setting.default for setting in settings()} | dict(earlier)
     return [
         f"{flag_name(name)} was {json.dumps(was[name])}, now {json.dumps(value)}"
-        for name, value in experiment(config).items()
-        if was[name] != value and not (value is None and name in chosen(earlier))
+        for name, value in result_settings(config).items()
+        if was[name] != value and not (value is None and name in saved_auto_settings(earlier))
     ]
 
 
-def chosen(earlier: Mapping[str, Any]) -> dict[str, Any]:
+def saved_auto_settings(earlier: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings of an earlier run that its data decided."""
-    names = earlier.get("chosen")
+    names = earlier.get("auto_settings")
     return {name: earlier.get(name) for name in names} if isinstance(names, list) else {}
 
 
@@ -500,7 +500,7 @@ def _from_json(text: str, name: str) -> dict[str, Any]:
             f"--config {name}: found {type(settings).__name__}, expected a JSON object of settings"
         )
     # A run's own config.json says which file it was read from, and who decided.
-    for name in ("config", "chosen"):
+    for name in ("config", "auto_settings"):
         settings.pop(name, None)
     return {name: value for name, value in settings.items() if value is not None}
 

@@ -91,8 +91,8 @@ def settings(
     known = configs.settings(kind)
     flags = read(arguments, known, program=program, summary=summary, names=names)
     # Words are told of as the help shows them.
-    places = {each.name: each.name.upper() for each in known if each.positional}
-    return configs.check(kind, flags, places=places)
+    labels = {each.name: each.name.upper() for each in known if each.positional}
+    return configs.check(kind, flags, labels=labels)
 
 
 def read(

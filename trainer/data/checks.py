@@ -9,12 +9,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from trainer.data.shards.reader import Array, Shards
-from trainer.errors import DataError, Place
+from trainer.errors import DataError, Location
 from trainer.runtime import memory
 
 # Beyond these it is no data for a model here, but a header gone wrong.
-MOST_CLASSES = 1000
-MOST_VALUES = 1 << 24  # Of one example: an image of 4096x4096, say.
+MAX_CLASSES = 1000
+MAX_VALUES = 1 << 24  # Of one example: an image of 4096x4096, say.
 
 Examples = Array | Shards
 
@@ -31,7 +31,7 @@ class Shaped(Protocol):
         """Of its values."""
 
 
-def check_shape(place: Place | None, shape: tuple[int, ...], itemsize: int) -> None:
+def check_shape(place: Location | None, shape: tuple[int, ...], itemsize: int) -> None:
     """Checks what a header promises, before all of it is read.
 
     Args:
@@ -47,16 +47,16 @@ def check_shape(place: Place | None, shape: tuple[int, ...], itemsize: int) -> N
     memory.check_data(math.prod(shape) * itemsize, f"an array of {values} values", place)
 
 
-def check_example(place: Place | None, shape: tuple[int, ...]) -> None:
+def check_example(place: Location | None, shape: tuple[int, ...]) -> None:
     """Checks what a header promises of each example, before any is read.
 
     Raises:
         DataError: it is larger than can be trained on.
     """
-    if math.prod(shape) > MOST_VALUES:
+    if math.prod(shape) > MAX_VALUES:
         sizes = " x ".join(map(str, shape))
         raise DataError(
-            f"examples of {sizes} values, expected at most {MOST_VALUES} in each", place
+            f"examples of {sizes} values, expected at most {MAX_VALUES} in each", place
         )
 
 
@@ -82,7 +82,7 @@ def part(name: str, examples: Examples, labels: Array) -> tuple[Examples, Array]
     dtype = examples.dtype
     if dtype != np.uint8:
         whole = dtype.kind in "biu"
-        dtype = fitting(dtype, examples.min(), examples.max()) if whole else np.dtype(np.float32)
+        dtype = storage_dtype(dtype, examples.min(), examples.max()) if whole else np.dtype(np.float32)
     return converted(name, examples, dtype), numbers
 
 
@@ -134,14 +134,14 @@ def check_numbers(name: str, examples: Shaped) -> None:
         )
 
 
-def fitting(dtype: np.dtype[Any], low: float, high: float) -> np.dtype[Any]:
+def storage_dtype(dtype: np.dtype[Any], low: float, high: float) -> np.dtype[Any]:
     """Returns uint8 if that holds all values of a type from `low` to `high`, else float32."""
     small = dtype.kind in "biu" and low >= 0 and high <= 255
     return np.dtype(np.uint8 if small else np.float32)
 
 
 def converted(name: str, examples: Array, dtype: np.dtype[Any], *, first: int = 0) -> Array:
-    """Returns examples as uint8 or float32, as `fitting` has found.
+    """Returns examples as uint8 or float32, as `storage_dtype` has found.
 
     Args:
         name: of the part.
@@ -160,7 +160,7 @@ def converted(name: str, examples: Array, dtype: np.dtype[Any], *, first: int = 
     return examples
 
 
-def alike(parts: dict[str, tuple[Examples, Array]]) -> dict[str, tuple[Examples, Array]]:
+def check_consistent(parts: dict[str, tuple[Examples, Array]]) -> dict[str, tuple[Examples, Array]]:
     """Returns the parts, examples and labels by name, with examples of one type.
 
     Raises:
@@ -195,16 +195,16 @@ def check_alike(parts: Mapping[str, Shaped]) -> None:
             raise DataError(f"{name} examples: texts in some parts only")
 
 
-def numbered(labels: Array) -> tuple[str, ...]:
+def class_names(labels: Array) -> tuple[str, ...]:
     """Returns names of classes that only have numbers: these.
 
     Raises:
         DataError: there are too many.
     """
     count = int(labels.max()) + 1
-    if count > MOST_CLASSES:
+    if count > MAX_CLASSES:
         raise DataError(
-            f"training labels: found {count - 1}, expected class numbers below {MOST_CLASSES}"
+            f"training labels: found {count - 1}, expected class numbers below {MAX_CLASSES}"
         )
     return tuple(str(number) for number in range(count))
 
@@ -241,7 +241,7 @@ def check_known(name: str, labels: Array, classes: tuple[str, ...]) -> None:
         )
 
 
-def text_fault(text: Any) -> str | None:
+def text_error(text: Any) -> str | None:
     """Returns in words why something is no text to train on; None if it is one."""
     if not isinstance(text, str):
         return f"found {type(text).__name__}, expected a text"
@@ -258,7 +258,7 @@ def _texts(name: str, examples: Array) -> Array:
         raise DataError(f"{name} examples: found texts of shape {examples.shape}, expected (N,)")
     texts = examples.astype(object)
     for number, text in enumerate(texts):
-        if fault := text_fault(text):
+        if fault := text_error(text):
             raise DataError(f"{name} examples: example {number}: {fault}")
     return texts
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from trainer import storage
 from trainer.data import loader
-from trainer.data.dataset import Reading
+from trainer.data.dataset import ReadOptions
 from trainer.data.formats import table
 from trainer.data.shards import shard_format
 from trainer.errors import UsageError
@@ -28,7 +28,7 @@ class Converted:
     files: int
 
 
-def convert(data: str, out: str, options: Reading) -> Converted:
+def convert(data: str, out: str, options: ReadOptions) -> Converted:
     """Reads a data set, and writes it anew in a random order, which is the same each time.
 
     Args:
@@ -46,7 +46,7 @@ def convert(data: str, out: str, options: Reading) -> Converted:
     if present:
         raise UsageError(f"OUT {out}: holds files ({present[0]}), expected a new or empty folder")
     folder.check_writable()
-    if data not in loader.SHIPPED and storage.folder(data).version(shard_format.INDEX):
+    if data not in loader.SHIPPED and storage.folder(data).generation(shard_format.INDEX):
         raise UsageError(f"PATH {data}: is shards already")
     with loader.streamed(data, dataclasses.replace(options, mixed=True)) as stream:
         write = table.write if stream.texts else shard_format.write

@@ -53,7 +53,7 @@ class Split:
         generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
         return generator.permutation(len(self)).astype(np.int32)
 
-    def where(self, mask: Array) -> Split:
+    def select(self, mask: Array) -> Split:
         """Returns those examples for which a mask is true, bool (N,)."""
         examples = self.examples
         chosen = examples.chosen(mask) if isinstance(examples, Shards) else examples[mask]
@@ -92,7 +92,7 @@ class Spec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class ReadOptions:
     """How files are to be read.
 
     Attributes:
@@ -124,7 +124,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Source:
+class RawSplits:
     """What a format reads from files, before it is checked and split.
 
     Attributes:
@@ -140,7 +140,7 @@ class Source:
     validation: tuple[Array | Shards, Array] | None = None
 
 
-def labelled(source: Source, classes: tuple[str, ...]) -> tuple[Split, str]:
+def labelled(source: RawSplits, classes: tuple[str, ...]) -> tuple[Split, str]:
     """Returns what a model can be tested on: the test part, or all of data that has none.
 
     Args:
@@ -196,7 +196,7 @@ class Dataset:
     validation: Split | None
     test: Split
     fingerprint: str
-    shared: dict[str, int]
+    leaked: dict[str, int]
 
     @property
     def size_bytes(self) -> int:
@@ -206,7 +206,7 @@ class Dataset:
 
     @classmethod
     def split(
-        cls, source: Source, *, seed: int, validation: float, fold: tuple[int, int] | None = None
+        cls, source: RawSplits, *, seed: int, validation: float, fold: tuple[int, int] | None = None
     ) -> Dataset:
         """Checks what was read, and holds out what is to be held out, stratified and seeded.
 
@@ -222,7 +222,7 @@ class Dataset:
         """
         parts = checked(source)
         train, held_out, test = parts["train"], parts.get("validation"), parts.get("test")
-        classes = source.classes or checks.numbered(train.labels)
+        classes = source.classes or checks.class_names(train.labels)
         if fold is not None:
             train, test = _fold(train, *fold, classes, seed=seed)
         elif test is None:
@@ -277,7 +277,7 @@ class Dataset:
         return (len(self.train) / (len(counts) * counts)).astype(np.float32)
 
 
-def checked(source: Source) -> dict[str, Split]:
+def checked(source: RawSplits) -> dict[str, Split]:
     """Returns the parts of a data set as they lie, by their names, in the form of Split.
 
     Raises:
@@ -285,7 +285,7 @@ def checked(source: Source) -> dict[str, Split]:
     """
     parts = {"train": source.train, "validation": source.validation, "test": source.test}
     present = {name: checks.part(name, *part) for name, part in parts.items() if part is not None}
-    return {name: Split(*part) for name, part in checks.alike(present).items()}
+    return {name: Split(*part) for name, part in checks.check_consistent(present).items()}
 
 
 def _hold_out(
@@ -324,7 +324,7 @@ def _fold(
 
 def _parted(split: Split, held_out: Array) -> tuple[Split, Split]:
     """Returns the examples that stay, and those held out, bool (N,)."""
-    return split.where(~held_out), split.where(held_out)
+    return split.select(~held_out), split.select(held_out)
 
 
 def _spec(train: Split, classes: tuple[str, ...], sizes: dict[str, int]) -> Spec:
@@ -354,7 +354,7 @@ def _shared(train: Array | Shards, other: Array | Shards) -> int | None:
     keys = [
         part.digests if isinstance(part, Shards) else digests.of(part) for part in (train, other)
     ]
-    return None if keys[0] is None or keys[1] is None else digests.shared(keys[0], keys[1])
+    return None if keys[0] is None or keys[1] is None else digests.count_leaked(keys[0], keys[1])
 
 
 def _content(example: Any) -> str | bytes:

@@ -19,7 +19,7 @@ def of(examples: Array) -> Array:
     return np.array([_of_one(example) for example in examples], np.uint64)
 
 
-def shared(train: Array, other: Array) -> int:
+def count_leaked(train: Array, other: Array) -> int:
     """Counts the examples of a part, by their digests, that are in the training part too."""
     return int(np.isin(other, train).sum())
 

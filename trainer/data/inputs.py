@@ -15,16 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data.checks import MOST_VALUES
+from trainer.data.checks import MAX_VALUES
 from trainer.data.dataset import Array, Spec
 from trainer.data.formats import images
-from trainer.errors import DataError, Place
+from trainer.errors import DataError, Location
 
 _KINDS = {"text": 0, "vector": 1, "image": 3}  # With the axes of an example.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Input:
+class InputSignature:
     """One example, as the model was trained on it.
 
     Attributes:
@@ -42,12 +42,12 @@ class Input:
     high: float
 
     @classmethod
-    def of(cls, spec: Spec) -> Input:
+    def of(cls, spec: Spec) -> InputSignature:
         """Returns what a model for such data takes."""
         return cls(kind=spec.kind, shape=spec.shape, dtype=spec.dtype, low=spec.low, high=spec.high)
 
     @classmethod
-    def read(cls, described: Mapping[str, Any]) -> Input:
+    def read(cls, described: Mapping[str, Any]) -> InputSignature:
         """Returns what `dataclasses.asdict` made a mapping of.
 
         Raises:
@@ -79,7 +79,7 @@ class Input:
             DataError: it is something else; the message says what was expected.
         """
         if isinstance(value, Mapping) and set(value) == {"b64"} and self.kind == "image":
-            return self.from_image(_decoded(value["b64"]), Place("b64"))
+            return self.from_image(_decoded(value["b64"]), Location("b64"))
         if self.kind == "text":
             return self.from_text(value)
         if not isinstance(value, list):
@@ -120,7 +120,7 @@ class Input:
         self._check_values(numbers)
         return numbers.reshape(-1, *self.shape).astype(self.dtype)
 
-    def from_image(self, content: bytes, place: Place) -> Array:
+    def from_image(self, content: bytes, place: Location) -> Array:
         """Returns an example from an image file, brought to size as `--image-size` does.
 
         Args:
@@ -234,8 +234,8 @@ class Input:
 def _decoded(value: Any) -> bytes:
     if not isinstance(value, str):
         raise DataError(f"b64: found {_in_words(value)}, expected a string of base64")
-    if len(value) > 2 * MOST_VALUES:
-        raise DataError(f"b64: found {len(value)} characters, expected at most {2 * MOST_VALUES}")
+    if len(value) > 2 * MAX_VALUES:
+        raise DataError(f"b64: found {len(value)} characters, expected at most {2 * MAX_VALUES}")
     try:
         return base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError) as error:

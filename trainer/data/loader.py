@@ -10,20 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer import storage
-from trainer.errors import DataError, Place
+from trainer.errors import DataError, Location
 
 if TYPE_CHECKING:
-    from trainer.data.dataset import Dataset, Reading, Source
+    from trainer.data.dataset import Dataset, RawSplits, ReadOptions
     from trainer.data.shards.shard_format import Stream
 
 SHIPPED = ("mnist", "movie_reviews")
 
 # One module a format, tried in this order. Each has `NAME`, what it reads in words;
-# `recognises(files)`; `read(files, options)`, which returns a Source; and perhaps `stream`.
-FORMATS = ("idx", "npz", "sparse", "text", "pickled", "table", "managed")
+# `recognises(files)`; `read(files, options)`, which returns a RawSplits; and perhaps `stream`.
+FORMATS = ("idx", "npz", "sparse", "text", "pickle", "table", "vertex_jsonl")
 # The same for data that lies in folders below the one that is given.
 NESTED_FORMATS = ("class_folders",)
 
+_FORMATS_PACKAGE = "trainer.data.formats"
 _HIDDEN = (".", "__MACOSX")  # The latter is what a Mac puts into archives.
 _BUILTIN = Path(__file__).parent / "builtin"
 
@@ -66,10 +67,10 @@ def load(
         StorageError: the path is missing or may not be read.
     """
     # NumPy is not imported before the flags are checked.
-    from trainer.data.dataset import Dataset, Reading
+    from trainer.data.dataset import Dataset, ReadOptions
     from trainer.data.shards.cache import Cache
 
-    options = Reading(
+    options = ReadOptions(
         allow_pickle=allow_pickle,
         image_size=image_size,
         text_column=text_column,
@@ -85,7 +86,7 @@ def load(
         return Dataset.split(source, seed=seed, validation=validation, fold=fold)
 
 
-def read(data: str, options: Reading) -> Source:
+def read(data: str, options: ReadOptions) -> RawSplits:
     """Reads a data set, which is neither checked nor split yet.
 
     Args:
@@ -100,12 +101,12 @@ def read(data: str, options: Reading) -> Source:
     if source is not None:
         return source
     with _opened(data, options) as (module, files, options):
-        found: Source = module.read(files, options)
+        found: RawSplits = module.read(files, options)
     return found
 
 
 @contextlib.contextmanager
-def streamed(data: str, options: Reading) -> Iterator[Stream]:
+def streamed(data: str, options: ReadOptions) -> Iterator[Stream]:
     """Gives a data set piece by piece; one whose format cannot be read so is read before that.
 
     Takes and raises what `read` does, and is checked; but what is damaged may show not before its
@@ -115,9 +116,9 @@ def streamed(data: str, options: Reading) -> Iterator[Stream]:
     from trainer.data.dataset import checked
     from trainer.data.shards import shard_format
 
-    def whole(source: Source) -> Stream:
+    def whole(source: RawSplits) -> Stream:
         parts = checked(source)
-        classes = source.classes or checks.numbered(parts["train"].labels)
+        classes = source.classes or checks.class_names(parts["train"].labels)
         for name, part in parts.items():
             checks.check_known(name, part.labels, classes)
         return shard_format.of_parts(parts, classes, mix=options.mixed)
@@ -132,7 +133,7 @@ def streamed(data: str, options: Reading) -> Iterator[Stream]:
         yield stream or whole(module.read(files, options))
 
 
-def _shards(data: str, options: Reading) -> Source | None:
+def _shards(data: str, options: ReadOptions) -> RawSplits | None:
     """Returns a data set that is shards; None if it is not."""
     from trainer.data.shards import shard_format
 
@@ -148,11 +149,11 @@ def _about(data: str) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        raise error.at(Place(data)) from None
+        raise error.at(Location(data)) from None
 
 
 @contextlib.contextmanager
-def _opened(data: str, options: Reading) -> Iterator[tuple[Any, list[Path], Reading]]:
+def _opened(data: str, options: ReadOptions) -> Iterator[tuple[Any, list[Path], ReadOptions]]:
     """Gives the module of a data set's format, its files, and how they are to be read."""
     path = str(_BUILTIN / data) if data in SHIPPED else data
     with storage.local_copy(path) as local:
@@ -164,15 +165,15 @@ def _opened(data: str, options: Reading) -> Iterator[tuple[Any, list[Path], Read
             remote=storage.is_remote(path),
         )
 
-        def as_given(place: Place | None) -> Place:
+        def as_given(place: Location | None) -> Location:
             """Returns a place in the copy as the user knows it."""
             if place is None:
-                return Place(data)
+                return Location(data)
             copied = options.remote and isinstance(place.file, Path)
             if not copied:
                 return place
             within = Path(place.file).relative_to(local if whole else local.parent)
-            return Place(f"{folder}/{within.as_posix()}", place.row)
+            return Location(f"{folder}/{within.as_posix()}", place.row)
 
         try:
             module, files = _recognise(local)
@@ -181,7 +182,7 @@ def _opened(data: str, options: Reading) -> Iterator[tuple[Any, list[Path], Read
             raise error.moved(as_given) from None
 
 
-def _with_part(source: Source, name: str, place: str, other: Source) -> Source:
+def _with_part(source: RawSplits, name: str, place: str, other: RawSplits) -> RawSplits:
     """Returns the source with the examples of another one as its validation or test part.
 
     Raises:
@@ -213,7 +214,7 @@ def _files(path: Path) -> list[Path]:
         return storage.local_matches(str(path))
     if not path.is_dir():
         if not path.is_file():  # A pipe would be waited for, and /dev/zero has no end.
-            raise DataError("neither a file nor a folder", Place(path))
+            raise DataError("neither a file nor a folder", Location(path))
         return [path]
     return _within(path, path.iterdir())
 
@@ -227,7 +228,7 @@ def _within(folder: Path, paths: Iterable[Path]) -> list[Path]:
         if hidden or not path.is_file():
             continue
         if not path.resolve().is_relative_to(root):
-            raise DataError("a link that leads out of the data folder", Place(path))
+            raise DataError("a link that leads out of the data folder", Location(path))
         files.append(path)
     return sorted(files)
 
@@ -235,11 +236,11 @@ def _within(folder: Path, paths: Iterable[Path]) -> list[Path]:
 def _recognise(local: Path) -> tuple[Any, list[Path]]:
     """Returns the module of the first format that knows the files, and those files."""
     files = _files(local)
-    modules = [importlib.import_module(f"{__name__}.{name}") for name in FORMATS]
+    modules = [importlib.import_module(f"{_FORMATS_PACKAGE}.{name}") for name in FORMATS]
     for module in modules:
         if module.recognises(files):
             return module, files
-    nested = [importlib.import_module(f"{__name__}.{name}") for name in NESTED_FORMATS]
+    nested = [importlib.import_module(f"{_FORMATS_PACKAGE}.{name}") for name in NESTED_FORMATS]
     below = _within(local, local.rglob("*")) if local.is_dir() else []
     for module in nested:
         if module.recognises(below):

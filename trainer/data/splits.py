@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from trainer.data.dataset import Array, Source
+from trainer.data.dataset import Array, RawSplits
 from trainer.errors import DataError
 
 _PARTS = {
@@ -32,7 +32,7 @@ def of_file(name: str) -> str | None:
     return next((_PARTS[word] for word in words if word in _PARTS), None)
 
 
-def source(examples: Array, labels: Sequence[str], parts: Sequence[str]) -> Source:
+def source(examples: Array, labels: Sequence[str], parts: Sequence[str]) -> RawSplits:
     """Returns examples by the part that each belongs to; all of one part are data in one piece.
 
     Args:
@@ -41,15 +41,15 @@ def source(examples: Array, labels: Sequence[str], parts: Sequence[str]) -> Sour
         parts: of each, "train", "validation" or "test".
 
     Raises:
-        DataError: as `numbered`.
+        DataError: as `class_names`.
     """
-    classes, numbers, rows = numbered(labels, parts)
-    return Source(
+    classes, numbers, rows = class_names(labels, parts)
+    return RawSplits(
         **{name: (examples[at], numbers[at]) for name, at in rows.items()}, classes=classes
     )
 
 
-def numbered(
+def class_names(
     labels: Sequence[str], parts: Sequence[str]
 ) -> tuple[tuple[str, ...], Array, dict[str, Array]]:
     """Numbers classes, and finds what belongs to each part.

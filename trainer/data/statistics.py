@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from trainer.data import digests, loader
-from trainer.data.dataset import Array, Reading, Split
+from trainer.data.dataset import Array, ReadOptions, Split
 from trainer.errors import DamagedFilesError, DataError
 
-_MOST_CLASSES = 20
+_MAX_CLASSES = 20
 _SAMPLES = 12  # Of a class.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Survey:
+class Statistics:
     """What was found.
 
     Attributes:
@@ -26,9 +26,9 @@ class Survey:
         labels: by part, with "train" first: class numbers, int32 (N,).
         samples: the first training examples of those classes that `shown` chooses.
         words: of texts, how many the shortest one has, the middle one, and the longest.
-        repeated: by part, how many examples are there a second time and so on, within it.
+        duplicates: by part, how many examples are there a second time and so on, within it.
         shared: by part, how many examples are in the training part too.
-        relabelled: how many different examples are there with more than one class.
+        conflicting: how many different examples are there with more than one class.
         uniform: how many images are of one colour only.
     """
 
@@ -38,9 +38,9 @@ class Survey:
     labels: dict[str, Array] = field(repr=False)
     samples: Split = field(repr=False)
     words: tuple[int, int, int] | None
-    repeated: dict[str, int]
-    shared: dict[str, int]
-    relabelled: int
+    duplicates: dict[str, int]
+    leaked: dict[str, int]
+    conflicting: int
     uniform: int
 
     @property
@@ -53,7 +53,7 @@ class Survey:
         return [int(count) for count in _counts(self.labels[part], self.classes)]
 
 
-def survey(data: str, options: Reading) -> Survey:
+def collect(data: str, options: ReadOptions) -> Statistics:
     """Reads and checks a data set, all of it; piece by piece, if its format can be read so.
 
     Raises:
@@ -75,20 +75,20 @@ def survey(data: str, options: Reading) -> Survey:
     samples = seen["train"].samples
     keys = {name: found.digests for name, found in seen.items()}
     words = np.concatenate([found.words for found in seen.values()])
-    return Survey(
+    return Statistics(
         shape=samples.shape[1:],
         dtype=str(samples.dtype),
         classes=stream.classes,
         labels=labels,
         samples=Split(samples, labels["train"][rows]),
         words=(words.min(), int(np.median(words)), words.max()) if len(words) else None,
-        repeated={name: len(found) - len(np.unique(found)) for name, found in keys.items()},
-        shared={
-            name: digests.shared(keys["train"], found)
+        duplicates={name: len(found) - len(np.unique(found)) for name, found in keys.items()},
+        leaked={
+            name: digests.count_leaked(keys["train"], found)
             for name, found in keys.items()
             if name != "train"
         },
-        relabelled=_relabelled(
+        conflicting=_relabelled(
             np.concatenate([keys[name] for name in labels]),
             np.concatenate(list(labels.values())),
         ),
@@ -105,10 +105,10 @@ def shown(counts: Array) -> Array:
     Returns:
         Their numbers, int64.
     """
-    if len(counts) <= _MOST_CLASSES:
+    if len(counts) <= _MAX_CLASSES:
         return np.arange(len(counts))
     ranked = np.argsort(-counts, kind="stable")
-    half = _MOST_CLASSES // 2
+    half = _MAX_CLASSES // 2
     return np.concatenate([ranked[:half], ranked[-half:]])
 
 

@@ -1,6 +1,6 @@
-"""What hosts that train together tell each other, besides gradients.
+"""What workers that train together tell each other, besides gradients.
 
-All of it is a sum over the hosts, which each has to call at the same place of the program. A host
+All of it is a sum over the workers, which each has to call at the same place of the program. A host
 that is gone is noticed by TensorFlow's heartbeats, in ten seconds, wherever the others wait.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data.dataset import Array
-from trainer.errors import HostLostError
+from trainer.errors import WorkerLostError
 from trainer.runtime.cloud_environment import Cluster
 
 _PART = 1 << 23  # Of 8 bytes each, in one sum.
@@ -26,8 +26,8 @@ _LOST = (
 )
 
 
-class Hosts:
-    """The hosts of a job; one that is alone agrees with itself at no cost."""
+class Workers:
+    """The workers of a job; one that is alone agrees with itself at no cost."""
 
     def __init__(
         self, cluster: Cluster | None = None, strategy: tf.distribute.Strategy | None = None
@@ -35,7 +35,7 @@ class Hosts:
         """Connects nothing: the strategy has done that.
 
         Args:
-            cluster: the hosts; None for one.
+            cluster: the workers; None for one.
             strategy: over all of them.
         """
         self._addresses, self._index = (cluster.addresses, cluster.index) if cluster else ((), 0)
@@ -62,23 +62,23 @@ class Hosts:
         """Whether this one decides, and writes."""
         return self._index == 0
 
-    def chiefs(self, values: Iterable[float]) -> list[float]:
-        """Returns the chief's values, on all hosts."""
+    def broadcast(self, values: Iterable[float]) -> list[float]:
+        """Returns the chief's values, on all workers."""
         mine = list(values)
         if self.count == 1:
             return mine
         numbers = np.array(mine, np.float64)
         return list(self._sum(numbers if self.is_chief else np.zeros_like(numbers)).tolist())
 
-    def chief_says(self, flag: bool) -> bool:
-        """Returns the chief's flag, on all hosts."""
-        return bool(self.chiefs([flag])[0])
+    def broadcast_flag(self, flag: bool) -> bool:
+        """Returns the chief's flag, on all workers."""
+        return bool(self.broadcast([flag])[0])
 
-    def chiefs_content(self, content: bytes) -> bytes:
-        """Returns the chief's bytes, on all hosts."""
+    def broadcast_bytes(self, content: bytes) -> bytes:
+        """Returns the chief's bytes, on all workers."""
         if self.count == 1:
             return content
-        size = int(self.chiefs([len(content)])[0])
+        size = int(self.broadcast([len(content)])[0])
         # As int64: there is a sum of those on each device, which keeps all bits beside zeros.
         words = np.zeros(-(-size // 8), np.int64)
         if self.is_chief:
@@ -87,19 +87,19 @@ class Hosts:
         return b"".join(part.tobytes() for part in parts)[:size]
 
     def any(self, flag: bool) -> bool:
-        """Tells all hosts whether one of them has the flag."""
+        """Tells all workers whether one of them has the flag."""
         return flag if self.count == 1 else bool(self._sum(np.array([flag], np.float64))[0])
 
-    def wait(self) -> None:
-        """Returns when all hosts have come here."""
+    def barrier(self) -> None:
+        """Returns when all workers have come here."""
         self.any(False)
 
     @contextlib.contextmanager
-    def losses_explained(self) -> Iterator[None]:
-        """Turns what TensorFlow raises when a host is gone into one line.
+    def translate_errors(self) -> Iterator[None]:
+        """Turns what TensorFlow raises when a worker is gone into one line.
 
         Raises:
-            HostLostError: in place of that.
+            WorkerLostError: in place of that.
         """
         try:
             yield
@@ -108,15 +108,15 @@ class Hosts:
             aborted = "Collective ops is aborted" in text or "NCCL" in text
             if self.count == 1 or not (aborted or isinstance(error, _LOST)):
                 raise
-            raise HostLostError(f"another host of this job is gone{self._named(text)}") from None
+            raise WorkerLostError(f"another worker of this job is gone{self._named(text)}") from None
 
     def _sum(self, values: Array) -> Array:
-        with self.losses_explained():
+        with self.translate_errors():
             total: Array = self._add[values.dtype.type](values).numpy()
             return total
 
     def _named(self, text: str) -> str:
-        """Returns which hosts an error tells of, if it does."""
+        """Returns which workers an error tells of, if it does."""
         tasks = re.findall(r"/job:worker/(?:replica:0/)?task:(\d+)", text)
         others = sorted({int(task) for task in tasks} - {self._index})
         named = ", ".join(f"{host} ({self._addresses[host]})" for host in others)

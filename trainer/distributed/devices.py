@@ -18,7 +18,7 @@ from typing import Any
 import tensorflow as tf
 
 from trainer.distributed import rendezvous
-from trainer.distributed.collectives import Hosts
+from trainer.distributed.collectives import Workers
 from trainer.engine import precision as mixed
 from trainer.errors import DeviceError, UsageError
 from trainer.runtime.cloud_environment import Cluster
@@ -36,7 +36,7 @@ CUDA_LIBRARIES = (
     "libcudnn.so.9",
 )
 _INSTALL = "make env EXTRA=gpu, or pip install '.[gpu]', in a checkout"
-_LEAST_CUDA = 12
+_MIN_CUDA = 12
 # By what cuInit returns (CUresult in CUDA's driver API).
 _DRIVER_ADVICE = {
     34: "a stub is found in place of the driver; take its folder out of LD_LIBRARY_PATH",
@@ -49,8 +49,8 @@ _DRIVER_ADVICE = {
 # A batch is cut in two on a CPU, each half computed by half of the cores from end to end. Cores
 # that share every single operation wait for each other at the end of each. Two however many there
 # are, so that what batch normalisation averages over does not depend on the machine.
-_CPU_SHARES = 2
-# For hosts that have just met to connect.
+_CPU_MICROBATCHES = 2
+# For workers that have just met to connect.
 _CONNECT_S = 60
 
 
@@ -65,8 +65,8 @@ class Devices:
         memory_bytes: of the smallest GPU; None without one, or if it cannot be told.
         description: what the run is on, for the log and `metrics.json`; the number of cores too,
             since sums depend on how they are cut into threads, and the precision.
-        hosts: those that train together.
-        shares: into how many parts each device cuts its part of a batch, to compute them at once.
+        workers: those that train together.
+        microbatches: into how many parts each device cuts its part of a batch, to compute them at once.
     """
 
     strategy: tf.distribute.Strategy
@@ -74,8 +74,8 @@ class Devices:
     xla: bool = False
     memory_bytes: int | None = None
     description: str = ""
-    hosts: Hosts = field(default_factory=Hosts)
-    shares: int = 1
+    workers: Workers = field(default_factory=Workers)
+    microbatches: int = 1
 
     @property
     def replicas(self) -> int:
@@ -83,12 +83,12 @@ class Devices:
         return int(self.strategy.num_replicas_in_sync)
 
     def on(self, cluster: Cluster | None) -> Devices:
-        """Returns these devices, on each of the hosts."""
+        """Returns these devices, on each of the workers."""
         if cluster is None:
             return self
-        hosts = Hosts(cluster, self.strategy)
-        description = f"{hosts.count} hosts, each {self.description}"
-        return dataclasses.replace(self, description=description, hosts=hosts)
+        workers = Workers(cluster, self.strategy)
+        description = f"{workers.count} workers, each {self.description}"
+        return dataclasses.replace(self, description=description, workers=workers)
 
 
 def select(
@@ -107,17 +107,17 @@ def select(
         xla: "on", "off", or "auto" for one GPU; on a CPU it makes steps slower, and with several
             GPUs there is no compiling across them.
         deterministic: keeps TensorFlow from kernels whose result can differ from call to call.
-        cluster: the hosts that train together, each with its devices; None for one.
+        cluster: the workers that train together, each with its devices; None for one.
 
     Raises:
         DeviceError: a GPU is asked for and not there, or is there and TensorFlow cannot open it; or
-            hosts differ.
-        UsageError: TensorFlow was used before, which several hosts do not allow.
-        HostLostError: another host does not come.
+            workers differ.
+        UsageError: TensorFlow was used before, which several workers do not allow.
+        WorkerLostError: another worker does not come.
     """
     if cluster is not None and xla == "on":
         raise DeviceError(
-            f"--xla on: found {len(cluster.addresses)} hosts, expected one; XLA does not compile "
+            f"--xla on: found {len(cluster.addresses)} workers, expected one; XLA does not compile "
             "across several"
         )
     if deterministic:
@@ -155,13 +155,13 @@ def select(
         _strategy(len(gpus), precision, cluster),
         precision,
         compiled,
-        _least_memory(len(gpus)),
+        _min_memory(len(gpus)),
         f"{_gpus(details)}, {precision}{', XLA' * compiled}",
     ).on(cluster)
 
 
 @contextlib.contextmanager
-def failures_explained() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """Turns what TensorFlow raises when memory ends or XLA cannot compile a model into one line.
 
     Raises:
@@ -203,9 +203,9 @@ def driver_problem(library: str = DRIVER_LIBRARY) -> str | None:
     version = ctypes.c_int()
     driver.cuDriverGetVersion(ctypes.byref(version))
     major, minor = version.value // 1000, version.value % 1000 // 10
-    if major < _LEAST_CUDA:
+    if major < _MIN_CUDA:
         return (
-            f"the NVIDIA driver knows CUDA {major}.{minor}, expected {_LEAST_CUDA}.0 or newer: "
+            f"the NVIDIA driver knows CUDA {major}.{minor}, expected {_MIN_CUDA}.0 or newer: "
             "install driver 525.60.13 or newer on the machine; the image cannot bring it along"
         )
     code = driver.cuInit(0)
@@ -270,10 +270,10 @@ def mirrored(devices: tuple[str, ...] | None = None) -> tf.distribute.Strategy:
 
 
 def _strategy(gpus: int, precision: str, cluster: Cluster | None) -> tf.distribute.Strategy:
-    """Returns what spreads steps over the GPUs of this host, or over all hosts."""
+    """Returns what spreads steps over the GPUs of this worker, or over all workers."""
     if cluster is None:
         return mirrored() if gpus > 1 else tf.distribute.get_strategy()
-    rendezvous.meet(cluster, {"GPUs": gpus, "precision": precision})
+    rendezvous.join(cluster, {"GPUs": gpus, "precision": precision})
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(cluster.addresses)}),
         task_type="worker",
@@ -281,7 +281,7 @@ def _strategy(gpus: int, precision: str, cluster: Cluster | None) -> tf.distribu
         num_accelerators={"GPU": gpus} if gpus else {},
         rpc_layer="grpc",
     )
-    # TensorFlow would wait for a host that has gone this very moment, and hold Python's lock.
+    # TensorFlow would wait for a worker that has gone this very moment, and hold Python's lock.
     faulthandler.dump_traceback_later(_CONNECT_S, exit=True)
     try:
         strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
@@ -290,11 +290,11 @@ def _strategy(gpus: int, precision: str, cluster: Cluster | None) -> tf.distribu
             raise
         raise UsageError(
             "--model: its module computes with TensorFlow when it is imported, which is too early "
-            "on several hosts; expected that in functions only"
+            "on several workers; expected that in functions only"
         ) from None
     finally:
         faulthandler.cancel_dump_traceback_later()
-    # First values are computed on each host. TensorFlow would send the chief's, and cannot for
+    # First values are computed on each worker. TensorFlow would send the chief's, and cannot for
     # uint8, which pixels are, and uint32, which the states of Keras's random generators are. So
     # the keeper sends the chief's variables, before the first step.
     extended = strategy.extended
@@ -313,18 +313,18 @@ def _cpu(precision: str, xla: str, cluster: Cluster | None) -> Devices:
     description = (
         f"CPU: {named[1] if named else 'CPU'}, {cores} cores, {precision}{', XLA' * (xla == 'on')}"
     )
-    # XLA, and what sums over hosts, has its own ways of using cores.
-    shares = 1 if cluster is not None or xla == "on" else _CPU_SHARES
-    if shares > 1 and not {"TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"} & {*os.environ}:
+    # XLA, and what sums over workers, has its own ways of using cores.
+    microbatches = 1 if cluster is not None or xla == "on" else _CPU_MICROBATCHES
+    if microbatches > 1 and not {"TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"} & {*os.environ}:
         with contextlib.suppress(RuntimeError):  # TensorFlow has begun with other numbers.
-            tf.config.threading.set_inter_op_parallelism_threads(shares)
-            tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // shares))
+            tf.config.threading.set_inter_op_parallelism_threads(microbatches)
+            tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // microbatches))
     return Devices(
-        _strategy(0, precision, cluster), precision, xla == "on", None, description, shares=shares
+        _strategy(0, precision, cluster), precision, xla == "on", None, description, microbatches=microbatches
     ).on(cluster)
 
 
-def _least_memory(count: int) -> int | None:
+def _min_memory(count: int) -> int | None:
     """Returns the memory of the smallest of the first `count` GPUs, by the CUDA driver.
 
     TensorFlow tells what it has taken, not what there is.

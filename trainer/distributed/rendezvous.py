@@ -1,7 +1,7 @@
-"""The hosts of a job wait for each other, before TensorFlow does.
+"""The workers of a job wait for each other, before TensorFlow does.
 
-TensorFlow waits for a host without end and holds Python's lock meanwhile, so that no signal is
-answered. So the hosts first meet at the chief's port, which TensorFlow takes over from there: each
+TensorFlow waits for a worker without end and holds Python's lock meanwhile, so that no signal is
+answered. So the workers first meet at the chief's port, which TensorFlow takes over from there: each
 says what it computes on, and the chief answers when all have come.
 """
 
@@ -15,41 +15,41 @@ import sys
 import time
 from typing import Any
 
-from trainer.errors import DeviceError, HostLostError
+from trainer.errors import DeviceError, WorkerLostError
 from trainer.runtime.cloud_environment import Cluster
 from trainer.runtime.log import LOGGER
 
 _POLL_S = 0.2
 _HELLO_S = 5.0  # For a line that comes with the connection.
 _DISMISSAL_S = 60.0
-_MOST_BYTES = 4096
+_MAX_BYTES = 4096
 _GO, _DONE, _NO = "go", "done", "no "
 
-# What the hosts must have in common.
-Facts = dict[str, Any]
+# What the workers must have in common.
+WorkerInfo = dict[str, Any]
 
 
-def meet(cluster: Cluster, facts: Facts) -> None:
-    """Returns when all hosts are there, within moments of each other.
+def join(cluster: Cluster, facts: WorkerInfo) -> None:
+    """Returns when all workers are there, within moments of each other.
 
     Waits for `TRAINER_HOSTS_SECONDS`, or half an hour: nodes with GPUs can be that late.
 
     Args:
-        cluster: the hosts.
-        facts: on what this host computes; it must be the same on all.
+        cluster: the workers.
+        facts: on what this worker computes; it must be the same on all.
 
     Raises:
-        HostLostError: one did not come in time.
+        WorkerLostError: one did not come in time.
         DeviceError: they do not compute on the same.
         SystemExit: with code 0, on all but the chief, if it has nothing to do.
     """
     deadline = time.monotonic() + float(os.environ.get("TRAINER_HOSTS_SECONDS", "1800"))
     if cluster.is_chief:
-        with _Door(cluster) as door:
+        with _Server(cluster) as door:
             missing = door.let_in(deadline)
             if missing:
                 names = ", ".join(f"{host} ({cluster.addresses[host]})" for host in missing)
-                raise HostLostError(f"did not come in time: host {names}")
+                raise WorkerLostError(f"did not come in time: host {names}")
             unlike = next((host for host in door.facts if door.facts[host] != facts), None)
             problem = "" if unlike is None else (
                 f"host {unlike} ({cluster.addresses[unlike]}) has {_words(door.facts[unlike])}, "
@@ -66,31 +66,31 @@ def meet(cluster: Cluster, facts: Facts) -> None:
         raise DeviceError(problem)
 
 
-def dismiss(cluster: Cluster) -> None:
-    """Tells the other hosts, as far as they come within a minute, that there is nothing to do."""
-    with contextlib.suppress(HostLostError), _Door(cluster) as door:
+def release(cluster: Cluster) -> None:
+    """Tells the other workers, as far as they come within a minute, that there is nothing to do."""
+    with contextlib.suppress(WorkerLostError), _Server(cluster) as door:
         door.let_in(time.monotonic() + _DISMISSAL_S)
         door.answer(_DONE)
 
 
-class _Door:
+class _Server:
     """The chief's port, where the others come in."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._missing = set(range(1, len(cluster.addresses)))
         self._links: dict[int, socket.socket] = {}
-        self.facts: dict[int, Facts] = {}
+        self.facts: dict[int, WorkerInfo] = {}
         port = int(cluster.addresses[0].rpartition(":")[2])
         both = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if both else socket.AF_INET
         try:
             self._server = socket.create_server(("", port), family=family, dualstack_ipv6=both)
         except OSError as error:
-            raise HostLostError(
+            raise WorkerLostError(
                 f"TF_CONFIG: cannot listen at {cluster.addresses[0]}: {error.strerror}"
             ) from None
 
-    def __enter__(self) -> _Door:
+    def __enter__(self) -> _Server:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -120,7 +120,7 @@ class _Door:
                 link.sendall(f"{text}\n".encode())
 
 
-def _ask(cluster: Cluster, facts: Facts, deadline: float) -> str:
+def _ask(cluster: Cluster, facts: WorkerInfo, deadline: float) -> str:
     """Waits for the chief's answer."""
     host, _, port = cluster.addresses[0].rpartition(":")
     hello = json.dumps({"host": cluster.index, "facts": facts}) + "\n"
@@ -136,19 +136,19 @@ def _ask(cluster: Cluster, facts: Facts, deadline: float) -> str:
             if answer in (_GO, _DONE) or answer.startswith(_NO):
                 return answer
         time.sleep(_POLL_S)
-    raise HostLostError(f"the chief ({cluster.addresses[0]}) did not let this host in in time")
+    raise WorkerLostError(f"the chief ({cluster.addresses[0]}) did not let this worker in in time")
 
 
 def _line(link: socket.socket, wait_s: float) -> str:
     link.settimeout(wait_s)
     received = b""
-    while not received.endswith(b"\n") and len(received) < _MOST_BYTES:
-        part = link.recv(_MOST_BYTES)
+    while not received.endswith(b"\n") and len(received) < _MAX_BYTES:
+        part = link.recv(_MAX_BYTES)
         if not part:
             break
         received += part
     return received.decode().strip()
 
 
-def _words(facts: Facts) -> str:
+def _words(facts: WorkerInfo) -> str:
     return ", ".join(f"{value} {name}" for name, value in facts.items())

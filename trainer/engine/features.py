@@ -22,7 +22,7 @@ _VALUES = 1 << 22  # Of a batch of small examples.
 _AT_ONCE = 2  # Batches: a core each is more than two cores for one, as in training.
 
 
-class Features:
+class FeatureExtractor:
     """The two parts of a model, which share its variables.
 
     Attributes:
@@ -44,7 +44,7 @@ class Features:
             functools.partial(self.network, training=False), reduce_retracing=True
         )
 
-    def of(self, split: Split) -> Array | Shards:
+    def extract(self, split: Split) -> Array | Shards:
         """Returns what the network takes for each example of a split, computed once."""
         if self._preprocess is None:
             return split.examples

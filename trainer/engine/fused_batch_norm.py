@@ -14,14 +14,14 @@ import keras
 import tensorflow as tf
 
 Forward = Callable[[Sequence[tf.Tensor]], list[tf.Tensor]]
-# What batch normalisation saw of a share, in order: the layer, its mean and its variance.
+# What batch normalisation saw of a microbatch, in order: the layer, its mean and its variance.
 _Seen = list[tuple[keras.layers.BatchNormalization, tf.Tensor, tf.Tensor]]
 
 
-def can_share(network: keras.Model) -> bool:
-    """Tells whether a batch may be cut into shares, each of which is passed on its own."""
+def can_use_microbatches(network: keras.Model) -> bool:
+    """Tells whether a batch may be cut into microbatches, each of which is passed on its own."""
     # Keras forgets penalties on activities when the network is called again, and its own batch
-    # normalisation would move its averages once for each share.
+    # normalisation would move its averages once for each microbatch.
     return (
         _is_graph(network)
         and not _penalises_activities(network)
@@ -34,22 +34,22 @@ def can_share(network: keras.Model) -> bool:
 
 
 def training_pass(network: keras.Model) -> Forward:
-    """Returns a function from shares of a batch to what `network(share, training=True)` gives.
+    """Returns a function from microbatches of a batch to what `network(microbatch, training=True)` gives.
 
-    Batch normalisation is over a share, and its layer's averages move once, by the mean of all.
-    A network that is no graph of layers is called as it is, with one share.
+    Batch normalisation is over a microbatch, and its layer's averages move once, by the mean of all.
+    A network that is no graph of layers is called as it is, with one microbatch.
     """
     if (
         not _is_graph(network)
         or _penalises_activities(network)
         or tf.distribute.get_strategy().num_replicas_in_sync > 1
     ):
-        return lambda shares: [network(share, training=True) for share in shares]
+        return lambda microbatches: [network(microbatch, training=True) for microbatch in microbatches]
 
-    def forward(shares: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        seen: list[_Seen] = [[] for _ in shares]
-        outputs = [_passed(network, *each) for each in zip(shares, seen, strict=True)]
-        for of_all in zip(*seen, strict=True):  # The same layer, in each share.
+    def forward(microbatches: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        seen: list[_Seen] = [[] for _ in microbatches]
+        outputs = [_passed(network, *each) for each in zip(microbatches, seen, strict=True)]
+        for of_all in zip(*seen, strict=True):  # The same layer, in each microbatch.
             layers, means, variances = zip(*of_all, strict=True)
             _move(layers[0].moving_mean, means, layers[0].momentum)
             _move(layers[0].moving_variance, variances, layers[0].momentum)

@@ -18,7 +18,7 @@ Update = Callable[[Sequence[tf.Tensor], Sequence[keras.Variable]], None]
 _NOT_IN_KERNELS = ("amsgrad", "momentum", "centered")
 
 
-def of(optimizer: keras.Optimizer, variables: Sequence[keras.Variable]) -> Update:
+def make_update(optimizer: keras.Optimizer, variables: Sequence[keras.Variable]) -> Update:
     """Returns the update of an optimizer that is built: fused if it can be, else its own.
 
     Args:

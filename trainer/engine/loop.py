@@ -18,38 +18,38 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.checkpoint.state import Progress, Row
+from trainer.checkpoint.state import Logs, TrainState
 from trainer.data.dataset import Array, Split
-from trainer.distributed.collectives import Hosts
+from trainer.distributed.collectives import Workers
 from trainer.distributed.devices import Devices
 from trainer.engine import train_function
-from trainer.engine.features import Features
-from trainer.engine.train_function import Objective, Steps
+from trainer.engine.features import FeatureExtractor
+from trainer.engine.train_function import TrainFunction, TrainStepConfig
 from trainer.errors import DivergedError
 from trainer.models import BACKBONE, PREPROCESS
 from trainer.models.augmentation import Augmentation
 from trainer.runs.metrics import loss_accuracy
 
-# A call of the compiled steps takes about this long: short enough for a progress bar, long enough
+# A call of the compiled steps takes about this long: short enough for a state bar, long enough
 # that Python costs nothing.
 _CALL_S = 0.2
 
 # Takes a row for each epoch that is over.
-Report = Callable[[Sequence[Row]], None]
+Report = Callable[[Sequence[Logs]], None]
 
 
-class Keeper:
+class TrainingHook:
     """What looks after a run between its steps; this one does nothing."""
 
-    def most_steps(self) -> int | None:
+    def max_steps(self) -> int | None:
         """Returns how many steps the next call may have; None for any number."""
         return None
 
-    def restore(self) -> Progress:
+    def restore(self) -> TrainState:
         """Returns where the run stands, after it brought the variables back to there."""
-        return Progress()
+        return TrainState()
 
-    def after_steps(self, progress: Progress, steps: int, *, epoch_end: bool = False) -> None:
+    def after_steps(self, state: TrainState, steps: int, *, epoch_end: bool = False) -> None:
         """Is told that so many steps were done, or that an epoch ended; may stop the run."""
 
 
@@ -69,9 +69,9 @@ def fit(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     shown: keras.callbacks.Callback | None = None,
     reports: Sequence[Report] = (),
-    keeper: Keeper | None = None,
+    hook: TrainingHook | None = None,
     clock: Callable[[], float] = time.perf_counter,
-) -> list[Row]:
+) -> list[Logs]:
     """Trains a compiled model, and drives Keras callbacks as `Model.fit` does.
 
     Args:
@@ -92,7 +92,7 @@ def fit(
             many steps run in a call.
         shown: shows what happens, and changes nothing; it is told of calls, not of batches.
         reports: are told the history so far, at the start and after each epoch.
-        keeper: takes and restores snapshots.
+        hook: takes and restores checkpoints.
         clock: seconds, rising.
 
     Returns:
@@ -113,16 +113,16 @@ def fit(
         callbacks=callbacks,
         shown=[shown] if shown else [],
         reports=reports,
-        keeper=keeper or Keeper(),
+        hook=hook or TrainingHook(),
         clock=clock,
     )
-    whole = Objective(label_smoothing, augmentation, class_weights)
+    whole = TrainStepConfig(label_smoothing, augmentation, class_weights)
     head = dataclasses.replace(whole, augmentation=None)
-    with training.begun() as progress:
-        if progress.epoch < frozen_epochs:
+    with training.started() as state:
+        if state.epoch < frozen_epochs:
             training.run(BACKBONE, head, until=min(frozen_epochs, epochs))
         training.run(PREPROCESS, whole, until=epochs)
-    return progress.history
+    return state.history
 
 
 @dataclass(kw_only=True)
@@ -139,12 +139,12 @@ class _Training:
     callbacks: Sequence[keras.callbacks.Callback]
     shown: Sequence[keras.callbacks.Callback]
     reports: Sequence[Report]
-    keeper: Keeper
+    hook: TrainingHook
     clock: Callable[[], float]
 
     @contextlib.contextmanager
-    def begun(self) -> Iterator[Progress]:
-        """Begins, or goes on from a snapshot, and ends."""
+    def started(self) -> Iterator[TrainState]:
+        """Begins, or goes on from a checkpoint, and ends."""
         model = self.model
         steps_each = math.ceil(len(self.train) / self.batch_size)
         told = {"model": model, "epochs": self.epochs, "steps": steps_each}
@@ -152,89 +152,89 @@ class _Training:
         self._display = keras.callbacks.CallbackList(list(self.shown), **told)
         self._one_by_one = any(map(_listens_to_batches, self.callbacks))
         model.stop_training = False
-        with self.devices.strategy.scope():  # A snapshot holds its variables.
-            model.optimizer.build(Features(model).network.trainable_variables)
+        with self.devices.strategy.scope():  # A checkpoint holds its variables.
+            model.optimizer.build(FeatureExtractor(model).network.trainable_variables)
         self._driven.on_train_begin()
-        self._progress = self.keeper.restore()
+        self._progress = self.hook.restore()
         self._report()
         yield self._progress
         # Averages, if it has any.
         model.optimizer.finalize_variable_values(model.trainable_variables)
         self._driven.on_train_end()
 
-    def run(self, fixed: str, objective: Objective, *, until: int) -> None:
+    def run(self, fixed: str, step_config: TrainStepConfig, *, until: int) -> None:
         """Trains what lies behind a layer, or all of the model without it, to the end of an epoch.
 
         Args:
             fixed: name of the layer.
-            objective: the loss, and what is done to examples.
+            step_config: the loss, and what is done to examples.
             until: how many epochs are behind the run then.
         """
-        progress, train = self._progress, self.train
-        features = Features(self.model, fixed)
-        run_steps = train_function.compiled(
-            features, train, self.model.optimizer, objective, self.devices
+        state, train = self._progress, self.train
+        features = FeatureExtractor(self.model, fixed)
+        run_steps = train_function.make_train_function(
+            features, train, self.model.optimizer, step_config, self.devices
         )
         held_out = None
         if self.validation is not None:
-            held_out = (features.of(self.validation), self.validation.labels)
-        width = min(self.batch_size, len(train)) + run_steps.shares
+            held_out = (features.extract(self.validation), self.validation.labels)
+        width = min(self.batch_size, len(train)) + run_steps.microbatches
 
-        def most_steps() -> int | None:
-            limits = (self.keeper.most_steps(), run_steps.most(width))
+        def max_steps() -> int | None:
+            limits = (self.hook.max_steps(), run_steps.most(width))
             return 1 if self._one_by_one else min((each for each in limits if each), default=None)
 
-        pace = Pace(self.clock, most_steps, self.devices.hosts)
-        seen = min(progress.step * self.batch_size, len(train))
-        run_steps.begin(seed=self.seed, epochs=until, epoch=progress.epoch, position=seen)
-        while progress.epoch < until and not progress.stopped:
-            row = self._epoch(run_steps, pace)
+        tuner = StepsPerExecutionTuner(self.clock, max_steps, self.devices.workers)
+        seen = min(state.step * self.batch_size, len(train))
+        run_steps.start(seed=self.seed, epochs=until, epoch=state.epoch, position=seen)
+        while state.epoch < until and not state.stopped:
+            row = self._epoch(run_steps, tuner)
             if held_out is not None:
                 probabilities = features.predict(held_out[0], self.batch_size)
                 measured = loss_accuracy(probabilities, held_out[1])
                 row |= {f"val_{name}": value for name, value in measured.items()}
             self._end_epoch(row)
 
-    def _epoch(self, run_steps: Steps, pace: Pace) -> Row:
+    def _epoch(self, run_steps: TrainFunction, tuner: StepsPerExecutionTuner) -> Logs:
         """Makes the steps of an epoch, or the rest of them; returns its loss and accuracy."""
-        progress, epoch, hosts = self._progress, self._progress.epoch, self.devices.hosts
-        if progress.step == 0:  # Else it was told before the snapshot that we come from.
+        state, epoch, workers = self._progress, self._progress.epoch, self.devices.workers
+        if state.step == 0:  # Else it was told before the checkpoint that we come from.
             self._driven.on_epoch_begin(epoch)
         self._display.on_epoch_begin(epoch)
         order = self.train.order(self.seed, epoch)
-        indices = batches(order, self.batch_size, run_steps.shares)
+        indices = batches(order, self.batch_size, run_steps.microbatches)
         counts = (indices >= 0).sum(axis=1)
-        key, counters = train_function.randomness(self.seed, epoch, len(indices))
-        if progress.step < len(indices):
-            self._driven.on_train_batch_begin(progress.step)
-        for done in pace.calls(functools.partial(run_steps, key), counters, indices, progress):
-            figures = _figures(progress, counts)
-            self._driven.on_train_batch_end(progress.step - 1, figures)
-            self._display.on_train_batch_end(progress.step - 1, figures)
-            # Nobody else listens within an epoch, and hosts that ask each other take a moment.
-            if self._one_by_one and hosts.chief_says(self.model.stop_training):
+        key, counters = train_function.epoch_rng(self.seed, epoch, len(indices))
+        if state.step < len(indices):
+            self._driven.on_train_batch_begin(state.step)
+        for done in tuner.executions(functools.partial(run_steps, key), counters, indices, state):
+            figures = _figures(state, counts)
+            self._driven.on_train_batch_end(state.step - 1, figures)
+            self._display.on_train_batch_end(state.step - 1, figures)
+            # Nobody else listens within an epoch, and workers that ask each other take a moment.
+            if self._one_by_one and workers.broadcast_flag(self.model.stop_training):
                 self.model.stop_training = True
                 break
-            self.keeper.after_steps(progress, done)
-            if progress.step < len(counts):
-                self._driven.on_train_batch_begin(progress.step)
-        return _figures(progress, counts)
+            self.hook.after_steps(state, done)
+            if state.step < len(counts):
+                self._driven.on_train_batch_begin(state.step)
+        return _figures(state, counts)
 
-    def _end_epoch(self, row: Row) -> None:
+    def _end_epoch(self, row: Logs) -> None:
         """Tells everybody of an epoch that is over, and goes on to the next."""
-        progress, hosts = self._progress, self.devices.hosts
+        state, workers = self._progress, self.devices.workers
         row["learning_rate"] = _learning_rate(self.model)
-        row["seconds"] = progress.seconds
-        row["examples_per_second"] = len(self.train) / progress.seconds
-        row = dict(zip(row, hosts.chiefs(row.values()), strict=True))
-        self._driven.on_epoch_end(progress.epoch, row)
-        self._display.on_epoch_end(progress.epoch, row)
+        row["seconds"] = state.seconds
+        row["examples_per_second"] = len(self.train) / state.seconds
+        row = dict(zip(row, workers.broadcast(row.values()), strict=True))
+        self._driven.on_epoch_end(state.epoch, row)
+        self._display.on_epoch_end(state.epoch, row)
         # A callback may have added figures of NumPy, which JSON does not know.
         row = {name: getattr(value, "item", lambda v=value: v)() for name, value in row.items()}
-        stopped = hosts.chief_says(self.model.stop_training)
-        progress.end_epoch({"epoch": progress.epoch + 1, **row}, stopped=stopped)
+        stopped = workers.broadcast_flag(self.model.stop_training)
+        state.end_epoch({"epoch": state.epoch + 1, **row}, stopped=stopped)
         self._report()
-        self.keeper.after_steps(progress, 0, epoch_end=True)
+        self.hook.after_steps(state, 0, epoch_end=True)
 
     def _report(self) -> None:
         for report in self.reports:
@@ -252,19 +252,19 @@ def predict(model: keras.Model, split: Split, *, batch_size: int) -> Array:
     Raises:
         DivergedError: they are no numbers.
     """
-    features = Features(model)
-    return features.predict(features.of(split), batch_size)
+    features = FeatureExtractor(model)
+    return features.predict(features.extract(split), batch_size)
 
 
-def batches(order: Array, batch_size: int, shares: int) -> Array:
+def batches(order: Array, batch_size: int, microbatches: int) -> Array:
     """Cuts an order of examples into steps.
 
     Returns:
         Indices, int64 (steps, width): width is batch_size, or all examples if there are fewer,
-        rounded up to a multiple of the shares. A step that is left with fewer repeats its own, as
+        rounded up to a multiple of the microbatches. A step that is left with fewer repeats its own, as
         ~index; those do not count.
     """
-    width = math.ceil(min(batch_size, len(order)) / shares) * shares
+    width = math.ceil(min(batch_size, len(order)) / microbatches) * microbatches
     order = order.astype(np.int64)
     rows = []
     for at in range(0, len(order), batch_size):
@@ -273,37 +273,37 @@ def batches(order: Array, batch_size: int, shares: int) -> Array:
     return np.stack(rows)
 
 
-class Pace:
+class StepsPerExecutionTuner:
     """How many steps a call has: one at first, then as many as take `_CALL_S` on the chief."""
 
     def __init__(
         self,
         clock: Callable[[], float],
-        most_steps: Callable[[], int | None],
-        hosts: Hosts | None = None,
+        max_steps: Callable[[], int | None],
+        workers: Workers | None = None,
     ) -> None:
         """Begins with one step.
 
         Args:
             clock: seconds, rising.
-            most_steps: how many the next call may have; None for any number.
-            hosts: those that take the same steps; None for one.
+            max_steps: how many the next call may have; None for any number.
+            workers: those that take the same steps; None for one.
         """
-        self._clock, self._most_steps, self._hosts = clock, most_steps, hosts or Hosts()
+        self._clock, self._most_steps, self._workers = clock, max_steps, workers or Workers()
         self._size = 1
 
-    def calls(
+    def executions(
         self,
         run_steps: Callable[[Array, Array], tf.Tensor],
         counters: Array,
         indices: Array,
-        progress: Progress,
+        state: TrainState,
     ) -> Iterator[int]:
         """Runs the rest of an epoch; gives the number of steps after each call."""
-        while progress.step < len(indices):
-            first = progress.step
+        while state.step < len(indices):
+            first = state.step
             wanted = min(self._most_steps() or self._size, self._size, len(indices) - first)
-            last = first + int(self._hosts.chiefs([wanted])[0])
+            last = first + int(self._workers.broadcast([wanted])[0])
             started = self._clock()
             # The only thing that the host waits for.
             results = run_steps(counters[first:last], indices[first:last]).numpy()
@@ -312,13 +312,13 @@ class Pace:
             for step, (loss_sum, correct) in enumerate(results, first):
                 if not math.isfinite(loss_sum):
                     raise DivergedError(
-                        f"the loss became {loss_sum} in epoch {progress.epoch + 1}, step "
+                        f"the loss became {loss_sum} in epoch {state.epoch + 1}, step "
                         f"{step + 1}; expected a finite number. Try a lower --learning-rate"
                     )
-                progress.loss_sum += float(loss_sum)
-                progress.correct += float(correct)
-            progress.step = last
-            progress.seconds += seconds
+                state.loss_sum += float(loss_sum)
+                state.correct += float(correct)
+            state.step = last
+            state.seconds += seconds
             yield last - first
             # The last call of an epoch is short, and says little of what one could hold.
             fitting = int((last - first) * _CALL_S / max(seconds, 1e-6))
@@ -326,10 +326,10 @@ class Pace:
                 self._size = max(1, min(2 * self._size, fitting))
 
 
-def _figures(progress: Progress, counts: Array) -> Row:
+def _figures(state: TrainState, counts: Array) -> Logs:
     """Returns loss and accuracy over the examples of the epoch so far."""
-    seen = int(counts[: progress.step].sum())
-    return {"loss": progress.loss_sum / seen, "accuracy": progress.correct / seen}
+    seen = int(counts[: state.step].sum())
+    return {"loss": state.loss_sum / seen, "accuracy": state.correct / seen}
 
 
 def _listens_to_batches(callback: keras.callbacks.Callback) -> bool:

@@ -8,20 +8,20 @@ import math
 import keras
 
 from trainer import models
-from trainer.config import ResolvedConfig, experiment
+from trainer.config import ResolvedConfig, result_settings
 from trainer.data.dataset import Spec
 from trainer.distributed.devices import Devices
-from trainer.models import Definition
+from trainer.models import ModelEntry
 
 
 def build(
-    config: ResolvedConfig, definition: Definition, spec: Spec, devices: Devices
+    config: ResolvedConfig, model_entry: ModelEntry, spec: Spec, devices: Devices
 ) -> keras.Model:
     """Returns the model of a run, with the optimizer of its recipe.
 
     Args:
         config: the settings of the run.
-        definition: the model, as looked up.
+        model_entry: the model, as looked up.
         spec: of the data.
         devices: opened.
 
@@ -30,17 +30,17 @@ def build(
     """
     with devices.strategy.scope():
         return models.build(
-            definition,
+            model_entry,
             spec,
             learning_rate=config.learning_rate,
             steps=config.epochs * math.ceil(spec.sizes["train"] / config.batch_size),
             seed=config.seed,
             precision=devices.precision,
-            settings=experiment(config),
+            settings=result_settings(config),
         )
 
 
-def forget() -> None:
+def clear_session() -> None:
     """Frees the memory of models; names of layers are counted anew, as in a new process."""
     keras.utils.clear_session()
     gc.collect()

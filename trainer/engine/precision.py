@@ -27,14 +27,14 @@ def of_processor(cpuinfo: str) -> str:
 
 
 @contextlib.contextmanager
-def lowered(network: keras.Model, dtype: str) -> Iterator[None]:
+def autocast(network: keras.Model, dtype: str) -> Iterator[None]:
     """Lets the layers of a network compute in `dtype` within, but for the last one.
 
     Layers with a type of their own choice keep it, and so do those that are not Keras's, with all
     that is within them: what they compute with may be float32. Of the last one, probabilities that
     round to 0 would be a loss without a gradient.
     """
-    layers = [] if dtype == "float32" else _lowerable(network)
+    layers = [] if dtype == "float32" else _autocast_layers(network)
     before = [layer.dtype_policy for layer in layers]
     for layer in layers:
         layer.dtype_policy = f"mixed_{dtype}"
@@ -45,7 +45,7 @@ def lowered(network: keras.Model, dtype: str) -> Iterator[None]:
             layer.dtype_policy = policy
 
 
-def _lowerable(network: keras.Model) -> list[keras.Layer]:
+def _autocast_layers(network: keras.Model) -> list[keras.Layer]:
     layers = network._flatten_layers()
     kept = {
         id(inner)

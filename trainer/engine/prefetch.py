@@ -12,7 +12,7 @@ from trainer.data.dataset import Array
 from trainer.data.shards.reader import Shards
 
 
-class Feeder:
+class Prefetcher:
     """Reads windows in the background, each while the one before is in use, over all epochs."""
 
     def __init__(self, shards: Shards) -> None:
@@ -26,7 +26,7 @@ class Feeder:
         """Of one example."""
         return self._shards.example_bytes
 
-    def begin(self, *, seed: int, epochs: int, epoch: int, position: int) -> None:
+    def start(self, *, seed: int, epochs: int, epoch: int, position: int) -> None:
         """Begins to read.
 
         Args:
@@ -38,7 +38,7 @@ class Feeder:
         self._current = self._current[:0]
         self._windows = self._read(_rows(self._shards, seed, range(epoch, epochs), position))
 
-    def take(self, indices: Array) -> Array:
+    def next(self, indices: Array) -> Array:
         """Returns the examples of the next steps: (steps, width, ...).
 
         Args:

@@ -13,20 +13,20 @@ import tensorflow as tf
 
 from trainer import storage
 from trainer.checkpoint import state
-from trainer.checkpoint.state import Progress
+from trainer.checkpoint.state import TrainState
 from trainer.data.dataset import Split
 from trainer.distributed.devices import Devices
 from trainer.engine import train_function
-from trainer.engine.features import Features
-from trainer.engine.loop import Pace, batches
-from trainer.engine.train_function import Objective
+from trainer.engine.features import FeatureExtractor
+from trainer.engine.loop import StepsPerExecutionTuner, batches
+from trainer.engine.train_function import TrainStepConfig
 
-_LEAST_S = 1.0
-_MOST_TESTED = 2000
+_MIN_S = 1.0
+_MAX_TESTED = 2000
 
 
 @dataclass(frozen=True)
-class Speed:
+class Throughput:
     """How fast a run will be.
 
     Attributes:
@@ -47,9 +47,9 @@ def speed(
     batch_size: int,
     seed: int,
     devices: Devices,
-    objective: Objective,
+    step_config: TrainStepConfig,
     clock: Callable[[], float] = time.perf_counter,
-) -> Speed:
+) -> Throughput:
     """Takes real steps, the first ones of the run, until a second is over.
 
     Args:
@@ -58,52 +58,52 @@ def speed(
         batch_size: examples a step over all replicas.
         seed: of the order of examples.
         devices: where, and in which precision.
-        objective: the loss, and what is done to examples.
+        step_config: the loss, and what is done to examples.
         clock: seconds, rising.
 
     Raises:
         DivergedError: the loss became NaN or infinite.
     """
     started = clock()
-    features = Features(model)
-    run_steps = train_function.compiled(features, train, model.optimizer, objective, devices)
-    indices = batches(train.order(seed, 0), batch_size, run_steps.shares)
-    key, counters = train_function.randomness(seed, 0, len(indices))
-    pace = Pace(clock, lambda: run_steps.most(batch_size))
+    features = FeatureExtractor(model)
+    run_steps = train_function.make_train_function(features, train, model.optimizer, step_config, devices)
+    indices = batches(train.order(seed, 0), batch_size, run_steps.microbatches)
+    key, counters = train_function.epoch_rng(seed, 0, len(indices))
+    tuner = StepsPerExecutionTuner(clock, lambda: run_steps.most(batch_size))
     call = functools.partial(run_steps, key)
-    run_steps.begin(seed=seed, epochs=1, epoch=0, position=0)
-    next(pace.calls(call, counters[:1], indices[:1], Progress()))
+    run_steps.start(seed=seed, epochs=1, epoch=0, position=0)
+    next(tuner.executions(call, counters[:1], indices[:1], TrainState()))
     first_step_s = clock() - started
     seen, seconds = 0, 0.0
-    while seconds < _LEAST_S:
-        epoch = Progress()
-        run_steps.begin(seed=seed, epochs=1, epoch=0, position=0)
-        for _ in pace.calls(call, counters, indices, epoch):
-            if seconds + epoch.seconds >= _LEAST_S:
+    while seconds < _MIN_S:
+        epoch = TrainState()
+        run_steps.start(seed=seed, epochs=1, epoch=0, position=0)
+        for _ in tuner.executions(call, counters, indices, epoch):
+            if seconds + epoch.seconds >= _MIN_S:
                 break
         seen += int((indices[: epoch.step] >= 0).sum())
         seconds += epoch.seconds
-    tested = Split(train.examples[:_MOST_TESTED], train.labels[:_MOST_TESTED])
-    inputs = features.of(tested)
+    tested = Split(train.examples[:_MAX_TESTED], train.labels[:_MAX_TESTED])
+    inputs = features.extract(tested)
     for _ in range(2):  # Compiled in the first.
         started = clock()
         features.predict(inputs, batch_size)
-    return Speed(first_step_s, seen / seconds, len(tested) / max(clock() - started, 1e-9))
+    return Throughput(first_step_s, seen / seconds, len(tested) / max(clock() - started, 1e-9))
 
 
-def snapshot(
+def checkpoint(
     model: keras.Model, callbacks: Sequence[keras.callbacks.Callback]
 ) -> tuple[int, float]:
-    """Writes a snapshot to a scratch folder.
+    """Writes a checkpoint to a temporary_directory folder.
 
     Returns:
         Its size in bytes, and the seconds that it took.
     """
     started = time.perf_counter()
-    with storage.scratch() as place:
-        path = place / "snapshot.h5"
+    with storage.temporary_directory() as place:
+        path = place / "checkpoint.h5"
         state.write(
-            state.capture(model, callbacks, Progress(), identity="", environment={}, seconds=0.0),
+            state.capture(model, callbacks, TrainState(), identity="", environment={}, seconds=0.0),
             path,
         )
         return path.stat().st_size, time.perf_counter() - started

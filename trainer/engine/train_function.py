@@ -20,9 +20,9 @@ from trainer.data.shards.reader import Shards
 from trainer.distributed.devices import Devices
 from trainer.engine import fused_optimizers
 from trainer.engine import precision as mixed
-from trainer.engine.features import Features
-from trainer.engine.fused_batch_norm import can_share, training_pass
-from trainer.engine.prefetch import Feeder
+from trainer.engine.features import FeatureExtractor
+from trainer.engine.fused_batch_norm import can_use_microbatches, training_pass
+from trainer.engine.prefetch import Prefetcher
 from trainer.models.augmentation import Augmentation
 from trainer.runtime.log import LOGGER
 
@@ -31,7 +31,7 @@ _PHILOX = 1  # In TensorFlow's tf.random.Algorithm.
 
 
 @dataclass(frozen=True)
-class Objective:
+class TrainStepConfig:
     """What a step does with its examples, besides what the network does.
 
     Attributes:
@@ -61,69 +61,69 @@ class Objective:
         return losses * tf.gather(tf.constant(self.class_weights, tf.float32), labels)
 
 
-class Steps:
+class TrainFunction:
     """Compiled steps, with what brings them their examples if those do not fit into memory.
 
     Attributes:
-        shares: into how many parts a batch is cut, over all devices.
+        microbatches: into how many parts a batch is cut, over all devices.
     """
 
-    def __init__(self, run: Callable[..., tf.Tensor], feeder: Feeder | None, shares: int) -> None:
-        """Takes the function, and the feeder if it is to be given examples."""
-        self._run, self._feeder, self.shares = run, feeder, shares
+    def __init__(self, run: Callable[..., tf.Tensor], prefetcher: Prefetcher | None, microbatches: int) -> None:
+        """Takes the function, and the prefetcher if it is to be given examples."""
+        self._run, self._prefetcher, self.microbatches = run, prefetcher, microbatches
 
-    def begin(self, *, seed: int, epochs: int, epoch: int, position: int) -> None:
+    def start(self, *, seed: int, epochs: int, epoch: int, position: int) -> None:
         """Begins with the examples of an epoch, from 0, behind a position in its order."""
-        if self._feeder is not None:
-            self._feeder.begin(seed=seed, epochs=epochs, epoch=epoch, position=position)
+        if self._prefetcher is not None:
+            self._prefetcher.start(seed=seed, epochs=epochs, epoch=epoch, position=position)
 
     def most(self, width: int) -> int | None:
         """Returns how many steps of so many examples a call may have; None for any number."""
-        if self._feeder is None:
+        if self._prefetcher is None:
             return None
-        return max(1, _CALL_BYTES // (width * self._feeder.example_bytes))
+        return max(1, _CALL_BYTES // (width * self._prefetcher.example_bytes))
 
     def __call__(self, key: Array, counters: Array, indices: Array) -> tf.Tensor:
         """Trains on examples.
 
         Args:
-            key: of random numbers, as `randomness` gives it.
+            key: of random numbers, as `epoch_rng` gives it.
             counters: the same.
             indices: of examples, int64 (steps, batch), those that do not count as ~index.
 
         Returns:
             The sum of losses and the count of right answers of each step: float32 (steps, 2).
         """
-        if self._feeder is None:
+        if self._prefetcher is None:
             return self._run(key, counters, indices)
-        return self._run(key, counters, indices, self._feeder.take(indices))
+        return self._run(key, counters, indices, self._prefetcher.next(indices))
 
 
-def compiled(
-    features: Features,
+def make_train_function(
+    features: FeatureExtractor,
     train: Split,
     optimizer: keras.Optimizer,
-    objective: Objective,
+    step_config: TrainStepConfig,
     devices: Devices,
-) -> Steps:
+) -> TrainFunction:
     """Puts the data on the devices, if it fits, and compiles the steps over it.
 
     Args:
         features: the model.
         train: what it is fitted to.
         optimizer: of the model; it is built here, unless it is.
-        objective: the loss, and what is done to examples.
+        step_config: the loss, and what is done to examples.
         devices: where, and in which precision. XLA compiles what a step computes, if it is to and
             the network does not take texts; data that would take more than half of a device's
             memory stays on the host. Shards are read as they are needed, and handed over.
     """
     network, strategy, replicas = features.network, devices.strategy, devices.replicas
-    shares = devices.shares if can_share(network) else 1
-    inputs = features.of(train)
+    microbatches = devices.microbatches if can_use_microbatches(network) else 1
+    inputs = features.extract(train)
     xla = devices.xla and inputs.dtype != object
     if devices.xla and not xla:
         LOGGER.warning("XLA is off: the network takes texts, which XLA does not know")
-    feeder = Feeder(inputs) if isinstance(inputs, Shards) else None
+    prefetcher = Prefetcher(inputs) if isinstance(inputs, Shards) else None
     with strategy.scope():
         examples = None
         if not isinstance(inputs, Shards):
@@ -131,18 +131,18 @@ def compiled(
         labels = tf.Variable(train.labels, trainable=False, dtype=tf.int64)
         if not optimizer.built:
             optimizer.build(network.trainable_variables)
-        learn = _learning(network, optimizer, objective, devices)
+        train_step = _make_train_step(network, optimizer, step_config, devices)
 
     if xla:
-        learn = tf.function(learn, jit_compile=True, autograph=False)
-    step = _step(learn, examples, labels, objective.augmentation, replicas, shares)
+        train_step = tf.function(train_step, jit_compile=True, autograph=False)
+    step = _step(train_step, examples, labels, step_config.augmentation, replicas, microbatches)
 
     signature = [
         tf.TensorSpec([1], tf.uint64),
         tf.TensorSpec([None, 2], tf.uint64),
         tf.TensorSpec([None, None], tf.int64),
     ]
-    if feeder is not None:
+    if prefetcher is not None:
         signature.append(tf.TensorSpec([None, None, *inputs.shape[1:]], inputs.dtype))
 
     @tf.function(input_signature=signature, autograph=False)
@@ -162,21 +162,21 @@ def compiled(
         )
         return results.stack()
 
-    return Steps(run_steps, feeder, replicas * shares)
+    return TrainFunction(run_steps, prefetcher, replicas * microbatches)
 
 
 def _step(
-    learn: Callable[..., tf.Tensor],
+    train_step: Callable[..., tf.Tensor],
     examples: Any,
     labels: tf.Variable,
     augmentation: Augmentation | None,
     replicas: int,
-    shares: int,
+    microbatches: int,
 ) -> Callable[..., tf.Tensor]:
     """Returns what a step does on a device with the indices of a batch.
 
     It takes the key and the counter of random numbers, the indices of the whole batch, and its
-    examples, unless those are in `examples`; and returns what `learn` does for its shares.
+    examples, unless those are in `examples`; and returns what `train_step` does for its microbatches.
     """
 
     def step(
@@ -185,7 +185,7 @@ def _step(
         weights = tf.cast(indices >= 0, tf.float32)
         indices = tf.maximum(indices, tf.bitwise.invert(indices))
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        share = tf.shape(indices)[0] // (replicas * shares)
+        microbatch_size = tf.shape(indices)[0] // (replicas * microbatches)
         if augmentation is not None:
             # For the whole batch, so that it does not depend on how many replicas share it.
             uniform = tf.raw_ops.StatelessRandomUniformV2(
@@ -204,9 +204,9 @@ def _step(
             # Not by XLA, which has no such transforms.
             return x if augmentation is None else augmentation(x, uniform[mine])
 
-        numbers = [replica * shares + number for number in range(shares)]
-        mine = [slice(number * share, (number + 1) * share) for number in numbers]
-        return learn(
+        numbers = [replica * microbatches + number for number in range(microbatches)]
+        mine = [slice(number * microbatch_size, (number + 1) * microbatch_size) for number in numbers]
+        return train_step(
             [examples_of(each) for each in mine],
             [tf.gather(labels, indices[each]) for each in mine],
             [weights[each] for each in mine],
@@ -216,29 +216,29 @@ def _step(
     return step
 
 
-def _learning(
-    network: keras.Model, optimizer: keras.Optimizer, objective: Objective, devices: Devices
+def _make_train_step(
+    network: keras.Model, optimizer: keras.Optimizer, step_config: TrainStepConfig, devices: Devices
 ) -> Callable[..., tf.Tensor]:
-    """Returns what a step does on a device with the shares of examples that it is given.
+    """Returns what a step does on a device with the microbatches of examples that it is given.
 
-    It takes the shares' inputs, labels and weights, and how many examples count over all devices;
-    and returns the sum of losses and the count of right answers of its shares: float32 (2,).
+    It takes the microbatches' inputs, labels and weights, and how many examples count over all devices;
+    and returns the sum of losses and the count of right answers of its microbatches: float32 (2,).
     """
-    update = fused_optimizers.of(optimizer, network.trainable_variables)
+    update = fused_optimizers.make_update(optimizer, network.trainable_variables)
     forward = training_pass(network)
 
-    def learn(
+    def train_step(
         x: Sequence[tf.Tensor],
         y: Sequence[tf.Tensor],
         weights: Sequence[tf.Tensor],
         count: tf.Tensor,
     ) -> tf.Tensor:
         with tf.GradientTape() as tape:
-            with mixed.lowered(network, devices.precision):
-                outputs = forward(x)  # Of each share, (share, classes).
+            with mixed.autocast(network, devices.precision):
+                outputs = forward(x)  # Of each microbatch_size, (microbatch_size, classes).
             loss_sums, rights = [], []
             for probabilities, labels, counted in zip(outputs, y, weights, strict=True):
-                losses = objective.losses(labels, probabilities)
+                losses = step_config.losses(labels, probabilities)
                 loss_sums.append(tf.reduce_sum(losses * counted))
                 rights.append(tf.reduce_sum(_right(probabilities, labels) * counted))
             loss_sum = tf.add_n(loss_sums)
@@ -250,10 +250,10 @@ def _learning(
         update(gradients, network.trainable_variables)  # Summed over the replicas.
         return tf.stack([loss_sum, tf.add_n(rights)])
 
-    return learn
+    return train_step
 
 
-def randomness(seed: int, epoch: int, steps: int) -> tuple[Array, Array]:
+def epoch_rng(seed: int, epoch: int, steps: int) -> tuple[Array, Array]:
     """Returns what the random numbers of an epoch are drawn with, a pure function everywhere.
 
     Returns:

@@ -13,15 +13,15 @@ from trainer import config as configs
 from trainer import storage
 from trainer.config import ResolvedConfig
 from trainer.data import loader
-from trainer.data.dataset import Array, Dataset, Reading, Source, Split, labelled, numbers_in
-from trainer.errors import DataError, Place
+from trainer.data.dataset import Array, Dataset, RawSplits, ReadOptions, Split, labelled, numbers_in
+from trainer.errors import DataError, Location
 from trainer.runs import filenames, metrics, predictions
 from trainer.runs.finished_run import FinishedRun, Predictor
 from trainer.training import setup
 
 
 @dataclass(frozen=True)
-class Labelled:
+class EvaluationData:
     """What a model is tested on.
 
     Attributes:
@@ -35,10 +35,10 @@ class Labelled:
     data: str
     part: str
     examples: Split
-    shared: int
+    leaked: int
 
 
-def read(found: FinishedRun, data: str | None, *, allow_pickle: bool = False) -> Labelled:
+def read(found: FinishedRun, data: str | None, *, allow_pickle: bool = False) -> EvaluationData:
     """Reads what a run's model is to be tested on.
 
     Args:
@@ -53,10 +53,10 @@ def read(found: FinishedRun, data: str | None, *, allow_pickle: bool = False) ->
     """
     config = configs.check(ResolvedConfig, found.config)
     if data is None:
-        own = setup.load_again(found)
+        own = setup.reload(found)
         return _fitted(found, config.data, "own", own.test, own.spec.classes)
     height, width, *_ = (*found.input.shape, 0, 0)
-    options = Reading(
+    options = ReadOptions(
         allow_pickle=allow_pickle,
         image_size=height if height == width else None,  # As `predict` brings them to size.
         text_column=config.text_column,
@@ -71,15 +71,15 @@ def read(found: FinishedRun, data: str | None, *, allow_pickle: bool = False) ->
     try:
         examples, part = labelled(source, found.classes)
     except DataError as error:
-        raise error.at(Place(data)) from None
+        raise error.at(Location(data)) from None
     return _fitted(found, data, part, examples, found.classes)
 
 
-def test(found: FinishedRun, on: Labelled, model: Predictor) -> dict[str, Any]:
+def test(found: FinishedRun, on: EvaluationData, model: Predictor) -> dict[str, Any]:
     """Tests a model.
 
     Returns:
-        `run`, `data`, `part`, `examples` (how many) and `shared`, see `Labelled`; the figures of
+        `run`, `data`, `part`, `examples` (how many) and `shared`, see `EvaluationData`; the figures of
         `metrics.test`; and under `training` those of the run's own test that can be compared.
     """
     then = found.metrics
@@ -88,7 +88,7 @@ def test(found: FinishedRun, on: Labelled, model: Predictor) -> dict[str, Any]:
         "data": on.data,
         "part": on.part,
         "examples": len(on.examples),
-        "shared": on.shared,
+        "shared": on.leaked,
         **metrics.test(_predict(found, on, model), on.examples.labels, found.classes),
         "training": {
             "test": then["test"],
@@ -98,7 +98,7 @@ def test(found: FinishedRun, on: Labelled, model: Predictor) -> dict[str, Any]:
     }
 
 
-def _predict(found: FinishedRun, on: Labelled, model: Predictor) -> Array:
+def _predict(found: FinishedRun, on: EvaluationData, model: Predictor) -> Array:
     examples, size = on.examples.array, found.batch_size
     batches = (examples[first : first + size] for first in range(0, len(examples), size))
     return np.concatenate([model.predict(batch) for batch in batches])
@@ -106,13 +106,13 @@ def _predict(found: FinishedRun, on: Labelled, model: Predictor) -> Array:
 
 def _fitted(
     found: FinishedRun, data: str, part: str, split: Split, classes: tuple[str, ...]
-) -> Labelled:
+) -> EvaluationData:
     """Returns examples as the model takes them, and how many the run was tested on.
 
     Args:
         found: the run.
         data: where they are from, for messages.
-        part: see `Labelled`.
+        part: see `EvaluationData`.
         split: the examples.
         classes: what their labels are numbers of.
     """
@@ -120,7 +120,7 @@ def _fitted(
         labels = numbers_in(found.classes, classes)[split.labels]
         examples = found.input.from_data(split.array)
     except DataError as error:
-        raise error.at(Place(data)) from None
+        raise error.at(Location(data)) from None
     with found.files(filenames.PREDICTIONS) as folder:
         rows = predictions.read(storage.folder(str(folder)))
     then = collections.Counter((row.example, row.true) for row in rows)
@@ -128,13 +128,13 @@ def _fitted(
         (predictions.digest(example), found.classes[label])
         for example, label in zip(examples, labels, strict=True)
     )
-    return Labelled(data, part, Split(examples, labels), shared=(now & then).total())
+    return EvaluationData(data, part, Split(examples, labels), leaked=(now & then).total())
 
 
-def _split_as(config: ResolvedConfig, source: Source) -> Dataset | None:
+def _split_as(config: ResolvedConfig, source: RawSplits) -> Dataset | None:
     """Returns data split as the run's was; None if it cannot be, so that it is no such data."""
     with contextlib.suppress(DataError):
         return Dataset.split(
-            source, seed=config.seed, validation=config.validation, fold=config.fold_of
+            source, seed=config.seed, validation=config.validation_split, fold=config.fold_of
         )
     return None

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from trainer.errors import OutageError, UsageError
+from trainer.errors import TransientStorageError, UsageError
 from trainer.launch import vertex
 from trainer.launch.rest import Client, Patience, RequestError
 
@@ -41,7 +41,7 @@ class Jobs:
 
         Raises:
             UsageError: the service refuses the request.
-            OutageError: the service fails for too long.
+            TransientStorageError: the service fails for too long.
         """
         url = f"{self._endpoint}/v1/{self._parent}/{self._collection}"
         token = document["labels"][vertex.LABEL]
@@ -69,7 +69,7 @@ class Jobs:
 
         Raises:
             UsageError: it is not there any more, or may not be read.
-            OutageError: the service fails for too long.
+            TransientStorageError: the service fails for too long.
         """
         with self._explained():
             return self._client.read("GET", f"{self._endpoint}/v1/{name}")
@@ -104,7 +104,7 @@ class Jobs:
         except RequestError as error:
             doubt = f"; {self.in_doubt(document)}" if in_doubt and document else ""
             if error.passing and error.status != 429:
-                raise OutageError(f"--region {self._region}: Vertex AI: {error}{doubt}") from error
+                raise TransientStorageError(f"--region {self._region}: Vertex AI: {error}{doubt}") from error
             raise UsageError(self._refusal(error, document or {}) + doubt) from error
 
     def _refusal(self, error: RequestError, document: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """A Kubernetes Job, for GKE's names of GPUs and spot nodes; it needs Kubernetes 1.31 or newer.
 
-On several hosts it is a JobSet around such a Job, which needs the JobSet controller 0.8 or newer
+On several workers it is a JobSet around such a Job, which needs the JobSet controller 0.8 or newer
 (jobset.sigs.k8s.io). It starts all pods again if one ends, and gives each pod a name in the DNS.
 """
 
@@ -21,9 +21,9 @@ _RESTARTS, _SPOT_RESTARTS = 10, 100
 _MISTAKE = {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [2]}}
 
 
-def longest_pod_name(name: str, hosts: int) -> str:
-    """Returns a name as long as Kubernetes will make one for a pod of several hosts."""
-    return f"{name}-{_HOST}-0-{hosts - 1}-abcde"
+def longest_pod_name(name: str, workers: int) -> str:
+    """Returns a name as long as Kubernetes will make one for a pod of several workers."""
+    return f"{name}-{_HOST}-0-{workers - 1}-abcde"
 
 
 def job(
@@ -34,7 +34,7 @@ def job(
     out: str,
     gpu: str | None,
     gpus: int,
-    hosts: int = 1,
+    workers: int = 1,
     spot: bool = False,
     namespace: str | None = None,
     service_account: str | None = None,
@@ -42,7 +42,7 @@ def job(
 ) -> dict[str, Any]:
     """Returns the manifest of a Job whose one pod runs the image until it has succeeded.
 
-    With several hosts it is that of a JobSet, whose pods train together.
+    With several workers it is that of a JobSet, whose pods train together.
 
     Args:
         name: of the Job, a DNS label.
@@ -50,19 +50,19 @@ def job(
         arguments: of the container, without `--out`.
         out: the run directory, gs://.
         gpu: as GKE labels its nodes; None for the CPU.
-        gpus: how many of them, on each host.
-        hosts: how many pods train together.
+        gpus: how many of them, on each worker.
+        workers: how many pods train together.
         spot: whether to run on spot nodes.
         namespace: of the Job; that of the user's context, if None.
         service_account: of the pod, a Kubernetes service account.
-        timeout_hours: until the Job is given up, over all its pods; on several hosts, from their
+        timeout_hours: until the Job is given up, over all its pods; on several workers, from their
             last start on.
     """
     metadata: dict[str, Any] = {"name": name, "labels": dict(_LABELS)}
     if namespace:
         metadata["namespace"] = namespace
     spec: dict[str, Any] = {
-        **(_ALONE if hosts == 1 else _together(hosts)),
+        **(_ALONE if workers == 1 else _together(workers)),
         # Not before the old pod has ended: the run directory is one pod's at a time.
         "podReplacementPolicy": "Failed",
     }
@@ -74,9 +74,9 @@ def job(
         **_pod(image, [*arguments, f"--out={out}"], gpus, spot),
     }
     spec["template"] = {"metadata": {"labels": dict(_LABELS)}, "spec": pod}
-    if hosts == 1:
+    if workers == 1:
         return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
-    pod["containers"][0]["env"] = _environment(name, hosts)
+    pod["containers"][0]["env"] = _environment(name, workers)
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
@@ -110,21 +110,21 @@ _ALONE: dict[str, Any] = {
 }
 
 
-def _together(hosts: int) -> dict[str, Any]:
+def _together(workers: int) -> dict[str, Any]:
     """Returns what makes a Job of several pods fail with the first one that does."""
     return {
         "completionMode": "Indexed",
-        "completions": hosts,
-        "parallelism": hosts,
+        "completions": workers,
+        "parallelism": workers,
         "backoffLimit": 0,
         "podFailurePolicy": {"rules": [_MISTAKE]},
     }
 
 
-def _environment(name: str, hosts: int) -> list[dict[str, Any]]:
+def _environment(name: str, workers: int) -> list[dict[str, Any]]:
     """Returns the variables of a pod: its index, and TF_CONFIG made of it by Kubernetes."""
     index = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
-    addresses = [f"{name}-{_HOST}-0-{host}.{name}:{_PORT}" for host in range(hosts)]
+    addresses = [f"{name}-{_HOST}-0-{host}.{name}:{_PORT}" for host in range(workers)]
     config = {
         "cluster": {"worker": addresses},
         "task": {"type": "worker", "index": "$(HOST_INDEX)"},
@@ -164,7 +164,7 @@ def _pod(image: str, arguments: list[str], gpus: int, spot: bool) -> dict[str, A
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108
     return {
         "restartPolicy": "Never",  # So that the failure policy is asked.
-        # The last snapshot is written in this time. GKE takes a spot node after 25 s at most, and a
+        # The last checkpoint is written in this time. GKE takes a spot node after 25 s at most, and a
         # longer period would only be cut short.
         "terminationGracePeriodSeconds": 25 if spot else 120,
         "automountServiceAccountToken": False,

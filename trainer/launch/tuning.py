@@ -29,9 +29,9 @@ def study(text: str, metric: str, job: JobFlags) -> dict[str, Any]:
     Raises:
         UsageError: a setting that is unknown, fixed already, or has values the job would refuse.
     """
-    if not (job.config.validation or job.config.validation_data):
+    if not (job.config.validation_split or job.config.validation_data):
         raise UsageError(
-            "--tune: expected --validation 0.1 or --validation-data behind '--': choosing by the "
+            "--tune: expected --validation-split 0.1 or --validation-data behind '--': choosing by the "
             "test part would make its figures too good"
         )
     if job.config.folds:
@@ -98,7 +98,7 @@ def _list(name: str, values: str, job: JobFlags) -> dict[str, Any]:
 def _checked(name: str, value: str, job: JobFlags) -> Any:
     """Returns a value as the job will read it."""
     places = {name: f"--tune {name}"}
-    checked = getattr(configs.check(Config, {**job.typed, name: value}, places=places), name)
+    checked = getattr(configs.check(Config, {**job.typed, name: value}, labels=places), name)
     if name == "model":
         job_flags.check_model(checked)
     return checked

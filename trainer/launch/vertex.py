@@ -22,7 +22,7 @@ def job_spec(
     arguments: Sequence[str],
     machine: Machine,
     out: str,
-    hosts: int = 1,
+    workers: int = 1,
     spot: bool = False,
     service_account: str | None = None,
     timeout_hours: float | None = None,
@@ -42,8 +42,8 @@ def job_spec(
     }
     pools = [pool]
     scheduling: dict[str, Any] = {}
-    if hosts > 1:
-        pools.append({**copy.deepcopy(pool), "replicaCount": hosts - 1})
+    if workers > 1:
+        pools.append({**copy.deepcopy(pool), "replicaCount": workers - 1})
         scheduling["restartJobOnWorkerRestart"] = True  # None goes on without another.
     if spot:
         scheduling["strategy"] = "SPOT"

@@ -27,7 +27,7 @@ def until_end(jobs: Jobs, job: Mapping[str, Any], log: JobLog) -> dict[str, Any]
 
     Raises:
         UsageError: the job is not there any more.
-        OutageError: the service fails for too long; the job goes on.
+        TransientStorageError: the service fails for too long; the job goes on.
     """
     known = ""
     while True:

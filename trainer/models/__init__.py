@@ -84,7 +84,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Definition:
+class ModelEntry:
     """A model that was looked up by name, not built yet.
 
     Attributes:
@@ -101,7 +101,7 @@ class Definition:
     choose: Callable[[Spec, Config], Mapping[str, Any]] | None = None
 
 
-def find(name: str) -> Definition:
+def find(name: str) -> ModelEntry:
     """Looks up a model by its name in the registry, or as package.module:function.
 
     Raises:
@@ -129,43 +129,43 @@ def find(name: str) -> Definition:
             f"--model {name}: RECIPE is {type(recipe).__name__}, expected trainer.models.Recipe"
         )
     _check_parameters(name, function)
-    return Definition(name, function, recipe, getattr(module, "choose", None))
+    return ModelEntry(name, function, recipe, getattr(module, "choose", None))
 
 
-def check_settings(definition: Definition, config: Config) -> None:
+def check_settings(model_entry: ModelEntry, config: Config) -> None:
     """Raises UsageError for a setting that other models have, and this one has not."""
-    optimizer = definition.recipe.optimizer
-    taken = _keywords(definition.function) | (_keywords(optimizer) if callable(optimizer) else {})
+    optimizer = model_entry.recipe.optimizer
+    taken = _keywords(model_entry.function) | (_keywords(optimizer) if callable(optimizer) else {})
     for name in configs.OF_MODELS:
         if name not in taken and getattr(config, name) is not None:
             raise UsageError(
-                f"{configs.flag_name(name)}: is no setting of --model {definition.name}"
+                f"{configs.flag_name(name)}: is no setting of --model {model_entry.name}"
             )
 
 
-def choose(definition: Definition, spec: Spec, config: Config) -> dict[str, Any]:
+def choose(model_entry: ModelEntry, spec: Spec, config: Config) -> dict[str, Any]:
     """Returns the settings that nobody gave and the data decides.
 
     Raises:
         DataError: the model cannot take such data.
     """
-    if definition.choose is None:
+    if model_entry.choose is None:
         return {}
-    found = definition.choose(spec, config)
+    found = model_entry.choose(spec, config)
     return {name: value for name, value in found.items() if getattr(config, name) is None}
 
 
-def check_data(definition: Definition, spec: Spec) -> None:
+def check_data(model_entry: ModelEntry, spec: Spec) -> None:
     """Raises DataError if the model cannot take this kind of examples."""
-    if spec.kind not in definition.recipe.accepts:
+    if spec.kind not in model_entry.recipe.accepts:
         raise DataError(
-            f"--model {definition.name}: takes examples of kind "
-            f"{' or '.join(definition.recipe.accepts)}, found {spec.kind}s of shape {spec.shape}"
+            f"--model {model_entry.name}: takes examples of kind "
+            f"{' or '.join(model_entry.recipe.accepts)}, found {spec.kind}s of shape {spec.shape}"
         )
 
 
 def build(
-    definition: Definition,
+    model_entry: ModelEntry,
     spec: Spec,
     *,
     learning_rate: float,
@@ -177,7 +177,7 @@ def build(
     """Builds and compiles the model, and tries it on two examples.
 
     Args:
-        definition: the model, as looked up.
+        model_entry: the model, as looked up.
         spec: of the data it is for.
         learning_rate: step size of the recipe's optimizer.
         steps: that will be made in all, for a schedule.
@@ -192,14 +192,14 @@ def build(
 
     keras.utils.set_random_seed(seed)
     given = settings or {}
-    model: Any = definition.function(spec, **_wanted(definition.function, given))
+    model: Any = model_entry.function(spec, **_wanted(model_entry.function, given))
     if not isinstance(model, keras.Model):
         raise UsageError(
-            f"--model {definition.name}: returned {type(model).__name__}, expected a keras.Model"
+            f"--model {model_entry.name}: returned {type(model).__name__}, expected a keras.Model"
         )
-    model = _at_rest(model)
-    _check_outputs(definition, model, spec)
-    optimizer: Any = definition.recipe.optimizer
+    model = default_to_inference(model)
+    _check_outputs(model_entry, model, spec)
+    optimizer: Any = model_entry.recipe.optimizer
     if isinstance(optimizer, str):
         optimizer = keras.optimizers.get(optimizer)
         optimizer.learning_rate = learning_rate
@@ -211,19 +211,19 @@ def build(
     return model
 
 
-def callbacks(definition: Definition, *, validation: bool) -> list[keras.callbacks.Callback]:
+def callbacks(model_entry: ModelEntry, *, validation: bool) -> list[keras.callbacks.Callback]:
     """Makes the recipe's callbacks.
 
     Raises:
         UsageError: one of them watches validation figures, and there are none.
     """
-    made = list(definition.recipe.callbacks())
+    made = list(model_entry.recipe.callbacks())
     for callback in made:
         watched = str(getattr(callback, "monitor", ""))
         if watched.startswith("val_") and not validation:
             raise UsageError(
-                f"--model {definition.name}: its {type(callback).__name__} watches {watched}; give "
-                "--validation 0.1 to hold out a part of the training data for it"
+                f"--model {model_entry.name}: its {type(callback).__name__} watches {watched}; give "
+                "--validation-split 0.1 to hold out a part of the training data for it"
             )
     return made
 
@@ -240,7 +240,7 @@ def _wanted(function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[s
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _at_rest(model: keras.Model) -> keras.Model:
+def default_to_inference(model: keras.Model) -> keras.Model:
     """Returns the model so that it infers unless it is told to train, also when it was saved.
 
     Keras's layers that change images train unless they are told otherwise, and all layers behind
@@ -278,7 +278,7 @@ def _check_parameters(name: str, function: Callable[..., Any]) -> None:
             )
 
 
-def _check_outputs(definition: Definition, model: keras.Model, spec: Spec) -> None:
+def _check_outputs(model_entry: ModelEntry, model: keras.Model, spec: Spec) -> None:
     import numpy as np
 
     examples = spec.train.examples[:2]
@@ -286,12 +286,12 @@ def _check_outputs(definition: Definition, model: keras.Model, spec: Spec) -> No
     expected = (len(examples), len(spec.classes))
     if answer.shape != expected:
         raise UsageError(
-            f"--model {definition.name}: gives outputs of shape {answer.shape} for 2 examples, "
+            f"--model {model_entry.name}: gives outputs of shape {answer.shape} for 2 examples, "
             f"expected class probabilities {expected}"
         )
     if not np.allclose(answer.sum(axis=1), 1, atol=1e-2) or answer.min() < 0:
         raise UsageError(
-            f"--model {definition.name}: outputs do not sum to 1, expected class probabilities; is "
+            f"--model {model_entry.name}: outputs do not sum to 1, expected class probabilities; is "
             "the last activation softmax?"
         )
 

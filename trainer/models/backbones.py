@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from trainer.data.dataset import Spec
 
 # Pixels a side; smaller images are enlarged to it. By the docstrings of keras.applications.
-_LEAST_SIDE = 32
-_LEAST_SIDES = {"InceptionResNetV2": 75, "InceptionV3": 75, "Xception": 71}
+_MIN_SIDE = 32
+_MIN_SIDES = {"InceptionResNetV2": 75, "InceptionV3": 75, "Xception": 71}
 _MOMENTUM = 0.9
 
 
@@ -40,7 +40,7 @@ def features(images: Any, spec: Spec, name: str, weights: str | None) -> Any:
     if channels not in (1, 3):
         raise DataError(f"--backbone {name}: found images of {channels} channels, expected 1 or 3")
     function = getattr(keras.applications, name)
-    least = _LEAST_SIDES.get(name, _LEAST_SIDE)
+    least = _MIN_SIDES.get(name, _MIN_SIDE)
     side = (max(height, least), max(width, least))
     x = to_pixels(spec)(images)
     if channels == 1:

@@ -24,7 +24,7 @@ RECIPE = Recipe(
     epochs=15,  # As in the log the seed shows; its script says 10, which gives 99.26 %.
 )
 
-_LEAST_SIDE = 12  # Two 6x6 convolutions without padding leave 2x2 of it for the pooling.
+_MIN_SIDE = 12  # Two 6x6 convolutions without padding leave 2x2 of it for the pooling.
 
 
 def build(spec: Spec) -> keras.Model:
@@ -37,10 +37,10 @@ def build(spec: Spec) -> keras.Model:
     from keras import layers
 
     height, width, _ = spec.shape
-    if min(height, width) < _LEAST_SIDE:
+    if min(height, width) < _MIN_SIDE:
         raise DataError(
             f"--model cnn: found images of {height}x{width}, expected at least "
-            f"{_LEAST_SIDE}x{_LEAST_SIDE}"
+            f"{_MIN_SIDE}x{_MIN_SIDE}"
         )
     return keras.Sequential(
         [

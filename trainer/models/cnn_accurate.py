@@ -36,7 +36,7 @@ def build(spec: Spec) -> keras.Model:
     import keras
     from keras import layers
 
-    cnn_fast.check_side(spec, "cnn_accurate", least=14)
+    cnn_fast.check_side(spec, "cnn_accurate", min_side=14)
     return keras.Sequential(
         [
             keras.Input(spec.shape, dtype=spec.dtype),

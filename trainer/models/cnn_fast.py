@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from trainer.data.dataset import Spec
 
-_LEAST = 10  # Pixels of a side.
+_MIN = 10  # Pixels of a side.
 
 
 def one_cycle(learning_rate: float, steps: int, beta_2: float = 0.99) -> keras.Optimizer:
@@ -63,11 +63,11 @@ def build(spec: Spec) -> keras.Model:
     import keras
     from keras import layers
 
-    check_side(spec, "cnn_fast", least=_LEAST)
+    check_side(spec, "cnn_fast", min_side=_MIN)
     return keras.Sequential(
         [
             keras.Input(spec.shape, dtype=spec.dtype),
-            *cropping.to_content(spec, least=_LEAST),
+            *cropping.to_content(spec, min_side=_MIN),
             to_unit_range(spec),
             *normalised(layers.Conv2D(16, 5, use_bias=False), pooled=True),
             *normalised(layers.Conv2D(64, 3, use_bias=False), pooled=True),
@@ -79,12 +79,12 @@ def build(spec: Spec) -> keras.Model:
     )
 
 
-def check_side(spec: Spec, name: str, *, least: int) -> None:
+def check_side(spec: Spec, name: str, *, min_side: int) -> None:
     """Raises DataError for images of which nothing is left behind the last pooling."""
     height, width, _ = spec.shape
-    if min(height, width) < least:
+    if min(height, width) < min_side:
         raise DataError(
-            f"--model {name}: found images of {height}x{width}, expected at least {least}x{least}"
+            f"--model {name}: found images of {height}x{width}, expected at min_side {min_side}x{min_side}"
         )
 
 

@@ -3,7 +3,7 @@
 Without `--backbone`: residual blocks after He et al. 2016, "Identity Mappings in Deep Residual
 Networks" (arXiv:1603.05027), on cnn_fast's one cycle. With it: a network of keras.applications; if
 it comes trained, the last layer learns first, and then all of them at a lower rate, after Kumar et
-al. 2022, "Fine-Tuning can Distort Pretrained Features" (arXiv:2202.10054).
+al. 2022, "Fine-Tuning can Distort Pretrained FeatureExtractor" (arXiv:2202.10054).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # The smallest network, for as many values (pixels times channels) of training data as MNIST has.
 # With four times as many values each layer is twice as wide.
-_WIDTH, _VALUES, _MOST_DOUBLINGS = 16, 47e6, 2
+_WIDTH, _VALUES, _MAX_DOUBLINGS = 16, 47e6, 2
 # The first convolution brings larger images to this side at most, and stages halve it to the other.
 _FIRST_SIDE, _LAST_SIDE = 64, 8
 _DROPOUT = 0.2
@@ -48,7 +48,7 @@ def choose(spec: Spec, config: Config) -> dict[str, Any]:
     if config.backbone is not None:
         return found | {"learning_rate": 0.001}
     doublings = round(math.log(count * math.prod(spec.shape) / _VALUES, 4))
-    doublings = min(max(doublings, 0), _MOST_DOUBLINGS)
+    doublings = min(max(doublings, 0), _MAX_DOUBLINGS)
     return found | {"learning_rate": 0.01, "width": _WIDTH * 2**doublings, "depth": 1 + doublings}
 
 

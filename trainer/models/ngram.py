@@ -47,7 +47,7 @@ _CHARACTERS: dict[str, Any] = {
     "ngrams": (2, 3, 4, 5, 6, 7),
 }
 # Texts that must hold an n-gram; most are in one only, and say nothing of others.
-_LEAST = 2
+_MIN = 2
 _SPECIAL = 2  # Ids 0 and 1 of TextVectorization: padding, and what it does not know.
 _SMOOTHING = 1.0
 _BATCH = 1000
@@ -77,7 +77,7 @@ def build(spec: Spec) -> keras.Model:
         importances.append(_importance(counts))
         tokens += len(counts)
     if not parts:
-        raise DataError(f"--model: no n-gram is in {_LEAST} texts of the training part")
+        raise DataError(f"--model: no n-gram is in {_MIN} texts of the training part")
     ids = layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
     text_to_ids = keras.Model(text, ids, name=PREPROCESS)
 
@@ -117,7 +117,7 @@ def _vocabulary(spec: Spec, settings: dict[str, Any]) -> tuple[Array, Array]:
             found, times = np.unique(row, return_counts=True)
             counts[label, found] += times
             holders[found] += 1
-    kept = np.flatnonzero(holders[_SPECIAL:] >= _LEAST)
+    kept = np.flatnonzero(holders[_SPECIAL:] >= _MIN)
     counts = counts.T[np.concatenate([range(_SPECIAL), _SPECIAL + kept])]
     # An array, since Keras looks into each string of a list.
     return np.array(known)[kept], counts

@@ -37,7 +37,7 @@ def build(spec: Spec) -> keras.Model:
     Raises:
         DataError: no word of the training part is in the vocabulary.
     """
-    return _build(spec, least=2, most=None)
+    return _build(spec, min_count=2, max_count=None)
 
 
 def build_small(spec: Spec) -> keras.Model:
@@ -46,16 +46,16 @@ def build_small(spec: Spec) -> keras.Model:
     Raises:
         DataError: no word of the training part is in the vocabulary.
     """
-    return _build(spec, least=51, most=999)
+    return _build(spec, min_count=51, max_count=999)
 
 
-def _build(spec: Spec, *, least: int, most: int | None) -> keras.Model:
+def _build(spec: Spec, *, min_count: int, max_count: int | None) -> keras.Model:
     import keras
     import numpy as np
     from keras import layers
 
     if spec.kind == "text":
-        words = frequent_words(np.asarray(spec.train.examples), least=least, most=most)
+        words = frequent_words(np.asarray(spec.train.examples), min_count=min_count, max_count=max_count)
         first = layers.TextVectorization(vocabulary=words, output_mode="multi_hot", name=PREPROCESS)
     else:
         first = to_unit_range(spec)
@@ -71,8 +71,8 @@ def _build(spec: Spec, *, least: int, most: int | None) -> keras.Model:
     )
 
 
-def frequent_words(texts: Array, *, least: int, most: int | None = None) -> list[str]:
-    """Returns the words counted `least` to `most` times, the most frequent first.
+def frequent_words(texts: Array, *, min_count: int, max_count: int | None = None) -> list[str]:
+    """Returns the words counted `min_count` to `max_count` times, the max_count frequent first.
 
     Raises:
         DataError: there are none.
@@ -91,9 +91,9 @@ def frequent_words(texts: Array, *, least: int, most: int | None = None) -> list
     kept = [
         word
         for word, count in zip(known, counts[1:], strict=True)
-        if count >= least and (most is None or count <= most)
+        if count >= min_count and (max_count is None or count <= max_count)
     ]
     if not kept:
-        limits = f"{least} or more" if most is None else f"{least} to {most}"
+        limits = f"{min_count} or more" if max_count is None else f"{min_count} to {max_count}"
         raise DataError(f"--model: no word is in the training part {limits} times")
     return kept

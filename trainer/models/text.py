@@ -23,13 +23,13 @@ _VOCABULARY = 20_000
 _WIDTH, _DEPTH, _SPAN, _GAP = 64, 3, 5, 3
 _DROPOUT = 0.5  # Of words as they come in, and of what is made of them.
 # Of the texts, the part that is read whole; of the others the beginning.
-_WHOLE, _MOST_LENGTH = 0.98, 400
+_WHOLE, _MAX_LENGTH = 0.98, 400
 _LOOKED_AT = 10_000
 
 
 def choose(spec: Spec, config: Config) -> dict[str, Any]:
     """Returns the settings that nobody gave, by the number of training texts and their lengths."""
-    if config.network == "ngram":
+    if config.architecture == "ngram":
         return ngram.RECIPE.numbers()
     count = spec.sizes["train"]
     lengths = sorted(len(text.split()) for text in spec.train.examples[:_LOOKED_AT])
@@ -39,14 +39,14 @@ def choose(spec: Spec, config: Config) -> dict[str, Any]:
         "learning_rate": 0.002,
         "width": _WIDTH,
         "depth": _DEPTH,
-        "vocabulary": _VOCABULARY,
-        "length": min(_MOST_LENGTH, max(1, lengths[math.ceil(_WHOLE * len(lengths)) - 1])),
+        "max_tokens": _VOCABULARY,
+        "sequence_length": min(_MAX_LENGTH, max(1, lengths[math.ceil(_WHOLE * len(lengths)) - 1])),
     }
 
 
-def optimizer(learning_rate: float, steps: int, *, network: str = "convolution") -> keras.Optimizer:
+def optimizer(learning_rate: float, steps: int, *, architecture: str = "convolution") -> keras.Optimizer:
     """Returns the optimizer of the network."""
-    made = ngram.adam_to_zero if network == "ngram" else one_cycle
+    made = ngram.adam_to_zero if architecture == "ngram" else one_cycle
     return made(learning_rate, steps)
 
 
@@ -54,16 +54,16 @@ RECIPE = Recipe(
     data="movie_reviews",
     accepts=("text",),
     optimizer=optimizer,
-    candidates={"network": ("ngram", "convolution")},
+    candidates={"architecture": ("ngram", "convolution")},
 )
 
 
 def build(
     spec: Spec,
     *,
-    network: str = "convolution",
-    vocabulary: int = _VOCABULARY,
-    length: int = _MOST_LENGTH,
+    architecture: str = "convolution",
+    max_tokens: int = _VOCABULARY,
+    sequence_length: int = _MAX_LENGTH,
     width: int = _WIDTH,
     depth: int = _DEPTH,
 ) -> keras.Model:
@@ -71,25 +71,25 @@ def build(
 
     Args:
         spec: of the data.
-        network: "ngram" or "convolution"; what follows is of the latter.
-        vocabulary: words that it knows at most, the most frequent ones of the training part.
-        length: words of a text that it reads.
+        architecture: "ngram" or "convolution"; what follows is of the latter.
+        max_tokens: words that it knows at most, the most frequent ones of the training part.
+        sequence_length: words of a text that it reads.
         width: numbers for a word, and channels of each convolution.
         depth: convolutions.
 
     Raises:
         DataError: no word, or no n-gram, is in the training part twice.
     """
-    if network == "ngram":
+    if architecture == "ngram":
         return ngram.build(spec)
     import keras
     import numpy as np
     from keras import layers
 
-    words = frequent_words(np.asarray(spec.train.examples), least=2)[:vocabulary]
+    words = frequent_words(np.asarray(spec.train.examples), min_count=2)[:max_tokens]
     text = keras.Input(spec.shape, dtype=spec.dtype)
     ids = layers.TextVectorization(
-        vocabulary=words, output_sequence_length=length, name=PREPROCESS
+        max_tokens=words, output_sequence_length=sequence_length, name=PREPROCESS
     )(text)
     x = layers.Dropout(_DROPOUT)(layers.Embedding(len(words) + 2, width)(ids))
     for number in range(depth):

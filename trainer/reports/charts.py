@@ -38,8 +38,8 @@ _DASHES: list[Any] = ["solid", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2))]
 
 _WIDTH, _HEIGHT = 4.8, 2.6  # Inches of 72 units; the page shows a unit as a pixel or a bit more.
 _LETTER = 11  # Units from one letter to the next below it, at least.
-_MOST_MARKED = 40  # Epochs; the points of more would run into each other.
-_MOST_NAMED, _MOST_NUMBERED = 40, 20  # Classes of a confusion matrix.
+_MAX_MARKED = 40  # Epochs; the points of more would run into each other.
+_MAX_NAMED, _MAX_NUMBERED = 40, 20  # Classes of a confusion matrix.
 _LONGEST = 20  # Characters of their names.
 SIDE = 600  # Pixels of a confusion matrix.
 # Whatever a user's matplotlibrc says.
@@ -213,7 +213,7 @@ def confusion(counts: Array, classes: Sequence[str]) -> bytes:
         counts: int (classes, classes); rows are the true class.
         classes: class names.
     """
-    named, numbered = len(classes) <= _MOST_NAMED, len(classes) <= _MOST_NUMBERED
+    named, numbered = len(classes) <= _MAX_NAMED, len(classes) <= _MAX_NUMBERED
     # The root of the share of the true class, so that what is rare can be seen.
     depths = np.sqrt(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
     labels = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in classes]
@@ -246,7 +246,7 @@ def _figure(height: float = _HEIGHT) -> Iterator[Figure]:
 
 
 def _marker(epochs: Sequence[float]) -> str | None:
-    return "o" if len(epochs) <= _MOST_MARKED else None
+    return "o" if len(epochs) <= _MAX_MARKED else None
 
 
 def _dashes(number: int) -> Any:

@@ -124,26 +124,26 @@ class Pair:
         only_first: by the first alone,
         only_second: by the second alone.
         same_class: so many were said to be of the same class, right or wrong.
-        relabelled: further examples in both test parts, which have another class in each.
+        conflicting: further examples in both test parts, which have another class in each.
         p: of McNemar's exact test; 1 without a shared example.
         corrected: p, corrected for the number of tests.
     """
 
     first: Run
     second: Run
-    shared: int
+    common: int
     both_right: int
     only_first: int
     only_second: int
     same_class: int
-    relabelled: int
+    conflicting: int
     p: float
     corrected: float
 
     @property
     def both_wrong(self) -> int:
         """So many were classified wrongly by both."""
-        return self.shared - self.both_right - self.only_first - self.only_second
+        return self.common - self.both_right - self.only_first - self.only_second
 
     @property
     def better(self) -> Run:
@@ -153,12 +153,12 @@ class Pair:
     @property
     def gain(self) -> float:
         """The second's accuracy less the first's, -1 to 1."""
-        return (self.only_second - self.only_first) / self.shared
+        return (self.only_second - self.only_first) / self.common
 
     @property
     def interval(self) -> tuple[float, float]:
         """The 95 % interval of the gain."""
-        return significance.difference(self.only_first, self.only_second, self.shared)
+        return significance.difference(self.only_first, self.only_second, self.common)
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ class Comparison:
     @property
     def tests(self) -> int:
         """How many pairs could be tested."""
-        return sum(pair.shared > 0 for pair in self.pairs)
+        return sum(pair.common > 0 for pair in self.pairs)
 
     @property
     def best(self) -> dict[str, frozenset[int]]:
@@ -270,7 +270,7 @@ def read(place: str, number: int) -> Run:
     """
     folder = storage.folder(place)
     described = manifest.read(folder)
-    with storage.scratch() as local:
+    with storage.temporary_directory() as local:
         found = manifest.fetch(folder, described, _FILES, local)
         missing = ", ".join(name for name in _FILES if name not in found)
         if missing:
@@ -299,11 +299,11 @@ def compare(runs: Sequence[Run]) -> Comparison:
     """Compares two or more runs, each with the first."""
     everywhere = set.intersection(*(set(run.tested) for run in runs))
     settings = dict.fromkeys(name for run in runs for name in run.config)
-    known = [name for name in settings if name != "chosen"]  # Who decided is no setting.
+    known = [name for name in settings if name != "auto_settings"]  # Who decided is no setting.
     return Comparison(
         runs=runs,
-        settings=_settings(runs, filter(configs.decides, known)),
-        other_settings=_settings(runs, (name for name in known if not configs.decides(name))),
+        settings=_settings(runs, filter(configs.affects_result, known)),
+        other_settings=_settings(runs, (name for name in known if not configs.affects_result(name))),
         origins=_origins(runs),
         pairs=_pairs(runs),
         groups=_groups(runs),
@@ -380,7 +380,7 @@ def _counts(first: Run, second: Run) -> dict[str, int]:
         "only_first": right[True, False],
         "only_second": right[False, True],
         "same_class": sum(a.predicted == b.predicted for a, b in both),
-        "relabelled": (examples[0] & examples[1]).total() - len(both),
+        "conflicting": (examples[0] & examples[1]).total() - len(both),
     }
 
 
@@ -390,7 +390,7 @@ def _groups(runs: Sequence[Run]) -> list[Group]:
         recipe = {
             name: value
             for name, value in run.config.items()
-            if configs.decides(name) and name != "seed"
+            if configs.affects_result(name) and name != "seed"
         }
         recipes[json.dumps(recipe, sort_keys=True)].append(run)
     return [Group(group) for group in recipes.values() if len(group) > 1]

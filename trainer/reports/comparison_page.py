@@ -10,7 +10,7 @@ from trainer.reports import comparison_text, pages
 from trainer.reports.comparison import ClassRow, Comparison, Run
 
 _TEMPLATE = "comparison.html.jinja"
-_MOST_CLASSES = 40
+_MAX_CLASSES = 40
 _CURVES: Mapping[str, tuple[str, dict[str, bool]]] = {
     "val_accuracy": ("Validation accuracy", {"percent": True}),
     "val_loss": ("Validation loss", {}),
@@ -48,9 +48,9 @@ def page(comparison: Comparison) -> str:
 
 def _classes(rows: Sequence[ClassRow]) -> Sequence[ClassRow]:
     """Returns all of them, or of many those in which the runs differ most."""
-    if len(rows) <= _MOST_CLASSES:
+    if len(rows) <= _MAX_CLASSES:
         return rows
-    return sorted(rows, key=lambda row: row.spread, reverse=True)[:_MOST_CLASSES]
+    return sorted(rows, key=lambda row: row.spread, reverse=True)[:_MAX_CLASSES]
 
 
 def _curves(runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -7,13 +7,13 @@ import math
 from trainer.reports.comparison import ORIGINS, Comparison, Pair
 
 _LEVEL, _HARDLY = 0.05, 0.001
-_LEAST = 1e-6  # Of probabilities; what is less need not be told apart.
+_MIN = 1e-6  # Of probabilities; what is less need not be told apart.
 
 
 def verdict(pair: Pair) -> str:
     """Returns in a sentence which run is better, as far as the test part tells."""
     a, b = pair.first.letter, pair.second.letter
-    if not pair.shared:
+    if not pair.common:
         return f"{b} against {a}: they were tested on different examples."
     if pair.corrected >= _LEVEL:
         return f"{b} against {a}: the difference may well be chance."
@@ -29,14 +29,14 @@ def reason(pair: Pair, *, tests: int = 1) -> str:
         tests: how many such tests the runs were compared by.
     """
     a, b = pair.first.letter, pair.second.letter
-    if not pair.shared:
+    if not pair.common:
         return (
             "No example is in the test part of both, so there is nothing to compare them on. Runs "
             "on the same data with the same --seed share theirs."
         )
     if not pair.only_first + pair.only_second:
         return (
-            f"Both are right on the same {pair.both_right:,} of the {pair.shared:,} examples that "
+            f"Both are right on the same {pair.both_right:,} of the {pair.common:,} examples that "
             "both were tested on, and wrong on the others."
         )
     p = f"p {_equals(pair.p)}"
@@ -45,7 +45,7 @@ def reason(pair: Pair, *, tests: int = 1) -> str:
     low, high = pair.interval
     return (
         f"{b} is right on {pair.only_second:,} examples where {a} is wrong, and wrong on "
-        f"{pair.only_first:,} where {a} is right, of {pair.shared:,} that both were tested on: "
+        f"{pair.only_first:,} where {a} is right, of {pair.common:,} that both were tested on: "
         f"{100 * pair.gain:+.2f} points of accuracy, 95 % interval {100 * low:+.2f} to "
         f"{100 * high:+.2f}. If they were equally good, a difference at least this large would "
         f"come up by chance in {_often(pair.p)} such comparisons ({p})."
@@ -59,10 +59,10 @@ def cautions(comparison: Comparison) -> list[str]:
     learning algorithms": McNemar's test does not measure what training by another seed changes.
     """
     found = [
-        f"{pair.first.letter} and {pair.second.letter}: {pair.relabelled:,} of the examples in "
+        f"{pair.first.letter} and {pair.second.letter}: {pair.conflicting:,} of the examples in "
         "both test parts are left out, for they have another class in each."
         for pair in comparison.pairs
-        if pair.relabelled
+        if pair.conflicting
     ]
     if not comparison.one_test_part:
         found.append(
@@ -87,15 +87,15 @@ def cautions(comparison: Comparison) -> list[str]:
 
 def _often(p: float) -> str:
     """Returns a probability as so many of a round number."""
-    if p < _LEAST:
-        return f"fewer than 1 of {1 / _LEAST:,.0f}"
+    if p < _MIN:
+        return f"fewer than 1 of {1 / _MIN:,.0f}"
     whole = 10 ** max(2, math.ceil(-math.log10(p)))
     return f"{round(p * whole)} of {whole:,}"
 
 
 def _number(p: float) -> str:
-    return "below 0.000001" if p < _LEAST else f"{p:.{max(2, 1 - math.floor(math.log10(p)))}f}"
+    return "below 0.000001" if p < _MIN else f"{p:.{max(2, 1 - math.floor(math.log10(p)))}f}"
 
 
 def _equals(p: float) -> str:
-    return _number(p) if p < _LEAST else f"= {_number(p)}"
+    return _number(p) if p < _MIN else f"= {_number(p)}"

@@ -14,9 +14,9 @@ from trainer.data.dataset import Array
 Predict = Callable[[Array], Array]
 
 _WORD = re.compile(r"\S{1,40}\s*")  # A longer one counts as several: not every script has spaces.
-_MOST_WORDS = 60
-_MOST_CHARACTERS = 2_000_000  # Of all that the model is asked.
-_LEAST = 0.1  # Log-odds that make a difference.
+_MAX_WORDS = 60
+_MAX_CHARACTERS = 2_000_000  # Of all that the model is asked.
+_MIN = 0.1  # Log-odds that make a difference.
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Word:
     weight: float
 
 
-def weigh(texts: Array, classes: Array, probabilities: Array, predict: Predict) -> list[list[Word]]:
+def importance(texts: Array, classes: Array, probabilities: Array, predict: Predict) -> list[list[Word]]:
     """Returns the first words of each text with their weights.
 
     What a word weighs is by how much the log-odds of the class fall without it. Texts for which
@@ -44,12 +44,12 @@ def weigh(texts: Array, classes: Array, probabilities: Array, predict: Predict) 
         probabilities: of that class, float (N,).
         predict: the model.
     """
-    cut = [_WORD.findall(text.lstrip())[:_MOST_WORDS] for text in texts]
+    cut = [_WORD.findall(text.lstrip())[:_MAX_WORDS] for text in texts]
     without: list[str] = []
     asked = 0
     for text, words in zip(texts, cut, strict=True):
         asked += len(text) * len(words)
-        if asked > _MOST_CHARACTERS:
+        if asked > _MAX_CHARACTERS:
             break
         without += _each_left_out(text.lstrip(), words)
     changed = predict(np.array(without, object)) if without else np.zeros([0, 0])
@@ -61,7 +61,7 @@ def weigh(texts: Array, classes: Array, probabilities: Array, predict: Predict) 
             weighed.append([Word(word, 0.0) for word in words])
             continue
         weights = _log_odds(np.float64(probability)) - _log_odds(rows[:, label])
-        weights /= max(_LEAST, np.abs(weights).max())
+        weights /= max(_MIN, np.abs(weights).max())
         weighed.append([Word(*each) for each in zip(words, weights.tolist(), strict=True)])
     return weighed
 

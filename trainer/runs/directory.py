@@ -25,8 +25,8 @@ class RunDirectory:
         """Takes the folder `config.out`; nothing is read or written yet."""
         self._config = config
         self._folder = storage.folder(config.out)
-        place, self._snapshots = _snapshots_place(config)
-        self._snapshots_parent = storage.folder(place)
+        place, self._checkpoints = _checkpoints_place(config)
+        self._checkpoints_parent = storage.folder(place)
 
     def is_finished(self) -> bool:
         """Tells whether the folder holds this very run, finished; and refuses what is in the way.
@@ -52,7 +52,7 @@ class RunDirectory:
                     f"--out {out}: holds a run with other settings: {'; '.join(different)}. "
                     "Give another --out, or --overwrite to replace it."
                 )
-            if self._folder.version(filenames.MANIFEST):
+            if self._folder.generation(filenames.MANIFEST):
                 return True
             if self._config.resume == "never":
                 raise RunExistsError(
@@ -65,15 +65,15 @@ class RunDirectory:
                 storage.folder(other).check_writable()
         return False
 
-    def choices(self) -> dict[str, Any]:
+    def saved_auto_settings(self) -> dict[str, Any]:
         """Returns the settings that data decided, of a run that goes on here; else none."""
         earlier = self._folder.read(filenames.CONFIG)
         if earlier is None or not self._goes_on(earlier):
             return {}
-        return configs.chosen(self._settings(earlier))
+        return configs.saved_auto_settings(self._settings(earlier))
 
     @contextlib.contextmanager
-    def begun(self) -> Iterator[Lease]:
+    def locked(self) -> Iterator[Lease]:
         """Holds the lease of the folder, and makes it ready for the run, or to go on with it.
 
         Raises:
@@ -87,19 +87,19 @@ class RunDirectory:
 
     def _begin(self) -> None:
         """Leaves an unfinished run of these settings as it is, and removes any other."""
-        self._remove(filter(storage.is_leftover, self._folder.names()))
+        self._remove(filter(storage.is_temporary, self._folder.names()))
         earlier = self._folder.read(filenames.CONFIG)
         if earlier is not None and self._goes_on(earlier):
             return
         # In this order: a kill in between leaves no run that seems finished, nor a new one beside
-        # an old one's snapshots.
+        # an old one's checkpoints.
         present = [name for name in self._folder.names() if name.startswith(_OURS)]
         self._folder.remove(filenames.MANIFEST)
-        self.remove_snapshots()
-        with storage.scratch() as place:
+        self.remove_checkpoints()
+        with storage.temporary_directory() as place:
             path = place / filenames.CONFIG
             path.write_text(configs.to_json(self._config))
-            self._folder.put(filenames.CONFIG, path)
+            self._folder.write(filenames.CONFIG, path)
         self._remove(name for name in present if name != filenames.CONFIG)
 
     def _goes_on(self, earlier: bytes) -> bool:
@@ -107,34 +107,34 @@ class RunDirectory:
         if self._config.resume == "never":
             return False
         same = not configs.differences(self._config, self._settings(earlier))
-        return same and not self._folder.version(filenames.MANIFEST)
+        return same and not self._folder.generation(filenames.MANIFEST)
 
     @contextlib.contextmanager
-    def finishing(self, data_fingerprint: str, device: str) -> Iterator[Path]:
+    def commit(self, data_fingerprint: str, device: str) -> Iterator[Path]:
         """Gives an empty local folder; what is in it at the end becomes the run, manifest last.
 
         Args:
             data_fingerprint: SHA-256 of the data that was trained on.
             device: what it was trained on.
         """
-        with storage.scratch() as folder:
+        with storage.temporary_directory() as folder:
             yield folder
             (folder / filenames.CONFIG).write_text(configs.to_json(self._config))
             paths = (path for path in folder.rglob("*") if path.is_file())
             files = {path.relative_to(folder).as_posix(): path for path in paths}
-            storage.put_all(self._folder, files)
+            storage.write_all(self._folder, files)
             described = manifest.describe(files, data_fingerprint=data_fingerprint, device=device)
             path = folder / filenames.MANIFEST
             path.write_text(json.dumps(described, indent=2) + "\n")
             self._lease.check()
-            self._folder.put(filenames.MANIFEST, path)
-        self.remove_snapshots()
+            self._folder.write(filenames.MANIFEST, path)
+        self.remove_checkpoints()
 
-    def remove_snapshots(self) -> None:
+    def remove_checkpoints(self) -> None:
         """Removes what a finished run needs no more, also where it was killed before it could."""
-        names_there = storage.folder(snapshots_path(self._config)).names()
+        names_there = storage.folder(checkpoints_path(self._config)).names()
         for name in sorted(names_there, key=lambda name: name.endswith(".h5")):  # Pointer first.
-            self._snapshots_parent.remove(f"{self._snapshots}/{name}")
+            self._checkpoints_parent.remove(f"{self._checkpoints}/{name}")
 
     def _remove(self, files: Iterable[str]) -> None:
         for name in files:
@@ -153,13 +153,13 @@ class RunDirectory:
         return settings
 
 
-def snapshots_path(config: LocatedConfig) -> str:
-    """Returns the folder of a run's snapshots, local or gs://; no other run has it."""
-    return "/".join(_snapshots_place(config))
+def checkpoints_path(config: LocatedConfig) -> str:
+    """Returns the folder of a run's checkpoints, local or gs://; no other run has it."""
+    return "/".join(_checkpoints_place(config))
 
 
-def _snapshots_place(config: LocatedConfig) -> tuple[str, str]:
-    """Returns the folder that snapshots lie in, and the name of this run's folder in it."""
+def _checkpoints_place(config: LocatedConfig) -> tuple[str, str]:
+    """Returns the folder that checkpoints lie in, and the name of this run's folder in it."""
     if config.checkpoint_dir is None:
         return config.out, filenames.CHECKPOINTS
     out = config.out if storage.is_remote(config.out) else os.path.abspath(config.out)

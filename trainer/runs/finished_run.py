@@ -21,7 +21,7 @@ from trainer.runtime import imports
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Array
-    from trainer.data.inputs import Input
+    from trainer.data.inputs import InputSignature
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class FinishedRun:
     manifest: Mapping[str, Any] = field(repr=False)
     config: Mapping[str, Any] = field(repr=False)
     metrics: Mapping[str, Any] = field(repr=False)
-    input: Input
+    input: InputSignature
     classes: tuple[str, ...]
 
     @property
@@ -56,7 +56,7 @@ class FinishedRun:
         Raises:
             DamagedRunError: one of them is missing, or not the one of the manifest.
         """
-        with storage.scratch() as folder:
+        with storage.temporary_directory() as folder:
             manifest.fetch(storage.folder(self.run), self.manifest, wanted, folder)
             yield folder
 
@@ -81,7 +81,7 @@ class Predictor:
         """Returns the class probabilities of a batch: float32 (N, classes).
 
         Args:
-            examples: (N, ...), as `Input` makes them; at least one.
+            examples: (N, ...), as `InputSignature` makes them; at least one.
         """
         from trainer.models import as_input
 
@@ -115,11 +115,11 @@ def read_run(run: str) -> FinishedRun:
         StorageError: there is no finished run.
         DamagedRunError: its files are not those of its manifest, or say nothing of the model.
     """
-    from trainer.data.inputs import Input
+    from trainer.data.inputs import InputSignature
 
     folder = storage.folder(run)
     described = manifest.read(folder)
-    with storage.scratch() as place:
+    with storage.temporary_directory() as place:
         manifest.fetch(folder, described, (filenames.CONFIG, filenames.METRICS), place)
         try:
             config, metrics = (
@@ -131,7 +131,7 @@ def read_run(run: str) -> FinishedRun:
                 manifest=described,
                 config=config,
                 metrics=metrics,
-                input=Input.read(metrics["input"]),
+                input=InputSignature.read(metrics["input"]),
                 classes=tuple(each["class"] for each in metrics["per_class"]),
             )
         except (FileNotFoundError, ValueError, KeyError, TypeError) as error:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from trainer import storage
-from trainer.errors import ConflictError, OutageError, RunExistsError, StorageError
+from trainer.errors import ConflictError, RunExistsError, StorageError, TransientStorageError
 from trainer.runtime.log import LOGGER
 
 _NAME = ".lease"
@@ -84,7 +84,7 @@ class _BucketLease:
         self._out = out
         self._folder = storage.folder(out)
         self._expires_s = float(os.environ.get("TRAINER_LEASE_SECONDS", "30"))
-        self._version = 0
+        self._generation = 0
         self._count = 0
         self._lost = ""  # Why, when it is.
         self._ended = threading.Event()
@@ -109,39 +109,39 @@ class _BucketLease:
             )
 
     def _acquire(self) -> None:
-        there = self._folder.version(_NAME)
+        there = self._folder.generation(_NAME)
         holder = _holder(self._folder.read(_NAME))
         if there and not _has_died(holder):
             name = f"{holder.get('host', '?')}, process {holder.get('pid', '?')}"
             LOGGER.info("%s: held by %s; waiting whether it is alive", self._out, name)
             deadline = time.monotonic() + self._expires_s
-            while time.monotonic() < deadline and self._folder.version(_NAME) == there:
+            while time.monotonic() < deadline and self._folder.generation(_NAME) == there:
                 time.sleep(_POLL_S)
-            now = self._folder.version(_NAME)
+            now = self._folder.generation(_NAME)
             if now not in (there, 0):
                 raise RunExistsError(f"--out {self._out}: another job is running on it ({name})")
             there = now
         try:
-            self._put(replaces=there)
+            self._write_lease(if_generation_match=there)
         except ConflictError:
             raise RunExistsError(f"--out {self._out}: another job has just begun on it") from None
 
     def _renew(self) -> None:
         while not self._ended.wait(self._expires_s / 3):
             try:
-                self._put(replaces=self._version)
-            except OutageError:
+                self._write_lease(if_generation_match=self._generation)
+            except TransientStorageError:
                 continue  # Whoever would take it over has no connection either, or a new version.
             except StorageError as error:
                 self._lost = str(error)
                 return
 
-    def _put(self, *, replaces: int) -> None:
+    def _write_lease(self, *, if_generation_match: int) -> None:
         self._count += 1  # So that each content, and its checksum, is another.
         with tempfile.NamedTemporaryFile("w") as file:
             json.dump({**_this_process(), "count": self._count}, file)
             file.flush()
-            self._version = self._folder.put(_NAME, Path(file.name), replaces=replaces)
+            self._generation = self._folder.write(_NAME, Path(file.name), if_generation_match=if_generation_match)
 
 
 def _this_process() -> dict[str, Any]:

@@ -98,7 +98,7 @@ def write(metrics: Mapping[str, Any], history: Sequence[Mapping[str, float]], fo
         writer.writerows(history)
 
 
-def in_words(metrics: Mapping[str, Any]) -> str:
+def format_result(metrics: Mapping[str, Any]) -> str:
     """Returns the result of a run as one line."""
     test_figures, seconds = metrics["test"], metrics["seconds"]
     epochs = f"{metrics['epochs']} epoch{'s' * (metrics['epochs'] != 1)}"
@@ -109,7 +109,7 @@ def in_words(metrics: Mapping[str, Any]) -> str:
     )
 
 
-def across_folds(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summarize_folds(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Sums up the `metrics.json` of the folds of a cross-validation.
 
     Returns:
@@ -139,7 +139,7 @@ def across_folds(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def folds_in_words(summary: Mapping[str, Any]) -> str:
+def format_folds(summary: Mapping[str, Any]) -> str:
     """Returns the result of a cross-validation as one line."""
     accuracy, loss = summary["test"]["accuracy"], summary["test"]["loss"]
     return (

@@ -15,13 +15,13 @@ from trainer.errors import UsageError
 from trainer.runs import filenames
 
 
-def rehearse(model: keras.Model, name: str) -> None:
+def check_saveable(model: keras.Model, name: str) -> None:
     """Tries to save a model before it is trained.
 
     Raises:
         UsageError: it cannot be saved, as with a subclass of keras.Model.
     """
-    with storage.scratch() as folder:
+    with storage.temporary_directory() as folder:
         try:
             # Without the optimizer, which saving .h5 takes out of the compiled model for good.
             _save(model, folder, include_optimizer=False)

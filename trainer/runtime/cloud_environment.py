@@ -1,4 +1,4 @@
-"""What the service that runs the job says in its environment: defaults of flags, hosts, trials.
+"""What the service that runs the job says in its environment: defaults of flags, workers, trials.
 
 Sources: Vertex AI's custom training (AIP_*, CLOUD_ML_*, CLUSTER_SPEC) and custom containers for
 prediction (AIP_*), TensorFlow's TF_CONFIG, and Cloud Run's jobs (CLOUD_RUN_JOB).
@@ -39,11 +39,11 @@ _POOLS = tuple(f"workerpool{number}" for number in range(4))
 
 @dataclass(frozen=True)
 class Cluster:
-    """The hosts that train together, two or more.
+    """The workers that train together, two or more.
 
     Attributes:
         addresses: host:port of each; the first one is the chief, who alone writes anything.
-        index: of this host.
+        index: of this worker.
     """
 
     addresses: tuple[str, ...]
@@ -51,7 +51,7 @@ class Cluster:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this host writes what the job leaves behind."""
+        """Whether this worker writes what the job leaves behind."""
         return self.index == 0
 
 
@@ -138,13 +138,13 @@ def collects_logs(environment: Mapping[str, str]) -> str | None:
 
 
 def cluster(environment: Mapping[str, str]) -> Cluster | None:
-    """Returns the hosts of the job by TF_CONFIG; None if there is one only.
+    """Returns the workers of the job by TF_CONFIG; None if there is one only.
 
     Without a chief the first worker is it, as for TensorFlow itself. CLUSTER_SPEC is read
     leniently: it is always there, and only its worker pools say anything.
 
     Raises:
-        UsageError: a role that has no part in this kind of training, or a host without a place.
+        UsageError: a role that has no part in this kind of training, or a worker without a place.
     """
     config = _object(environment.get("TF_CONFIG"))
     roles = _lists(config.get("cluster"))
@@ -153,8 +153,8 @@ def cluster(environment: Mapping[str, str]) -> Cluster | None:
         if role in roles or task.get("type") == role:
             raise UsageError(f"TF_CONFIG: found the role {role}, expected chief and worker only")
     chiefs = [(role, address) for role in _CHIEFS for address in roles.get(role, [])]
-    hosts = [*chiefs, *(("worker", address) for address in roles.get("worker", []))]
-    if len(hosts) < 2:
+    workers = [*chiefs, *(("worker", address) for address in roles.get("worker", []))]
+    if len(workers) < 2:
         pools = _lists(_object(environment.get("CLUSTER_SPEC")).get("cluster"))
         replicas = sum(len(pools.get(pool, [])) for pool in _POOLS)
         if replicas > 1:
@@ -165,11 +165,11 @@ def cluster(environment: Mapping[str, str]) -> Cluster | None:
         return None
     if len(chiefs) > 1:
         raise UsageError(f"TF_CONFIG: found {len(chiefs)} chiefs, expected one")
-    addresses = tuple(str(address) for _, address in hosts)
+    addresses = tuple(str(address) for _, address in workers)
     for address in addresses:
         if not re.fullmatch(r".+:\d{1,5}", address):
             raise UsageError(f"TF_CONFIG: found the address {address!r}, expected host:port")
-    mine = [at for at, (role, _) in enumerate(hosts) if role == task.get("type")]
+    mine = [at for at, (role, _) in enumerate(workers) if role == task.get("type")]
     index = str(task.get("index"))
     if not index.isdecimal() or int(index) >= len(mine):
         raise UsageError(

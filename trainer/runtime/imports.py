@@ -7,19 +7,19 @@ import gc
 import sys
 from collections.abc import Iterator
 
-from trainer.runtime.log import native_greetings_hidden
+from trainer.runtime.log import suppress_native_logs
 
 
 @contextlib.contextmanager
 def keras() -> Iterator[None]:
     """Imports Keras, and TensorFlow with it; what needs them is imported within."""
-    with unhindered():
+    with gc_paused():
         _import_keras()
         yield
 
 
 @contextlib.contextmanager
-def unhindered() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """Lets heavy packages be imported within, if any are.
 
     Python looks for garbage whenever it has made many objects. What a module makes stays, so that
@@ -28,7 +28,7 @@ def unhindered() -> Iterator[None]:
     collects = gc.isenabled()
     gc.disable()
     try:
-        with native_greetings_hidden():
+        with suppress_native_logs():
             yield
     finally:
         gc.freeze()

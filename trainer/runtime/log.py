@@ -58,7 +58,7 @@ def hide_native_errors() -> None:
 
 
 @contextlib.contextmanager
-def native_greetings_hidden() -> Iterator[None]:
+def suppress_native_logs() -> Iterator[None]:
     """Keeps off stderr what TensorFlow's C++ says of itself while it starts; the rest passes.
 
     It writes some lines before it reads TF_CPP_MIN_LOG_LEVEL. Who sets that lower gets everything.

@@ -6,7 +6,7 @@ import os
 import resource
 from pathlib import Path
 
-from trainer.errors import DataError, DeviceError, Place
+from trainer.errors import DataError, DeviceError, Location
 
 # What TensorFlow and Keras take before there is any data: resident, and as addresses (measured by
 # lowering the limits of a cgroup and of `ulimit -v` until they fail, TensorFlow 2.21 for CPU).
@@ -23,7 +23,7 @@ def limit() -> int:
     return min([physical, *_control_group_limits()])
 
 
-def check_data(needed: int, what: str, place: Place | None = None) -> None:
+def check_data(needed: int, what: str, place: Location | None = None) -> None:
     """Raises DataError if data would take more than half of the memory, which training doubles.
 
     Args:
@@ -34,7 +34,7 @@ def check_data(needed: int, what: str, place: Place | None = None) -> None:
     most = limit() // 2
     if needed > most:
         raise DataError(
-            f"{what} takes {in_words(needed)} in memory, expected at most {in_words(most)}, half "
+            f"{what} takes {format_size(needed)} in memory, expected at most {format_size(most)}, half "
             "of what there is",
             place,
         )
@@ -48,20 +48,20 @@ def check_training(data_bytes: int) -> None:
     needed, most = _BASE_BYTES + _COPIES * data_bytes, limit()
     if needed > most:
         raise DeviceError(
-            f"the memory limit is {in_words(most)}, expected at least {in_words(needed)}: "
-            f"{in_words(_BASE_BYTES)} for TensorFlow, and the data three times. Give the job more "
+            f"the memory limit is {format_size(most)}, expected at least {format_size(needed)}: "
+            f"{format_size(_BASE_BYTES)} for TensorFlow, and the data three times. Give the job more "
             "memory (docker run --memory, or the machine type), or let `trainer data convert` make "
             "shards of images and vectors"
         )
     addresses, _ = resource.getrlimit(resource.RLIMIT_AS)
     if addresses != resource.RLIM_INFINITY and addresses < _BASE_ADDRESSES + _COPIES * data_bytes:
         raise DeviceError(
-            f"the limit of addresses (ulimit -v) is {in_words(addresses)}, expected at least "
-            f"{in_words(_BASE_ADDRESSES + _COPIES * data_bytes)}"
+            f"the limit of addresses (ulimit -v) is {format_size(addresses)}, expected at least "
+            f"{format_size(_BASE_ADDRESSES + _COPIES * data_bytes)}"
         )
 
 
-def in_words(size: int) -> str:
+def format_size(size: int) -> str:
     """Returns bytes as 12 MB, 3.4 GB or 1,200.0 GB."""
     return f"{size / 1e6:.0f} MB" if size < 1e9 else f"{size / 1e9:,.1f} GB"
 

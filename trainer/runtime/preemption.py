@@ -12,7 +12,7 @@ from types import FrameType
 EXIT_CODE = 128 + signal.SIGTERM
 
 
-class Request:
+class PreemptionSignal:
     """Whether the end was asked for."""
 
     def __init__(self) -> None:
@@ -26,9 +26,9 @@ def exit_at_once() -> None:
 
 
 @contextlib.contextmanager
-def put_off() -> Iterator[Request]:
+def defer_sigterm() -> Iterator[PreemptionSignal]:
     """Makes SIGTERM a request only, which whoever is at work looks at between two steps."""
-    request = Request()
+    request = PreemptionSignal()
     if threading.current_thread() is not threading.main_thread():
         yield request  # Signals are the main thread's.
         return

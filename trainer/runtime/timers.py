@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 
-class Stopwatch:
+class StageTimer:
     """Seconds that each stage of a run took."""
 
     def __init__(self, started: float | None = None) -> None:
@@ -13,7 +13,7 @@ class Stopwatch:
         self._started = self._lapped = time.perf_counter() if started is None else started
         self._laps: dict[str, float] = {}
 
-    def lap(self, stage: str) -> None:
+    def record(self, stage: str) -> None:
         """Ends a stage, or a part of one, which began when the one before it ended."""
         now = time.perf_counter()
         self._laps[stage] = self._laps.get(stage, 0.0) + now - self._lapped

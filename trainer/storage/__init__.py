@@ -25,9 +25,9 @@ from trainer.storage._paths import (
     SCHEME,
     THREADS,
     crc32c,
-    is_leftover,
     is_pattern,
     is_remote,
+    is_temporary,
     matching,
 )
 
@@ -41,19 +41,19 @@ __all__ = [
     "explained",
     "files",
     "folder",
-    "is_leftover",
+    "is_temporary",
     "is_pattern",
     "is_remote",
     "local_copy",
     "local_matches",
     "matching",
     "parent",
-    "put_all",
+    "write_all",
     "read",
     "read_all",
     "read_text",
-    "scratch",
-    "several_at_once",
+    "temporary_directory",
+    "concurrent_map",
     "write_text",
 ]
 
@@ -72,13 +72,13 @@ class Folder(Protocol):
     def read(self, name: str) -> bytes | None:
         """Returns the content of a file, or None if there is no such file."""
 
-    def put(self, name: str, source: Path, *, replaces: int | None = None) -> int:
+    def write(self, name: str, source: Path, *, if_generation_match: int | None = None) -> int:
         """Copies a local file to `name`, replacing what is there in one instant.
 
         Args:
             name: where it goes.
             source: what goes there.
-            replaces: the version that must be there now, 0 for none; None for any. Local folders
+            if_generation_match: the version that must be there now, 0 for none; None for any. Local folders
                 have no versions and take no notice.
 
         Returns:
@@ -88,7 +88,7 @@ class Folder(Protocol):
             ConflictError: another version is there than the one to replace.
         """
 
-    def version(self, name: str) -> int:
+    def generation(self, name: str) -> int:
         """Returns a number that changes when a file is put anew; 0 if there is no such file."""
 
     def remove(self, name: str) -> None:
@@ -105,18 +105,18 @@ class File(Protocol):
     def path(self) -> str:
         """Where it is."""
 
-    def read(self, most_bytes: int) -> bytes:
+    def read(self, max_bytes: int) -> bytes:
         """Returns its content.
 
         Raises:
-            DataError: it is larger than `most_bytes`.
+            DataError: it is larger than `max_bytes`.
             StorageError: it is gone, or may not be read.
         """
 
     def open(self) -> contextlib.AbstractContextManager[io.BufferedReader]:
         """Gives a stream of its content, little of which is in memory at a time.
 
-        Reading from it raises StorageError; at its end an OutageError if what was read of an object
+        Reading from it raises StorageError; at its end an TransientStorageError if what was read of an object
         does not match the object's CRC32C.
 
         Raises:
@@ -184,10 +184,10 @@ def read_all(paths: Sequence[str]) -> Iterator[bytes]:
     Raises:
         StorageError: as `read`.
     """
-    return several_at_once(read, paths)
+    return concurrent_map(read, paths)
 
 
-def several_at_once(
+def concurrent_map(
     work: Callable[[_Thing], _Result], things: Iterable[_Thing], *, threads: int = THREADS
 ) -> Iterator[_Result]:
     """Gives what `work` returns of each thing, in their order, in several threads, a bit ahead."""
@@ -225,19 +225,19 @@ def write_text(path: str, text: str) -> None:
         StorageError: it may not be written.
     """
     place, name = parent(path)
-    with scratch() as scratched:
+    with temporary_directory() as scratched:
         (scratched / "text").write_text(text, encoding="utf-8")
-        place.put(name, scratched / "text")
+        place.write(name, scratched / "text")
 
 
-def put_all(target: Folder, files: Mapping[str, Path]) -> None:
+def write_all(target: Folder, files: Mapping[str, Path]) -> None:
     """Puts local files into a folder, several at a time; all are there when it returns."""
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(target.put, files.keys(), files.values()))  # Raises what a put raised.
+        list(pool.map(target.write, files.keys(), files.values()))  # Raises what a put raised.
 
 
 @contextlib.contextmanager
-def scratch() -> Iterator[Path]:
+def temporary_directory() -> Iterator[Path]:
     """Gives an empty local folder for what is put elsewhere afterwards; it is removed at the end.
 
     Raises:

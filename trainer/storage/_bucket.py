@@ -21,7 +21,7 @@ from typing import Any
 
 import google_crc32c
 
-from trainer.errors import ConflictError, DataError, OutageError, StorageError
+from trainer.errors import ConflictError, DataError, StorageError, TransientStorageError
 from trainer.storage._faults import explained
 from trainer.storage._paths import (
     PARTIAL,
@@ -59,22 +59,22 @@ class BucketFolder:
             blob = self._bucket.get_blob(self._prefix + name, **_patience())
             return None if blob is None else _content(blob)
 
-    def put(self, name: str, source: Path, *, replaces: int | None = None) -> int:
+    def write(self, name: str, source: Path, *, if_generation_match: int | None = None) -> int:
         expected = crc32c(source)
-        if replaces is None:
-            replaces = self.version(name)
+        if if_generation_match is None:
+            if_generation_match = self.generation(name)
         with explained(f"{self.path}/{name}"):
             for _ in range(_ATTEMPTS):
-                blob = self._upload(name, source, expected, replaces)
+                blob = self._upload(name, source, expected, if_generation_match)
                 if blob is None:
                     continue
                 if blob.crc32c == expected:
                     return int(blob.generation)
-                replaces = 0
+                if_generation_match = 0
                 blob.delete(if_generation_match=blob.generation, **_patience())
-        raise OutageError(f"{self.path}/{name}: {_ATTEMPTS} uploads did not match its CRC32C")
+        raise TransientStorageError(f"{self.path}/{name}: {_ATTEMPTS} uploads did not match its CRC32C")
 
-    def _upload(self, name: str, source: Path, expected: str, replaces: int) -> Any:
+    def _upload(self, name: str, source: Path, expected: str, if_generation_match: int) -> Any:
         """Returns the object that was stored; None if the bucket found its checksum wrong."""
         from google.api_core.exceptions import BadRequest, PreconditionFailed
 
@@ -82,7 +82,7 @@ class BucketFolder:
         try:
             # A precondition makes the request safe to repeat.
             blob.upload_from_filename(
-                source, if_generation_match=replaces, checksum="crc32c", **_patience()
+                source, if_generation_match=if_generation_match, checksum="crc32c", **_patience()
             )
         except BadRequest as error:
             if "crc32c" not in str(error).lower():
@@ -97,7 +97,7 @@ class BucketFolder:
                 ) from None
         return blob
 
-    def version(self, name: str) -> int:
+    def generation(self, name: str) -> int:
         with explained(f"{self.path}/{name}"):
             blob = self._bucket.get_blob(self._prefix + name, **_patience())
             return int(blob.generation) if blob else 0
@@ -111,7 +111,7 @@ class BucketFolder:
     def check_writable(self) -> None:
         probe = f"{PROBE}{uuid.uuid4().hex}"
         with tempfile.NamedTemporaryFile() as empty:
-            self.put(probe, Path(empty.name))
+            self.write(probe, Path(empty.name))
         self.remove(probe)
 
 
@@ -123,10 +123,10 @@ class Object:
     def path(self) -> str:
         return f"{SCHEME}{self.blob.bucket.name}/{self.blob.name}"
 
-    def read(self, most_bytes: int) -> bytes:
+    def read(self, max_bytes: int) -> bytes:
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
-        check_size(self.path, self.blob.size, most_bytes)
+        check_size(self.path, self.blob.size, max_bytes)
         with explained(self.path):
             try:
                 return _content(self.blob)
@@ -134,7 +134,7 @@ class Object:
                 blob = self.blob.bucket.get_blob(self.blob.name, **_patience())
             if blob is None:
                 raise StorageError(f"{self.path}: no such object any more")
-            check_size(self.path, blob.size, most_bytes)
+            check_size(self.path, blob.size, max_bytes)
             return _content(blob)
 
     @contextlib.contextmanager
@@ -173,7 +173,7 @@ class _Pieces(io.RawIOBase):
         first, last = self._begun, min(self._begun + _PIECE_BYTES, self._blob.size) - 1
         if first > last:
             if base64.b64encode(self._checksum.digest()).decode() != self._blob.crc32c:
-                raise OutageError(f"{self._path}: what was read did not match its CRC32C")
+                raise TransientStorageError(f"{self._path}: what was read did not match its CRC32C")
             return b""
         with explained(self._path):
             for _ in range(_ATTEMPTS):
@@ -192,7 +192,7 @@ class _Pieces(io.RawIOBase):
                     self._begun += len(piece)
                     self._checksum.update(piece)
                     return piece
-        raise OutageError(f"{self._path}: {_ATTEMPTS} downloads of a part ended early")
+        raise TransientStorageError(f"{self._path}: {_ATTEMPTS} downloads of a part ended early")
 
 
 def files(path: str) -> Iterator[Object]:
@@ -230,7 +230,7 @@ def _content(blob: Any) -> bytes:
             )
             if base64.b64encode(google_crc32c.Checksum(content).digest()).decode() == blob.crc32c:
                 return content
-    raise OutageError(f"{name}: {_ATTEMPTS} downloads did not match its CRC32C")
+    raise TransientStorageError(f"{name}: {_ATTEMPTS} downloads did not match its CRC32C")
 
 
 def _check_encoding(path: str, blob: Any) -> None:
@@ -291,7 +291,7 @@ def _download_blob(blob: Any, target: Path) -> None:
                 if crc32c(partial) == blob.crc32c:
                     os.replace(partial, target)
                     return
-    raise OutageError(f"{name}: {_ATTEMPTS} downloads did not match its CRC32C")
+    raise TransientStorageError(f"{name}: {_ATTEMPTS} downloads did not match its CRC32C")
 
 
 def _split(path: str) -> tuple[str, str]:

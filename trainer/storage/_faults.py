@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from trainer.errors import OutageError, StorageError
+from trainer.errors import StorageError, TransientStorageError
 from trainer.storage._paths import is_remote
 
 
@@ -16,7 +16,7 @@ def explained(path: str) -> Iterator[None]:
         yield
     except OSError as error:
         if is_remote(path):
-            raise OutageError(f"{path}: no connection: {error}") from error
+            raise TransientStorageError(f"{path}: no connection: {error}") from error
         raise StorageError(f"{path}: {error.strerror or error}") from error
     except Exception as error:
         if not is_remote(path) or isinstance(error, StorageError):
@@ -48,5 +48,5 @@ def _explain_remote(path: str, error: Exception) -> Exception:
         # ValueError: a reply cut short is not JSON any more.
         api.GoogleAPIError | auth.GoogleAuthError | media.InvalidResponse | ValueError,
     ):
-        return OutageError(f"{path}: Cloud Storage failed: {error}")
+        return TransientStorageError(f"{path}: Cloud Storage failed: {error}")
     return error

@@ -36,7 +36,7 @@ class LocalFolder:
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
-    def put(self, name: str, source: Path, *, replaces: int | None = None) -> int:
+    def write(self, name: str, source: Path, *, if_generation_match: int | None = None) -> int:
         target = self._root / name
         partial = target.with_name(f".{target.name}{PARTIAL}")
         with explained(str(target)):
@@ -52,9 +52,9 @@ class LocalFolder:
                 partial.unlink(missing_ok=True)
                 raise
             _sync(target.parent)
-        return self.version(name)
+        return self.generation(name)
 
-    def version(self, name: str) -> int:
+    def generation(self, name: str) -> int:
         try:
             return (self._root / name).stat().st_mtime_ns
         except FileNotFoundError:
@@ -84,9 +84,9 @@ class LocalFolder:
 class LocalFile:
     path: str
 
-    def read(self, most_bytes: int) -> bytes:
+    def read(self, max_bytes: int) -> bytes:
         with self.open() as file, explained(self.path):
-            check_size(self.path, os.fstat(file.fileno()).st_size, most_bytes)
+            check_size(self.path, os.fstat(file.fileno()).st_size, max_bytes)
             return file.read()
 
     @contextlib.contextmanager

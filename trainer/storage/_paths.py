@@ -9,7 +9,7 @@ from pathlib import Path
 
 import google_crc32c
 
-from trainer.errors import DataError, Place
+from trainer.errors import DataError, Location
 
 SCHEME = "gs://"
 PARTIAL = ".partial"
@@ -40,7 +40,7 @@ def shape(pattern: str) -> re.Pattern[str]:
     return re.compile(re.escape(folder + slash) + "[^/]*".join(map(re.escape, last.split("*"))))
 
 
-def is_leftover(name: str) -> bool:
+def is_temporary(name: str) -> bool:
     """Tells whether a file is what a killed process left of a write that it had begun."""
     last = name.rpartition("/")[2]
     return last.startswith(PROBE) or (last.startswith(".") and last.endswith(PARTIAL))
@@ -50,9 +50,9 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or "/." in name
 
 
-def check_size(path: str, size: int, most_bytes: int) -> None:
-    if size > most_bytes:
-        raise DataError(f"{size:,} bytes, expected at most {most_bytes:,}", Place(path))
+def check_size(path: str, size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise DataError(f"{size:,} bytes, expected at most {max_bytes:,}", Location(path))
 
 
 def crc32c(path: Path) -> str:

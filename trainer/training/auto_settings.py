@@ -11,7 +11,7 @@ from trainer import config as configs
 from trainer import models
 from trainer.config import LocatedConfig, ResolvedConfig
 from trainer.errors import DataError
-from trainer.models import Definition, augmentation
+from trainer.models import ModelEntry, augmentation
 from trainer.runtime.log import LOGGER
 
 if TYPE_CHECKING:
@@ -19,46 +19,46 @@ if TYPE_CHECKING:
     from trainer.distributed.devices import Devices
 
 # Of examples that candidates are tried on: with more the answer is hardly another, but late.
-_MOST = 20_000
+_MAX = 20_000
 
 
-def settle(
+def resolve_auto_settings(
     config: LocatedConfig,
-    definition: Definition,
+    model_entry: ModelEntry,
     data: Dataset,
     devices: Devices,
-    chosen: Mapping[str, Any],
+    saved: Mapping[str, Any],
 ) -> ResolvedConfig:
     """Returns the settings of a run with nothing left open.
 
     Args:
         config: what was given.
-        definition: the model, as looked up.
+        model_entry: the model, as looked up.
         data: read, checked and split.
-        devices: opened. Of several hosts all call this, and end with what the chief has.
-        chosen: what was decided when this very run was begun; it is not decided again.
+        devices: opened. Of several workers all call this, and end with what the chief has.
+        saved: what was decided when this very run was begun; it is not decided again.
 
     Raises:
         DataError: the data is too small to try candidates on.
     """
-    content = devices.hosts.chiefs_content(json.dumps(dict(chosen)).encode())
+    content = devices.workers.broadcast_bytes(json.dumps(dict(saved)).encode())
     settled: dict[str, Any] = json.loads(content)
-    for name, candidates in definition.recipe.candidates.items():
+    for name, candidates in model_entry.recipe.candidates.items():
         if name not in settled and getattr(config, name) is None:
-            settled[name] = _best(name, candidates, config, definition, data, devices)
+            settled[name] = select_candidate(name, candidates, config, model_entry, data, devices)
     given = dataclasses.replace(config, **settled)
-    settled |= models.choose(definition, data.spec, given)
+    settled |= models.choose(model_entry, data.spec, given)
     if settled:
         words = ", ".join(f"{configs.flag_name(name)} {value}" for name, value in settled.items())
         LOGGER.info("chosen from the data: %s", words)
-    return configs.complete(ResolvedConfig, config, **settled, chosen=tuple(settled))
+    return configs.complete(ResolvedConfig, config, **settled, auto_settings=tuple(settled))
 
 
-def _best(
+def select_candidate(
     name: str,
     candidates: tuple[str, ...],
     config: LocatedConfig,
-    definition: Definition,
+    model_entry: ModelEntry,
     data: Dataset,
     devices: Devices,
 ) -> str:
@@ -67,7 +67,7 @@ def _best(
     from trainer.runs.metrics import loss_accuracy
 
     try:
-        small = data.sample(_MOST, seed=config.seed)
+        small = data.sample(_MAX, seed=config.seed)
     except DataError as error:
         flag = configs.flag_name(name)
         raise DataError(
@@ -77,9 +77,9 @@ def _best(
     for candidate in candidates:
         value: dict[str, Any] = {name: candidate}
         with_it = dataclasses.replace(config, **value)
-        settled = models.choose(definition, small.spec, with_it)
+        settled = models.choose(model_entry, small.spec, with_it)
         resolved = configs.complete(ResolvedConfig, with_it, **settled)
-        model = model_builder.build(resolved, definition, small.spec, devices)
+        model = model_builder.build(resolved, model_entry, small.spec, devices)
         loop.fit(
             model,
             small.train,
@@ -88,14 +88,14 @@ def _best(
             batch_size=resolved.batch_size,
             seed=resolved.seed,
             devices=devices,
-            label_smoothing=definition.recipe.label_smoothing,
-            augmentation=augmentation.of(resolved, definition.recipe, small.spec),
+            label_smoothing=model_entry.recipe.label_smoothing,
+            augmentation=augmentation.of(resolved, model_entry.recipe, small.spec),
             class_weights=small.weights(resolved.class_weights),
         )
         probabilities = loop.predict(model, small.test, batch_size=resolved.batch_size)
         measured = loss_accuracy(probabilities, small.test.labels)["accuracy"]
-        accuracies[candidate] = devices.hosts.chiefs([measured])[0]
-        model_builder.forget()
+        accuracies[candidate] = devices.workers.broadcast([measured])[0]
+        model_builder.clear_session()
         LOGGER.info(
             "%s %s: accuracy %.2f%% on %d examples held out, after %d epochs over %d",
             configs.flag_name(name), candidate, 100 * accuracies[candidate], len(small.test),

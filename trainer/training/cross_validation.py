@@ -34,14 +34,14 @@ def run(config: Config, folds: int, *, started: float | None = None) -> str:
     Raises:
         TrainerError: as `train.run`.
     """
-    located, definition = setup.resolve(config)
+    located, model_entry = setup.resolve(config)
     settings = [of_fold(located, fold) for fold in range(1, folds + 1)]
-    models.check_data(definition, setup.load(settings[0]).spec)
+    models.check_data(model_entry, setup.load(settings[0]).spec)
     folder = storage.folder(located.out)
     _check_alone(folder, folds)
-    if located.overwrite and folder.version(filenames.FOLDS):
+    if located.overwrite and folder.generation(filenames.FOLDS):
         for each in settings:
-            with RunDirectory(each).begun():  # Empties it.
+            with RunDirectory(each).locked():  # Empties it.
                 pass
         folder.remove(filenames.FOLDS)
     # From here on a fold that is finished is one of ours, after a kill too.
@@ -55,15 +55,15 @@ def run(config: Config, folds: int, *, started: float | None = None) -> str:
         if "keras" in sys.modules:  # Not where all folds were finished already.
             from trainer.engine import model_builder
 
-            model_builder.forget()
+            model_builder.clear_session()
     from trainer.runs import metrics
 
-    summary = metrics.across_folds(results)
-    with storage.scratch() as place:
+    summary = metrics.summarize_folds(results)
+    with storage.temporary_directory() as place:
         path = place / filenames.FOLDS
         path.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        folder.put(filenames.FOLDS, path)
-    LOGGER.info("%s", metrics.folds_in_words(summary))
+        folder.write(filenames.FOLDS, path)
+    LOGGER.info("%s", metrics.format_folds(summary))
     return located.out
 
 

@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 from trainer import config as configs
 from trainer.config import Config, LocatedConfig
-from trainer.models import Definition
-from trainer.runs.directory import RunDirectory, snapshots_path
+from trainer.models import ModelEntry
+from trainer.runs.directory import RunDirectory, checkpoints_path
 from trainer.runtime import memory
 from trainer.runtime.log import LOGGER
-from trainer.runtime.timers import Stopwatch
+from trainer.runtime.timers import StageTimer
 from trainer.training import cross_validation, setup
-from trainer.training.setup import Prepared
+from trainer.training.setup import TrainingJob
 
 if TYPE_CHECKING:
-    from trainer.engine.throughput import Speed
+    from trainer.engine.throughput import Throughput
 
 
 def run(config: Config, *, started: float | None = None) -> None:
     """Does all that a run does, but trains for a second only, and tells what the run will take.
 
     The data is read and checked, a probe is written and removed in each folder, the device is
-    opened, the model is built, trained and saved, and a snapshot is written to a scratch folder.
+    opened, the model is built, trained and saved, and a checkpoint is written to a temporary_directory folder.
 
     Args:
         config: the settings; with folds, the first one is tried.
@@ -34,45 +34,45 @@ def run(config: Config, *, started: float | None = None) -> None:
     Raises:
         TrainerError: as `train.run`.
     """
-    watch = Stopwatch(started)
-    located, definition = setup.resolve(config)
+    timer = StageTimer(started)
+    located, model_entry = setup.resolve(config)
     runs = 1
     if located.folds and not located.fold:
         runs, located = located.folds, cross_validation.of_fold(located, 1)
     if RunDirectory(located).is_finished():
         LOGGER.info("%s: this run is finished already, nothing to do", located.out)
         return
-    job = setup.prepare(_with_candidates(located, definition), definition, watch)
-    begin_s = watch.total()
+    job = setup.prepare(_with_candidates(located, model_entry), model_entry, timer)
+    begin_s = timer.total()
     from trainer.distributed import devices
     from trainer.engine import throughput, train_function
     from trainer.runs import model_files
 
-    with devices.failures_explained():
+    with devices.translate_errors():
         speed = throughput.speed(
             job.model,
             job.data.train,
             batch_size=job.config.batch_size,
             seed=job.config.seed,
             devices=job.devices,
-            objective=train_function.Objective(
-                definition.recipe.label_smoothing,
+            step_config=train_function.TrainStepConfig(
+                model_entry.recipe.label_smoothing,
                 job.augmentation,
                 job.class_weights,
             ),
         )
-        size_bytes, snapshot_s = throughput.snapshot(job.model, job.callbacks)
+        size_bytes, checkpoint_s = throughput.checkpoint(job.model, job.callbacks)
         peaks = throughput.peak_memory()
         before = time.perf_counter()
-        model_files.rehearse(job.model, job.config.model)
+        model_files.check_saveable(job.model, job.config.model)
         write_s = time.perf_counter() - before
     for line in _data(job):
         LOGGER.info("%s", line)
     LOGGER.info("writable: %s", ", ".join(_places(job)))
-    LOGGER.info("snapshot: %s, written in %.1f s", memory.in_words(size_bytes), snapshot_s)
+    LOGGER.info("checkpoint: %s, written in %.1f s", memory.format_size(size_bytes), checkpoint_s)
     for name, peak_bytes in peaks.items():
-        limit = f" of {memory.in_words(memory.limit())}" if name == "memory" else ""
-        LOGGER.info("%s: %s%s at most so far", name, memory.in_words(peak_bytes), limit)
+        limit = f" of {memory.format_size(memory.limit())}" if name == "memory" else ""
+        LOGGER.info("%s: %s%s at most so far", name, memory.format_size(peak_bytes), limit)
     LOGGER.info(
         "speed: first step %.1f s, then %s examples/s",
         speed.first_step_s, f"{speed.trained_per_s:,.0f}",
@@ -81,11 +81,11 @@ def run(config: Config, *, started: float | None = None) -> None:
     LOGGER.info("all checks passed; nothing was left behind")
 
 
-def _with_candidates(config: LocatedConfig, definition: Definition) -> LocatedConfig:
+def _with_candidates(config: LocatedConfig, model_entry: ModelEntry) -> LocatedConfig:
     """Returns the settings with the first of candidates, to choose among which is to train."""
     open_ones: dict[str, Any] = {
         name: candidates[0]
-        for name, candidates in definition.recipe.candidates.items()
+        for name, candidates in model_entry.recipe.candidates.items()
         if getattr(config, name) is None
     }
     for name, candidate in open_ones.items():
@@ -96,7 +96,7 @@ def _with_candidates(config: LocatedConfig, definition: Definition) -> LocatedCo
     return dataclasses.replace(config, **open_ones)
 
 
-def _data(job: Prepared) -> Iterator[str]:
+def _data(job: TrainingJob) -> Iterator[str]:
     spec = job.data.spec
     sizes = ", ".join(f"{size:,} {name}" for name, size in spec.sizes.items())
     shape = "x".join(map(str, spec.shape)) or "of any length"
@@ -104,14 +104,14 @@ def _data(job: Prepared) -> Iterator[str]:
     yield f"model: {job.model.count_params():,} parameters"
 
 
-def _places(job: Prepared) -> Iterator[str]:
+def _places(job: TrainingJob) -> Iterator[str]:
     yield job.config.out
-    yield snapshots_path(job.config)
+    yield checkpoints_path(job.config)
     if job.config.tensorboard_dir is not None:
         yield job.config.tensorboard_dir
 
 
-def _tell_time(job: Prepared, fixed_s: float, speed: Speed, *, runs: int) -> None:
+def _tell_time(job: TrainingJob, fixed_s: float, speed: Throughput, *, runs: int) -> None:
     """Tells how long the run will take at most, and what it will cost.
 
     Args:

@@ -15,11 +15,11 @@ from trainer import models, storage
 from trainer.config import Config, LocatedConfig, ResolvedConfig, complete
 from trainer.data import loader
 from trainer.errors import StorageError, UsageError
-from trainer.models import Definition, augmentation
+from trainer.models import ModelEntry, augmentation
 from trainer.runtime import cloud_environment, imports, memory
 from trainer.runtime.cloud_environment import Cluster
 from trainer.runtime.log import LOGGER
-from trainer.runtime.timers import Stopwatch
+from trainer.runtime.timers import StageTimer
 from trainer.training import auto_settings
 from trainer.writers import tuning
 from trainer.writers.tuning import TuningReport
@@ -36,12 +36,12 @@ _IMBALANCED = 10  # Times as many examples of one class as of another.
 
 
 @dataclass(frozen=True)
-class Prepared:
+class TrainingJob:
     """A run that could begin now.
 
     Attributes:
         config: its settings, nothing left open.
-        definition: the model, as looked up.
+        model_entry: the model, as looked up.
         data: read, checked and split.
         devices: opened.
         model: built and compiled.
@@ -51,7 +51,7 @@ class Prepared:
     """
 
     config: ResolvedConfig
-    definition: Definition
+    model_entry: ModelEntry
     data: Dataset
     devices: Devices
     model: keras.Model
@@ -67,49 +67,49 @@ class Prepared:
 
 def prepare(
     config: LocatedConfig,
-    definition: Definition,
-    watch: Stopwatch,
+    model_entry: ModelEntry,
+    timer: StageTimer,
     cluster: Cluster | None = None,
-    chosen: Mapping[str, Any] | None = None,
-) -> Prepared:
+    saved: Mapping[str, Any] | None = None,
+) -> TrainingJob:
     """Reads the data, opens the devices, settles what was left open, and builds the model.
 
     Args:
         config: the settings.
-        definition: the model, as looked up.
-        watch: of the run.
-        cluster: the hosts that train together; None for one.
-        chosen: settings that the data decided when this very run was begun.
+        model_entry: the model, as looked up.
+        timer: of the run.
+        cluster: the workers that train together; None for one.
+        saved: settings that the data decided when this very run was begun.
 
     Raises:
         TrainerError: what a user can put right: data, device, settings.
     """
     writes = cluster is None or cluster.is_chief
     if writes and not storage.is_remote(config.out):
-        _check_stays(config.out)
+        _check_persistent(config.out)
     trial = tuning.report(os.environ) if writes else None
     if config.weights is not None:
         _check_there("--weights", config.weights)
     data = load(config)
-    models.check_data(definition, data.spec)
+    models.check_data(model_entry, data.spec)
     if config.augmentation is not None:
         augmentation.named(config.augmentation, data.spec)
     if writes:
-        _tell(config, data)
+        _warn_about_data(config, data)
     if trial is not None and data.validation is None:
         raise UsageError(
-            "--validation: a tuning trial needs it, 0.1 say, or --validation-data: what is chosen "
+            "--validation-split: a tuning trial needs it, 0.1 say, or --validation-data: what is chosen "
             "by the test part does not hold elsewhere"
         )
     memory.check_training(data.size_bytes)
-    watch.lap("data")
+    timer.record("data")
     # Not before all that is cheap to check is known to be right: TensorFlow takes seconds.
     with imports.keras():
         from trainer.distributed import devices
         from trainer.engine import model_builder
         from trainer.runs import model_files
 
-        watch.lap("import")
+        timer.record("import")
         device = devices.select(
             config.device,
             precision=config.precision,
@@ -118,33 +118,33 @@ def prepare(
             cluster=cluster,
         )
     LOGGER.info("training %s on %s, %s", config.model, config.data, device.description)
-    with devices.failures_explained(), device.hosts.losses_explained():
-        resolved = auto_settings.settle(config, definition, data, device, chosen or {})
-        model = model_builder.build(resolved, definition, data.spec, device)
+    with devices.translate_errors(), device.workers.translate_errors():
+        resolved = auto_settings.resolve_auto_settings(config, model_entry, data, device, saved or {})
+        model = model_builder.build(resolved, model_entry, data.spec, device)
     if config.model not in models.MODELS:  # Those are known to be saved.
-        model_files.rehearse(model, config.model)
-    watch.lap("build")
-    return Prepared(
+        model_files.check_saveable(model, config.model)
+    timer.record("build")
+    return TrainingJob(
         resolved,
-        definition,
+        model_entry,
         data,
         device,
         model,
-        models.callbacks(definition, validation=data.validation is not None),
-        augmentation.of(resolved, definition.recipe, data.spec),
+        models.callbacks(model_entry, validation=data.validation is not None),
+        augmentation.of(resolved, model_entry.recipe, data.spec),
         trial,
     )
 
 
 def _check_there(flag: str, path: str) -> None:
     folder, name = storage.parent(path)
-    if not folder.version(name):
+    if not folder.generation(name):
         raise UsageError(f"{flag} {path}: no such file")
 
 
-def _tell(config: LocatedConfig, data: Dataset) -> None:
+def _warn_about_data(config: LocatedConfig, data: Dataset) -> None:
     """Warns of what makes figures of quality mean less than they seem to."""
-    for part, count in data.shared.items():
+    for part, count in data.leaked.items():
         if count:
             LOGGER.warning(
                 "%s: %d of %d examples of the %s part are in the training part too",
@@ -160,7 +160,7 @@ def _tell(config: LocatedConfig, data: Dataset) -> None:
         )  # fmt: skip
 
 
-def _check_stays(out: str) -> None:
+def _check_persistent(out: str) -> None:
     """Warns of a run directory that goes with its container.
 
     Raises:
@@ -184,7 +184,7 @@ def _check_stays(out: str) -> None:
         )  # fmt: skip
 
 
-def resolve(config: Config) -> tuple[LocatedConfig, Definition]:
+def resolve(config: Config) -> tuple[LocatedConfig, ModelEntry]:
     """Looks up the model, and fills in what the user left open and the data will not decide.
 
     From the recipe, but for `out`, which is `runs/MODEL-DATE-TIME`.
@@ -192,17 +192,17 @@ def resolve(config: Config) -> tuple[LocatedConfig, Definition]:
     Raises:
         UsageError: there is no such model, or a setting that it does not have.
     """
-    with imports.unhindered():  # A user's module imports Keras.
-        definition = models.find(config.model)
-    models.check_settings(definition, config)
-    return fill_in(config, definition), definition
+    with imports.gc_paused():  # A user's module imports Keras.
+        model_entry = models.find(config.model)
+    models.check_settings(model_entry, config)
+    return fill_in(config, model_entry), model_entry
 
 
-def fill_in(config: Config, definition: Definition) -> LocatedConfig:
+def fill_in(config: Config, model_entry: ModelEntry) -> LocatedConfig:
     """Returns the settings with what the user left open, but for what the data will decide."""
     name = re.sub(r"\W+", "-", config.model)
-    recipe = definition.recipe
-    fixed = {} if definition.choose else recipe.numbers()
+    recipe = model_entry.recipe
+    fixed = {} if model_entry.choose else recipe.numbers()
     return complete(
         LocatedConfig,
         config,
@@ -212,7 +212,7 @@ def fill_in(config: Config, definition: Definition) -> LocatedConfig:
     )
 
 
-def load_again(run: FinishedRun, data: str | None = None) -> Dataset:
+def reload(run: FinishedRun, data: str | None = None) -> Dataset:
     """Reads the data of a finished run, split as by the run.
 
     Args:
@@ -227,8 +227,8 @@ def load_again(run: FinishedRun, data: str | None = None) -> Dataset:
     values = {**run.config, "cache_dir": None}
     if data is not None:
         values |= {"data": data, "validation_data": None, "test_data": None}
-    places = {name: f"{run.run}/config.json: {name}" for name in values}
-    config = configs.check(ResolvedConfig, values, places=places)
+    labels = {name: f"{run.run}/config.json: {name}" for name in values}
+    config = configs.check(ResolvedConfig, values, labels=labels)
     try:
         return load(config)
     except StorageError as error:
@@ -242,7 +242,7 @@ def load(config: LocatedConfig) -> Dataset:
     return loader.load(
         config.data,
         seed=config.seed,
-        validation=config.validation,
+        validation=config.validation_split,
         fold=config.fold_of,
         validation_data=config.validation_data,
         test_data=config.test_data,

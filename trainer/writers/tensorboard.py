@@ -47,7 +47,7 @@ class EventFile:
     """One file with the history of a run so far; that of an attempt before is replaced by it.
 
     TensorBoard follows a local file as it grows, so that one is written in its place; for a bucket
-    it grows in a scratch folder, and a copy is put there now and then, in the background.
+    it grows in a temporary_directory folder, and a copy is put there now and then, in the background.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class EventFile:
         folder: str,
         config: ResolvedConfig,
         model: keras.Model,
-        scratch: Path,
+        temporary_directory: Path,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -65,15 +65,15 @@ class EventFile:
             folder: where TensorBoard looks, local or gs://; other runs may have files there.
             config: of the run; from its run directory the file has its name.
             model: of the run.
-            scratch: an empty local folder.
+            temporary_directory: an empty local folder.
             clock: seconds, rising.
         """
         owner = hashlib.sha256(config.out.encode()).hexdigest()[:8]
         self._name = f"events.out.tfevents.{_now():.0f}.{owner}"
         self._folder = storage.folder(folder)
         self._remote = storage.is_remote(folder)
-        self._scratch = scratch
-        place = scratch if self._remote else Path(folder)
+        self._scratch = temporary_directory
+        place = temporary_directory if self._remote else Path(folder)
         with storage.explained(folder):
             place.mkdir(parents=True, exist_ok=True)
         self._path = place / self._name
@@ -138,7 +138,7 @@ class EventFile:
 
     def _put(self, path: Path) -> None:
         try:
-            self._folder.put(self._name, path)
+            self._folder.write(self._name, path)
         except StorageError as error:  # Nothing to lose a run for; the next one may go through.
             LOGGER.warning("TensorBoard is behind: %s", error)
 
@@ -154,7 +154,7 @@ def event_file(
     if folder is None:
         yield None
         return
-    with storage.scratch() as place:
+    with storage.temporary_directory() as place:
         file = EventFile(folder, config, model, place)
         try:
             yield file
@@ -179,7 +179,7 @@ def write(
         result: what `metrics.json` holds.
         folder: where it goes.
     """
-    with storage.scratch() as place:
+    with storage.temporary_directory() as place:
         file = EventFile(str(folder / filenames.TENSORBOARD), config, model, place)
         file(history)
         file.close(result)
@@ -223,7 +223,7 @@ def _confusion(result: Mapping[str, Any]) -> Summary.Value:
 
 def _session_start(config: ResolvedConfig) -> Summary.Value:
     """Returns the settings that decide the result, for the HParams tab."""
-    settings = configs.experiment(config)
+    settings = configs.result_settings(config)
     hparams = Struct()
     hparams.update({name: value for name, value in settings.items() if value is not None})
     # Field 3 of what the plugin reads is a session's start, whose first field is such a map too.

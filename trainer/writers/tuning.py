@@ -17,7 +17,7 @@ from trainer.runtime import cloud_environment
 
 _PLACE = "CLOUD_ML_HP_METRIC_FILE"
 _USUAL_PLACE = "/tmp/hypertune/output.metrics"  # noqa: S108 - The service's own choice.
-_MOST_LINES = 100
+_MAX_LINES = 100
 _METRICS = ("val_loss", "val_accuracy")
 
 
@@ -65,7 +65,7 @@ class TuningReport:
             for metric in _METRICS
         ]
         with storage.explained(str(self._path)):
-            self._path.write_text("".join(f"{line}\n" for line in lines[-_MOST_LINES:]))
+            self._path.write_text("".join(f"{line}\n" for line in lines[-_MAX_LINES:]))
 
 
 def report(environment: Mapping[str, str]) -> TuningReport | None:

@@ -41,7 +41,7 @@ def test_a_folder_is_a_class(tmp_path: Path) -> None:
 def test_parts_are_as_they_lie_and_from_a_bucket_too(tmp_path: Path, bucket: str) -> None:
     files = images("train/") | images("val/", 3) | images("test/", 2)
     write(tmp_path, files)
-    storage.put_all(storage.folder(f"{bucket}/pets"), {name: tmp_path / name for name in files})
+    storage.write_all(storage.folder(f"{bucket}/pets"), {name: tmp_path / name for name in files})
     local = loader.load(str(tmp_path), seed=0)
     assert local.spec.sizes == {"train": 20, "validation": 6, "test": 4}
     assert loader.load(f"{bucket}/pets", seed=0).fingerprint == local.fingerprint

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from trainer.data.formats import images
-from trainer.errors import DataError, Place
+from trainer.errors import DataError, Location
 
 GREY = np.arange(6 * 4, dtype=np.uint8).reshape(6, 4) * 10
 
@@ -27,38 +27,38 @@ def encoded(array: np.ndarray, kind: str = "PNG", **settings: Any) -> bytes:
 
 def items(contents: Sequence[bytes]) -> Iterator[images.Item]:
     """Gives the files, which are called 0, 1, ..."""
-    return ((Place(str(number)), content) for number, content in enumerate(contents))
+    return ((Location(str(number)), content) for number, content in enumerate(contents))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "WEBP"])
 def test_pixels_are_read_as_they_are(kind: str) -> None:
     colours = np.stack([GREY, GREY[::-1], 255 - GREY], axis=-1)
     settings = {"lossless": True} if kind == "WEBP" else {}
-    decoded = images.decode(encoded(colours, kind, **settings), Place("a"))
+    decoded = images.decode(encoded(colours, kind, **settings), Location("a"))
     assert (decoded == colours).all()
 
 
 def test_grey_images_have_one_channel() -> None:
-    decoded = images.decode(encoded(GREY), Place("a.png"))
+    decoded = images.decode(encoded(GREY), Location("a.png"))
     assert (decoded.shape, decoded.dtype) == ((6, 4, 1), np.uint8)
     assert (decoded[..., 0] == GREY).all()
 
 
 def test_jpeg_is_read_about_as_it_was() -> None:
-    decoded = images.decode(encoded(np.full((16, 16), 200, np.uint8), "JPEG"), Place("a.jpg"))
+    decoded = images.decode(encoded(np.full((16, 16), 200, np.uint8), "JPEG"), Location("a.jpg"))
     assert decoded.shape == (16, 16, 1)
     assert abs(decoded.astype(int) - 200).max() < 3
 
 
 def test_sixteen_bits_become_eight_by_scaling() -> None:
-    decoded = images.decode(encoded(GREY.astype(np.uint16) * 257), Place("a.png"))
+    decoded = images.decode(encoded(GREY.astype(np.uint16) * 257), Location("a.png"))
     assert (decoded[..., 0] == GREY).all()
 
 
 def test_what_is_transparent_is_black() -> None:
     pixels = np.full((2, 2, 4), 255, np.uint8)
     pixels[0, 0, 3] = 0
-    decoded = images.decode(encoded(pixels), Place("a.png"))
+    decoded = images.decode(encoded(pixels), Location("a.png"))
     assert decoded.shape == (2, 2, 3)
     assert decoded[0, 0].tolist() == [0, 0, 0]
     assert decoded[1, 1].tolist() == [255, 255, 255]
@@ -67,26 +67,26 @@ def test_what_is_transparent_is_black() -> None:
 def test_a_photograph_is_turned_upright() -> None:
     exif = Image.Exif()
     exif[274] = 6  # Turned by 90 degrees.
-    decoded = images.decode(encoded(GREY, "PNG", exif=exif), Place("a.png"))
+    decoded = images.decode(encoded(GREY, "PNG", exif=exif), Location("a.png"))
     assert (decoded[..., 0] == np.rot90(GREY, -1)).all()
 
 
 def test_a_size_is_reached_by_averaging() -> None:
     quarters = np.kron(np.array([[0, 100], [200, 40]], np.uint8), np.ones((8, 8), np.uint8))
-    decoded = images.decode(encoded(quarters), Place("a.png"), size=(2, 2))
+    decoded = images.decode(encoded(quarters), Location("a.png"), size=(2, 2))
     assert decoded[..., 0].tolist() == [[0, 100], [200, 40]]
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", encoded(GREY)[:-30]])
 def test_what_is_no_image_is_named(content: bytes) -> None:
     with pytest.raises(DataError, match=r"^gs://b/a\.png: no image, or a damaged one"):
-        images.decode(content, Place("gs://b/a.png"))
+        images.decode(content, Location("gs://b/a.png"))
 
 
 def test_a_huge_image_is_refused_by_its_header() -> None:
     content = encoded(np.zeros((10_000, 10_000), np.uint8))
     with pytest.raises(DataError, match=r"a\.png: .* exceeds limit of \d+ pixels"):
-        images.decode(content, Place("a.png"))
+        images.decode(content, Location("a.png"))
 
 
 def test_grey_and_coloured_images_go_together() -> None:
@@ -117,7 +117,7 @@ def test_an_image_that_promises_too_much_is_refused_in_each_thread() -> None:
 
     def is_refused(content: bytes) -> bool:
         try:
-            images.decode(content, Place("a.png"))
+            images.decode(content, Location("a.png"))
         except DataError as error:
             return "decompression bomb" in str(error)
         return False

@@ -78,7 +78,7 @@ def tf_records(path: Path, rows: list[dict[str, Any]]) -> None:
 
     with tf.io.TFRecordWriter(str(path)) as writer:
         for row in rows:
-            features = tf.train.Features(feature={k: feature(v) for k, v in row.items()})
+            features = tf.train.FeatureExtractor(feature={k: feature(v) for k, v in row.items()})
             writer.write(tf.train.Example(features=features).SerializeToString())
 
 
@@ -170,7 +170,7 @@ def test_images_lie_beside_the_table_also_in_a_bucket(tmp_path: Path, bucket: st
     table = rows(lines=[(name, str(n % 2)) for n, name in enumerate(pictures)], header="path,class")
     files = {**pictures, "data.csv": table}
     write(tmp_path, files)
-    storage.put_all(storage.folder(f"{bucket}/d"), {name: tmp_path / name for name in files})
+    storage.write_all(storage.folder(f"{bucket}/d"), {name: tmp_path / name for name in files})
     local = loader.load(f"{tmp_path}/data.csv", seed=0)
     assert local.spec.shape == (5, 4, 1)
     assert sorted(local.train.examples[:, 0, 0, 0] % 2) == sorted(local.train.labels)
@@ -185,7 +185,7 @@ def test_an_image_that_a_table_names_is_told_by_the_path_that_was_given(
     table = rows(lines=[("pictures/1.png", "1"), ("pictures/1.png", "2")], header="image,label")
     write(tmp_path / "d", {"data.csv": table, "pictures/1.png": b"no image"})
     files = {f"d/{name}": tmp_path / "d" / name for name in ("data.csv", "pictures/1.png")}
-    storage.put_all(storage.folder(bucket), files)
+    storage.write_all(storage.folder(bucket), files)
     monkeypatch.chdir(tmp_path)
     places = ("d", "d/data.csv", f"{bucket}/d", f"{bucket}/d/data.csv")
     pictures = [place.removesuffix("/data.csv") + "/pictures/1.png" for place in places]
@@ -204,7 +204,7 @@ def test_a_table_from_a_bucket_reads_no_file_of_this_machine(
     tmp_path: Path, bucket: str, path: str
 ) -> None:
     write(tmp_path, {"data.csv": rows(lines=[(path, "1"), (path, "2")], header="image,label")})
-    storage.folder(f"{bucket}/d").put("data.csv", tmp_path / "data.csv")
+    storage.folder(f"{bucket}/d").write("data.csv", tmp_path / "data.csv")
     for place in (f"{bucket}/d", f"{bucket}/d/data.csv"):
         with pytest.raises(
             DataError, match=re.escape(f"line 2: {path}: expected gs://bucket/path")

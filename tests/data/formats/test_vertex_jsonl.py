@@ -35,10 +35,10 @@ def write(path: Path, *lines: str) -> str:
     return str(path)
 
 
-def put(place: str, content: bytes, scratch: Path) -> str:
+def put(place: str, content: bytes, temporary_directory: Path) -> str:
     folder, _, name = place.rpartition("/")
-    (scratch / "put").write_bytes(content)
-    storage.folder(folder).put(name, scratch / "put")
+    (temporary_directory / "put").write_bytes(content)
+    storage.folder(folder).write(name, temporary_directory / "put")
     return place
 
 
@@ -107,7 +107,7 @@ def test_only_a_star_makes_a_pattern(bucket: str, tmp_path: Path) -> None:
         for name in ("set[1].jsonl", "set1.jsonl", "d[1]/part-1.jsonl", "d[1]/part-2.jsonl"):
             folder, _, last = f"{place}/{name}".rpartition("/")
             write(tmp_path / "x", *(text(n, use="training") for n in range(len(name))))
-            storage.folder(folder).put(last, tmp_path / "x")
+            storage.folder(folder).write(last, tmp_path / "x")
         data = loader.load(f"{place}/set[1].jsonl", seed=0)
         assert len(data.train) + len(data.test) == len("set[1].jsonl")
         data = loader.load(f"{place}/d[1]/part-*.jsonl", seed=0)
@@ -134,8 +134,8 @@ def test_images_of_different_sizes_are_brought_to_one(bucket: str, tmp_path: Pat
         ([line(textContent="a", imageGcsUri="b")], "line 1: expected one of"),
         ([line(textContent=5)], "line 1: expected one of"),
         (
-            [line(textGcsUri="/etc/hosts")],
-            "textGcsUri is '/etc/hosts', expected gs:// or /gcs/",
+            [line(textGcsUri="/etc/workers")],
+            "textGcsUri is '/etc/workers', expected gs:// or /gcs/",
         ),
         ([line(imageGcsUri="../a.png")], "imageGcsUri is '../a.png', expected gs:// or /gcs/"),
         ([text(0, use="tuning")], "ml_use is 'tuning', expected training, validation or test"),

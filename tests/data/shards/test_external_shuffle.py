@@ -17,7 +17,7 @@ ORDER = shuffled(np.arange(1000))
 
 
 @pytest.fixture(autouse=True)
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder for temporary files."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     return tmp_path
@@ -30,7 +30,7 @@ def blocks(examples: np.ndarray) -> Iterator[np.ndarray]:
 @pytest.mark.parametrize("examples", [NUMBERS, TEXTS])
 @pytest.mark.parametrize("pile_bytes", [1, 1000, 1 << 30])
 def test_the_order_is_the_one_that_was_asked_for(
-    examples: np.ndarray, pile_bytes: int, scratch: Path
+    examples: np.ndarray, pile_bytes: int, temporary_directory: Path
 ) -> None:
     order = ORDER[:30] if pile_bytes == 1 else ORDER
     order = np.argsort(order)  # Of those that there are.
@@ -38,7 +38,7 @@ def test_the_order_is_the_one_that_was_asked_for(
     found = list(mixed(iter([examples[:9], examples[9:]]), order, pile_bytes=pile_bytes))
     np.testing.assert_array_equal(np.concatenate(found), examples[order])
     assert len(found) == {1: 30, 1000: len(found), 1 << 30: 1}[pile_bytes]
-    assert list(scratch.iterdir()) == []
+    assert list(temporary_directory.iterdir()) == []
 
 
 def test_labels_go_with_their_examples() -> None:
@@ -51,9 +51,9 @@ def test_labels_go_with_their_examples() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 999, 1001])
-def test_data_that_has_changed_meanwhile_is_noticed(count: int, scratch: Path) -> None:
+def test_data_that_has_changed_meanwhile_is_noticed(count: int, temporary_directory: Path) -> None:
     examples = np.concatenate([NUMBERS, NUMBERS])[:count]
     pieces = (examples[at : at + 100] for at in range(0, count, 100))
     with pytest.raises(DataError, match=r"found \d+ examples, and 1000 when labels were read"):
         list(mixed(pieces, ORDER))
-    assert list(scratch.iterdir()) == []
+    assert list(temporary_directory.iterdir()) == []

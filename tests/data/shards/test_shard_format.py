@@ -18,7 +18,7 @@ from trainer.data import loader
 from trainer.data.shards import shard_format
 from trainer.data.shards.reader import Shards, array
 from trainer.data.shards.shard_format import Stream
-from trainer.errors import DataError, Place
+from trainer.errors import DataError, Location
 
 CLASSES = ("odd", "even", "none")
 EXAMPLES = np.arange(1000 * 6, dtype=np.float32).reshape(1000, 6)
@@ -156,13 +156,13 @@ def change(index: Path, **values: Any) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"format": "trainer-shards-2"}, "format: Input should be 'trainer-shards-1'"),
+        ({"format": "trainer-shards-2"}, "format: InputSignature should be 'trainer-shards-1'"),
         ({"shape": []}, "shape: List should have at least 1 item"),
-        ({"dtype": "object"}, "dtype: Input should be 'uint8' or 'float32'"),
+        ({"dtype": "object"}, "dtype: InputSignature should be 'uint8' or 'float32'"),
         ({"parts": {}}, "no part to train on"),
         ({"parts": {"train": {"labels": 3, "examples": []}}}, "parts.train"),
         ({"more": 1}, "more: Unexpected keyword argument"),
-        ({"window_bytes": 0}, "window_bytes: Input should be greater than 0"),
+        ({"window_bytes": 0}, "window_bytes: InputSignature should be greater than 0"),
     ],
 )
 def test_a_damaged_index_is_named(tmp_path: Path, values: dict[str, Any], message: str) -> None:
@@ -204,14 +204,14 @@ def test_examples_that_parts_share_are_counted_without_reading_them(tmp_path: Pa
     write(place, test=(iter([again]), np.arange(8) % 3), validation=(iter([again[4:]]), LABELS[:4]))
     for file in (tmp_path / "shards").glob("*-0*.npy"):
         file.unlink()
-    assert loader.load(place, seed=0).shared == {"validation": 0, "test": 3}
+    assert loader.load(place, seed=0).leaked == {"validation": 0, "test": 3}
     np.savez(tmp_path / "test.npz", x_train=EXAMPLES[10:30], y_train=LABELS[10:30])
     write(str(tmp_path / "alone"))
     apart = loader.load(
         str(tmp_path / "alone"), seed=0, validation=0.5, test_data=str(tmp_path / "test.npz")
     )
     kept = apart.train.examples.rows
-    assert apart.shared == {"validation": 0, "test": int(np.isin(np.arange(10, 30), kept).sum())}
+    assert apart.leaked == {"validation": 0, "test": int(np.isin(np.arange(10, 30), kept).sum())}
 
 
 def test_shards_that_were_made_without_digests_are_read_and_share_nobody_knows_what(
@@ -222,7 +222,7 @@ def test_shards_that_were_made_without_digests_are_read_and_share_nobody_knows_w
     for part in index["parts"].values():
         del part["digests"]
     (tmp_path / "index.json").write_text(json.dumps(index))
-    assert loader.load(str(tmp_path), seed=0).shared == {}
+    assert loader.load(str(tmp_path), seed=0).leaked == {}
 
 
 @pytest.mark.parametrize("kind", ["|u1", "<f4", "<i4", "<u8"])
@@ -231,10 +231,10 @@ def test_arrays_are_read_as_numpy_writes_them(kind: str, shape: tuple[int, ...])
     values = np.arange(np.prod(shape)).reshape(shape).astype(kind)
     file = io.BytesIO()
     np.save(file, values)
-    np.testing.assert_array_equal(array(file.getvalue(), Place("a")), values, strict=True)
+    np.testing.assert_array_equal(array(file.getvalue(), Location("a")), values, strict=True)
     for damaged in (file.getvalue()[:-1], file.getvalue()[:60], b"", b"x" + file.getvalue()):
         with pytest.raises(DataError, match=r"a: no .npy file of numbers"):
-            array(damaged, Place("a"))
+            array(damaged, Location("a"))
 
 
 def test_data_that_was_cut_short_is_none(tmp_path: Path) -> None:

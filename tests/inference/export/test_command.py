@@ -70,7 +70,7 @@ def test_from_bucket_to_bucket(
         for path in finished_run.rglob("*")
         if path.is_file()
     }
-    storage.put_all(storage.folder(f"{bucket}/run"), sources)
+    storage.write_all(storage.folder(f"{bucket}/run"), sources)
     out = f"{bucket}/models/7{export.find(name).SUFFIX}"
     inside = f"{bucket}/run/model{export.find(name).SUFFIX}"
     assert export(f"{bucket}/run/", "--format", name, "--out", inside)[0] == 2

@@ -13,9 +13,9 @@ import tensorflow as tf
 from keras import layers
 
 from trainer.data.dataset import Array
-from trainer.data.inputs import Input
+from trainer.data.inputs import InputSignature
 from trainer.inference.export import onnx
-from trainer.inference.export.exporter import Source
+from trainer.inference.export.exporter import ExportSource
 from trainer.models import as_input
 from trainer.runs.finished_run import FinishedRun, Predictor, read_run
 
@@ -26,10 +26,10 @@ TEXTS = [
 ]  # fmt: skip
 
 
-def source(model: keras.Model, folder: Path) -> Source:
+def source(model: keras.Model, folder: Path) -> ExportSource:
     """Returns what is exported, of a model that no run has trained."""
     model.export(folder / "saved_model", format="tf_saved_model", verbose=False)
-    taken = Input(kind="text", shape=(), dtype="string", low=0, high=0)
+    taken = InputSignature(kind="text", shape=(), dtype="string", low=0, high=0)
     run = FinishedRun(
         run=str(folder),
         manifest={},
@@ -39,7 +39,7 @@ def source(model: keras.Model, folder: Path) -> Source:
         classes=tuple(map(str, range(model.output_shape[1]))),
     )
     loaded = Predictor(folder / "saved_model")
-    return Source(run=run, files=folder, model=loaded, representative=None)
+    return ExportSource(run=run, files=folder, model=loaded, representative=None)
 
 
 def of_layers(*made: keras.layers.Layer) -> keras.Model:
@@ -94,7 +94,7 @@ def test_nothing_but_onnxruntime_is_needed(text_run: Path, tmp_path: Path) -> No
     with run.files("saved_model/") as files:
         model = Predictor(files / "saved_model")
         onnx.write(
-            Source(run=run, files=files, model=model, representative=None), tmp_path / "m.onnx"
+            ExportSource(run=run, files=files, model=model, representative=None), tmp_path / "m.onnx"
         )
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
     assert session.get_inputs()[0].type == "tensor(string)"

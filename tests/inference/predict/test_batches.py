@@ -9,8 +9,8 @@ from collections.abc import Generator
 import numpy as np
 import pytest
 
-from trainer.errors import OutageError
-from trainer.inference.predict.batches import ahead, batches
+from trainer.errors import TransientStorageError
+from trainer.inference.predict.batches import batches, prefetch
 from trainer.inference.predict.reader import PAUSE, Item
 
 
@@ -39,7 +39,7 @@ def test_it_is_read_while_the_model_is_at_work_and_not_much_further() -> None:
             read.append(number)
             yield number
 
-    given = ahead(numbers())
+    given = prefetch(numbers())
     assert next(given) == 0
     deadline = time.monotonic() + 5
     while len(read) < 5 and time.monotonic() < deadline:
@@ -52,11 +52,11 @@ def test_it_is_read_while_the_model_is_at_work_and_not_much_further() -> None:
 def test_an_error_comes_after_what_was_read_before() -> None:
     def one() -> Generator[int]:
         yield 1
-        raise OutageError("away")
+        raise TransientStorageError("away")
 
-    given = ahead(one())
+    given = prefetch(one())
     assert next(given) == 1
-    with pytest.raises(OutageError, match="away"):
+    with pytest.raises(TransientStorageError, match="away"):
         next(given)
 
 
@@ -68,7 +68,7 @@ def test_who_wants_no_more_does_not_wait_for_input() -> None:
         asked.set()
         come.wait()
 
-    given = ahead(waiting())
+    given = prefetch(waiting())
     assert next(given) == 1
     assert asked.wait(5)
     given.close()

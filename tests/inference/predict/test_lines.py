@@ -13,9 +13,9 @@ from trainer.errors import DataError
 from trainer.inference.predict.lines import Lines, Rows
 
 
-def lines(content: bytes, most_bytes: int = 100) -> Lines:
+def lines(content: bytes, max_bytes: int = 100) -> Lines:
     reader: io.BufferedReader = io.BufferedReader(io.BytesIO(content))
-    return Lines(reader, most_bytes=most_bytes, live=False)
+    return Lines(reader, max_bytes=max_bytes, live=False)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_only_line_feeds_part_lines(content: bytes, expected: list[bytes]) -> No
 
 
 def test_a_line_that_is_too_long_is_not_kept_and_the_next_one_is_read() -> None:
-    found = lines(b"a\n" + b"x" * 5_000_000 + b"\nb", most_bytes=10)
+    found = lines(b"a\n" + b"x" * 5_000_000 + b"\nb", max_bytes=10)
     assert next(found) == b"a"
     with pytest.raises(DataError, match="a line of more than 10 bytes"):
         next(found)
@@ -52,7 +52,7 @@ def test_pieces_of_any_size_make_the_same_lines(monkeypatch: pytest.MonkeyPatch)
 def test_it_says_when_nobody_writes() -> None:
     ours, theirs = os.pipe()
     with open(ours, "rb") as content, open(theirs, "wb", buffering=0) as other:
-        found = Lines(content, most_bytes=100, live=True)
+        found = Lines(content, max_bytes=100, live=True)
         other.write(b"a\nb\nc")
         assert not found.waits()
         assert (next(found), found.waits(), next(found)) == (b"a", False, b"b")

@@ -19,13 +19,13 @@ from PIL import Image
 from tests.fault_proxy import FaultProxy
 from tests.kills import write_idx
 from trainer import storage
-from trainer.data.inputs import Input
-from trainer.errors import OutageError, UsageError
+from trainer.data.inputs import InputSignature
+from trainer.errors import TransientStorageError, UsageError
 from trainer.inference.predict.reader import Item, Reader
 
-GREY = Input(kind="image", shape=(2, 3, 1), dtype="uint8", low=0, high=255)
-VECTOR = Input(kind="vector", shape=(3,), dtype="float32", low=-2, high=2)
-TEXT = Input(kind="text", shape=(), dtype="string", low=0, high=0)
+GREY = InputSignature(kind="image", shape=(2, 3, 1), dtype="uint8", low=0, high=255)
+VECTOR = InputSignature(kind="vector", shape=(3,), dtype="float32", low=-2, high=2)
+TEXT = InputSignature(kind="text", shape=(), dtype="string", low=0, high=0)
 PIXELS = np.arange(6, dtype=np.uint8).reshape(2, 3)
 
 
@@ -35,7 +35,7 @@ def png(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def read(asked: Input, *paths: object, column: str | None = None) -> list[Item]:
+def read(asked: InputSignature, *paths: object, column: str | None = None) -> list[Item]:
     items = Reader(asked, column).items([str(path) for path in paths])
     return [item for item in items if item is not None]
 
@@ -273,7 +273,7 @@ def test_a_header_may_promise_anything(tmp_path: Path, sizes: Sequence[int]) -> 
     ],
 )
 def test_names_that_do_not_fit_the_model_are_the_users_mistake(
-    asked: Input, paths: Sequence[str], message: str
+    asked: InputSignature, paths: Sequence[str], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
         Reader(asked).check(paths)
@@ -291,7 +291,7 @@ def test_a_bucket_is_read_as_a_folder_is(tmp_path: Path, bucket: str, proxy: Fau
     files["images/.hidden"] = files["images/folder/"] = tmp_path / "empty"
     files["images2/000.png"] = files["images/000.png"]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        put = functools.partial(storage.folder(bucket).put, replaces=0)
+        put = functools.partial(storage.folder(bucket).write, if_generation_match=0)
         list(pool.map(put, files.keys(), files.values()))
     proxy.requests.clear()
     found = told(read(GREY, f"{bucket}/images"), f"{bucket}/images")
@@ -314,7 +314,7 @@ def test_a_large_object_is_read_as_a_file_is(
     monkeypatch.setattr(storage._bucket, "_PIECE_BYTES", 100)
     file = tmp_path / "a.txt"
     file.write_text("\n".join(f"line {number} \N{SNOWMAN}" for number in range(100)))
-    storage.folder(bucket).put("a.txt", file)
+    storage.folder(bucket).write("a.txt", file)
     found = told(read(TEXT, f"{bucket}/a.txt"), bucket)
     assert found == told(read(TEXT, file), tmp_path)
     assert found["a.txt:100"] == "line 99 \N{SNOWMAN}"
@@ -324,8 +324,8 @@ def test_an_outage_is_no_bad_file(
     tmp_path: Path, bucket: str, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.png").write_bytes(png(PIXELS))
-    storage.folder(bucket).put("a.png", tmp_path / "a.png")
+    storage.folder(bucket).write("a.png", tmp_path / "a.png")
     monkeypatch.setenv("TRAINER_RETRY_SECONDS", "0.5")
     proxy.add(match="GET /download", status=503, times=1000)
-    with pytest.raises(OutageError, match="a.png"):
+    with pytest.raises(TransientStorageError, match="a.png"):
         read(GREY, f"{bucket}/a.png")

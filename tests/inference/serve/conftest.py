@@ -58,7 +58,7 @@ def served(
     """Gives the URL of a server of a run; `change` makes another model of its model."""
     found = read_run(str(run))
     with load_model(found) as model, socket.socket() as listener:
-        application = app.make(
+        application = app.create_app(
             found,
             change(model.predict),
             max_batch=max_batch,

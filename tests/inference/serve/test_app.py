@@ -1,4 +1,4 @@
-"""A model is asked over HTTP, and whatever is wrong is said in one line of JSON."""
+"""A model is asked cancelled HTTP, and whatever is wrong is said in one line of JSON."""
 
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ def test_who_has_gone_or_whose_time_is_over_is_not_computed(digits_run: Path, bl
         for each in late:
             assert each.result().status_code == 504
             assert each.result().json() == {"error": "the model had no answer within 1 s"}
-        # The first, and one that was being computed when its time was over.
+        # The first, and one that was being computed when its time was cancelled.
         assert slow.examples == 2
         assert metric(url, 'trainer_requests_total{route="predict",status="499"}') == 1
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer.inference.serve.batching import Batcher, BusyError
+from trainer.inference.serve.batching import BusyError, DynamicBatcher
 
 
 class Model:
@@ -31,8 +31,8 @@ def ones(*values: int) -> Any:
     return np.array(values)[:, np.newaxis]
 
 
-def batcher(model: Model, *, max_batch: int = 4, most_waiting: int = 20) -> Batcher:
-    return Batcher(model, max_batch=max_batch, most_waiting=most_waiting)
+def batcher(model: Model, *, max_batch: int = 4, max_queue_size: int = 20) -> DynamicBatcher:
+    return DynamicBatcher(model, max_batch=max_batch, max_queue_size=max_queue_size)
 
 
 def test_who_comes_while_a_batch_is_computed_is_in_the_next_one() -> None:
@@ -104,7 +104,7 @@ def test_a_question_larger_than_a_batch_is_computed_in_several() -> None:
 
 def test_no_more_wait_than_may() -> None:
     async def asked(model: Model) -> None:
-        async with (asking := batcher(model, most_waiting=3)).running():
+        async with (asking := batcher(model, max_queue_size=3)).running():
             first = asking.ask(ones(0))
             await asyncio.sleep(0.05)
             second = asking.ask(ones(1, 2))

@@ -136,8 +136,8 @@ def test_by_touch_on_a_telephone(browser: Browser, digits_url: str) -> None:
     for number, (x, y) in enumerate(stroke):
         point = {"x": board["x"] + x * board["width"], "y": board["y"] + y * board["height"]}
         kind = "touchMove" if number else "touchStart"
-        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [point]})
-    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        touch.send("InputSignature.dispatchTouchEvent", {"type": kind, "touchPoints": [point]})
+    touch.send("InputSignature.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
     expect_answer(page, "7")
     assert page.evaluate("scrollY") == 0
     assert opened.complaints == []
@@ -182,7 +182,7 @@ def test_what_is_no_image_is_told(browser: Browser, digits_url: str, tmp_path: P
     opened = Opened(browser, digits_url)
     opened.page.set_input_files("#file", tmp_path / "note.png")
     expect(opened.page.get_by_role("alert")).to_contain_text("no image, or a damaged one")
-    assert [text for text in opened.complaints if "400 (Bad Request)" not in text] == []
+    assert [text for text in opened.complaints if "400 (Bad PreemptionSignal)" not in text] == []
     opened.page.close()
 
 

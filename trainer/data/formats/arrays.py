@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from trainer.data import checks
-from trainer.data.dataset import Array, Reading
+from trainer.data.dataset import Array, ReadOptions
 from trainer.data.shards.external_shuffle import in_order
 from trainer.data.shards.shard_format import Stream
-from trainer.errors import DataError, Place
+from trainer.errors import DataError, Location
 
 _BLOCK_BYTES = 4 << 20
 _CHUNK_BYTES = 1 << 20
@@ -30,7 +30,7 @@ class Readable(Protocol):
 
 
 @dataclass(frozen=True)
-class Stored:
+class ArrayFile:
     """An array in a file.
 
     Attributes:
@@ -40,7 +40,7 @@ class Stored:
         open: gives the content behind the header; reading from it raises DataError.
     """
 
-    place: Place
+    place: Location
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     open: Callable[[], contextlib.AbstractContextManager[Readable]]
@@ -96,7 +96,7 @@ class Stored:
         )
 
 
-def stream(parts: Mapping[str, tuple[Stored, Array]], options: Reading) -> Stream:
+def stream(parts: Mapping[str, tuple[ArrayFile, Array]], options: ReadOptions) -> Stream:
     """Gives arrays of numbers piece by piece.
 
     Args:
@@ -113,11 +113,11 @@ def stream(parts: Mapping[str, tuple[Stored, Array]], options: Reading) -> Strea
     for name, stored in arrays.items():
         checks.check_numbers(name, _with_channel(stored))
     checks.check_alike(arrays)
-    classes = checks.numbered(labels["train"])
+    classes = checks.class_names(labels["train"])
     for name, numbers in labels.items():
         checks.check_known(name, numbers, classes)
     limits = {name: _limits(name, stored) for name, stored in arrays.items()}
-    small = all(checks.fitting(arrays[name].dtype, *limits[name]) == _PIXEL for name in arrays)
+    small = all(checks.storage_dtype(arrays[name].dtype, *limits[name]) == _PIXEL for name in arrays)
     dtype = _PIXEL if small else np.dtype(np.float32)
     low, high = limits["train"]
     if small and _are_images(arrays["train"]):
@@ -129,17 +129,17 @@ def stream(parts: Mapping[str, tuple[Stored, Array]], options: Reading) -> Strea
     return Stream(pieces, classes, low, high)
 
 
-def _are_images(stored: Stored) -> bool:
+def _are_images(stored: ArrayFile) -> bool:
     return len(stored.shape) > 2
 
 
-def _with_channel(stored: Stored) -> Stored:
+def _with_channel(stored: ArrayFile) -> ArrayFile:
     """Returns grey images without a channel as what they become."""
     shape = stored.shape
     return dataclasses.replace(stored, shape=(*shape, 1)) if len(shape) == 3 else stored
 
 
-def _limits(name: str, stored: Stored) -> tuple[float, float]:
+def _limits(name: str, stored: ArrayFile) -> tuple[float, float]:
     """Returns the least value and the greatest one; of pixels those that they can have."""
     if stored.dtype == _PIXEL and _are_images(stored):
         return 0.0, 255.0
@@ -151,7 +151,7 @@ def _limits(name: str, stored: Stored) -> tuple[float, float]:
     return min(lows), max(highs)
 
 
-def _converted(name: str, stored: Stored, dtype: np.dtype[Any]) -> Iterator[Array]:
+def _converted(name: str, stored: ArrayFile, dtype: np.dtype[Any]) -> Iterator[Array]:
     first = 0
     for block in stored.blocks():
         if block.ndim == 3:

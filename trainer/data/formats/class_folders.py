@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.data import splits
-from trainer.data.dataset import Reading, Source
+from trainer.data.dataset import RawSplits, ReadOptions
 from trainer.data.formats import images, text
 from trainer.data.shards.shard_format import Stream
-from trainer.errors import DataError, Place
+from trainer.errors import DataError, Location
 from trainer.runtime import memory
 from trainer.runtime.log import LOGGER
 
@@ -22,7 +22,7 @@ NAME = (
     "and test/ if the data has such parts"
 )
 
-_MOST_NAMED = 5
+_MAX_NAMED = 5
 
 
 def recognises(files: Sequence[Path]) -> bool:
@@ -30,7 +30,7 @@ def recognises(files: Sequence[Path]) -> bool:
     return any(_kind(file) for file in files)
 
 
-def read(files: Sequence[Path], options: Reading) -> Source:
+def read(files: Sequence[Path], options: ReadOptions) -> RawSplits:
     """Reads every file; a class is named as its folder, whatever folders are within that one.
 
     Raises:
@@ -49,7 +49,7 @@ def read(files: Sequence[Path], options: Reading) -> Source:
     return splits.source(examples, labels, part_of)
 
 
-def stream(files: Sequence[Path], options: Reading) -> Stream | None:
+def stream(files: Sequence[Path], options: ReadOptions) -> Stream | None:
     """Gives images some at a time, so that they need not fit into memory.
 
     Returns:
@@ -80,11 +80,11 @@ def _kind(file: Path) -> str | None:
 
 def _tell(files: Sequence[Path], chosen: Sequence[Path], kind: str) -> None:
     if others := set(files) - set(chosen):
-        some = ", ".join(sorted(file.name for file in others)[:_MOST_NAMED])
+        some = ", ".join(sorted(file.name for file in others)[:_MAX_NAMED])
         LOGGER.warning("left out: %d files that are no %ss, as %s", len(others), kind, some)
 
 
-def _labels_and_parts(files: Sequence[Path], options: Reading) -> tuple[list[str], list[str]]:
+def _labels_and_parts(files: Sequence[Path], options: ReadOptions) -> tuple[list[str], list[str]]:
     """Returns of each file its class, and the part of the data that it belongs to."""
     found = [_label_and_part(file, Path(options.root)) for file in files]
     return [label for label, _ in found], [part for _, part in found]
@@ -96,5 +96,5 @@ def _label_and_part(file: Path, root: Path) -> tuple[str, str]:
     if part is not None:
         folders = folders[1:]
     if not folders:
-        raise DataError(f"lies in no folder of a class, expected {NAME}", Place(file))
+        raise DataError(f"lies in no folder of a class, expected {NAME}", Location(file))
     return folders[0], part or "train"

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from trainer.data.checks import check_example
-from trainer.data.dataset import Reading, Source
+from trainer.data.dataset import RawSplits, ReadOptions
 from trainer.data.formats import arrays
-from trainer.data.formats.arrays import Stored
+from trainer.data.formats.arrays import ArrayFile
 from trainer.data.shards.shard_format import Stream
-from trainer.errors import DataError, Place
+from trainer.errors import DataError, Location
 
 NAME = "IDX files of images and labels (train-images, train-labels, t10k-images, t10k-labels)"
 
@@ -37,7 +37,7 @@ def recognises(files: Sequence[Path]) -> bool:
     return any(_is_idx(file) for file in files)
 
 
-def read(files: Sequence[Path], options: Reading) -> Source:
+def read(files: Sequence[Path], options: ReadOptions) -> RawSplits:
     """Reads images and labels; files named t10k or test are the test part.
 
     Raises:
@@ -45,10 +45,10 @@ def read(files: Sequence[Path], options: Reading) -> Source:
     """
     parts = _parts(files, options)
     found = {name: (images.read(), labels.read()) for name, (images, labels) in parts.items()}
-    return Source(found["train"], found.get("test"))
+    return RawSplits(found["train"], found.get("test"))
 
 
-def stream(files: Sequence[Path], options: Reading) -> Stream:
+def stream(files: Sequence[Path], options: ReadOptions) -> Stream:
     """Gives images some at a time.
 
     Raises:
@@ -59,26 +59,26 @@ def stream(files: Sequence[Path], options: Reading) -> Stream:
     return arrays.stream(found, options)
 
 
-def _parts(files: Sequence[Path], options: Reading) -> dict[str, tuple[Stored, Stored]]:
+def _parts(files: Sequence[Path], options: ReadOptions) -> dict[str, tuple[ArrayFile, ArrayFile]]:
     """Returns images and labels of each part by its name, of which the headers are read."""
-    found: dict[tuple[bool, bool], Stored] = {}
+    found: dict[tuple[bool, bool], ArrayFile] = {}
     for file in filter(_is_idx, files):
         stored = _stored(file)
         key = (bool(re.search("t10k|test", file.name)), len(stored.shape) == 1)
         if key in found:
             raise DataError(
-                f"holds the same part as {found[key].place.name}, expected one of them", Place(file)
+                f"holds the same part as {found[key].place.name}, expected one of them", Location(file)
             )
         found[key] = stored
     train, test = _pair(found, test=False), _pair(found, test=True)
     if train is None and test is not None and not options.needs_training:
         train, test = test, None
     if train is None:
-        raise DataError("found no training images and labels beside it", Place(files[0]))
+        raise DataError("found no training images and labels beside it", Location(files[0]))
     return {"train": train, "test": test} if test else {"train": train}
 
 
-def _pair(found: dict[tuple[bool, bool], Stored], *, test: bool) -> tuple[Stored, Stored] | None:
+def _pair(found: dict[tuple[bool, bool], ArrayFile], *, test: bool) -> tuple[ArrayFile, ArrayFile] | None:
     images, labels = found.get((test, False)), found.get((test, True))
     if images is None and labels is None:
         return None
@@ -114,18 +114,18 @@ def unzipped(content: BufferedReader) -> Unzipped:
     return gzip.GzipFile(fileobj=content) if content.peek(2)[:2] == _GZIP else content
 
 
-def _stored(file: Path) -> Stored:
+def _stored(file: Path) -> ArrayFile:
     with _content(file) as content:
-        shape, dtype = header(content, Place(file))
-    check_example(Place(file), shape[1:])
+        shape, dtype = header(content, Location(file))
+    check_example(Location(file), shape[1:])
 
     @contextlib.contextmanager
     def behind_header() -> Iterator[Unzipped]:
         with _content(file) as content:
-            header(content, Place(file))
+            header(content, Location(file))
             yield content
 
-    return Stored(Place(file), shape, dtype, behind_header)
+    return ArrayFile(Location(file), shape, dtype, behind_header)
 
 
 @contextlib.contextmanager
@@ -135,10 +135,10 @@ def _content(file: Path) -> Iterator[Unzipped]:
         with _open(file) as content:
             yield content
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"damaged or truncated gzip: {error}", Place(file)) from None
+        raise DataError(f"damaged or truncated gzip: {error}", Location(file)) from None
 
 
-def header(content: Unzipped, place: Place) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def header(content: Unzipped, place: Location) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Reads the header of a file, and returns the shape and type of the array that follows.
 
     Args:

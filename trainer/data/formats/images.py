@@ -15,10 +15,10 @@ import numpy as np
 
 from trainer import storage
 from trainer.data import splits
-from trainer.data.dataset import Array, Reading
+from trainer.data.dataset import Array, ReadOptions
 from trainer.data.shards.external_shuffle import shuffled
 from trainer.data.shards.shard_format import Stream
-from trainer.errors import DamagedFilesError, DataError, Place
+from trainer.errors import DamagedFilesError, DataError, Location
 from trainer.runtime import memory
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff")  # The usual ones.
@@ -27,7 +27,7 @@ _OPENING = threading.Lock()  # What is to become of warnings is not a thread's o
 _GREY = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
 # A file, and its content.
-Item = tuple[Place, bytes]
+Item = tuple[Location, bytes]
 
 # What a thread is given, of which there are twice as many in memory as threads.
 _AT_ONCE = 16
@@ -36,7 +36,7 @@ _BLOCK = 64
 
 
 def decode(
-    content: bytes, place: Place, *, size: tuple[int, int] | None = None, grey: bool = False
+    content: bytes, place: Location, *, size: tuple[int, int] | None = None, grey: bool = False
 ) -> Array:
     """Reads one image, turned upright as its EXIF data says.
 
@@ -96,7 +96,7 @@ def read(items: Iterable[Item], count: int, *, size: int | None = None) -> Array
     Raises:
         DataError: some are damaged, all of which are named; or they are of different sizes.
     """
-    held: list[tuple[Place, Array]] = []
+    held: list[tuple[Location, Array]] = []
     for place, image in _decoded(items, count, size):
         held.append((place, image))
         if len(held) == 1:  # All have its size in the end. Twice: one by one, and stacked.
@@ -105,7 +105,7 @@ def read(items: Iterable[Item], count: int, *, size: int | None = None) -> Array
     return _stacked(held, (*held[0][1].shape[:2], channels), held[0][0])
 
 
-class Pieces:
+class ImageReader:
     """The images of a data set, some at a time, so that they need not fit into memory."""
 
     def __init__(self, channels: int, size: int | None) -> None:
@@ -116,7 +116,7 @@ class Pieces:
             size: pixels a side to bring all to; None leaves them as they are.
         """
         self._channels, self._size = channels, size
-        self._first: tuple[Place, Array] | None = None  # Of all parts; the others have its size.
+        self._first: tuple[Location, Array] | None = None  # Of all parts; the others have its size.
 
     def blocks(self, items: Iterable[Item], count: int) -> Iterator[Array]:
         """Gives the pixels of a part: uint8 (n, H, W, channels).
@@ -136,7 +136,7 @@ class Pieces:
 
 
 def stream(
-    files: Sequence[Path | str], labels: Sequence[str], part_of: Sequence[str], options: Reading
+    files: Sequence[Path | str], labels: Sequence[str], part_of: Sequence[str], options: ReadOptions
 ) -> Stream:
     """Gives images in files some at a time, so that they need not fit into memory.
 
@@ -147,11 +147,11 @@ def stream(
         options: how they are to be read.
 
     Raises:
-        DataError: as `parts.numbered`; of what is damaged when its block is asked for.
+        DataError: as `parts.class_names`; of what is damaged when its block is asked for.
         StorageError: one is not there, or may not be read.
     """
-    classes, numbers, rows = splits.numbered(labels, part_of)
-    pieces = Pieces(channels(files), options.image_size)
+    classes, numbers, rows = splits.class_names(labels, part_of)
+    pieces = ImageReader(channels(files), options.image_size)
     found = {}
     for name, at in rows.items():
         order = shuffled(at) if options.mixed else at
@@ -194,19 +194,19 @@ def of_files(files: Iterable[Path | str]) -> Iterator[Item]:
         try:
             content = file.read_bytes() if isinstance(file, Path) else storage.read(file)
         except FileNotFoundError:
-            raise DataError("no such file", Place(file)) from None
+            raise DataError("no such file", Location(file)) from None
         except OSError as error:
-            raise DataError(f"cannot be read: {error.strerror}", Place(file)) from None
-        return Place(file), content
+            raise DataError(f"cannot be read: {error.strerror}", Location(file)) from None
+        return Location(file), content
 
-    return storage.several_at_once(item, files)
+    return storage.concurrent_map(item, files)
 
 
-def _decoded(items: Iterable[Item], count: int, size: int | None) -> Iterator[tuple[Place, Array]]:
+def _decoded(items: Iterable[Item], count: int, size: int | None) -> Iterator[tuple[Location, Array]]:
     """Gives each image with its place; a damaged one ends that, and all such are named."""
     side = None if size is None else (size, size)
 
-    def attempt(item: Item) -> tuple[Place, Array] | DataError:
+    def attempt(item: Item) -> tuple[Location, Array] | DataError:
         place, content = item
         try:
             return place, decode(content, place, size=side)
@@ -215,7 +215,7 @@ def _decoded(items: Iterable[Item], count: int, size: int | None) -> Iterator[tu
 
     damaged: list[DataError] = []
     # Pillow lets go of the interpreter while it works.
-    several = storage.several_at_once(
+    several = storage.concurrent_map(
         lambda some: list(map(attempt, some)), _some(items), threads=len(os.sched_getaffinity(0))
     )
     for outcome in itertools.chain.from_iterable(several):
@@ -239,7 +239,7 @@ def _some(items: Iterable[Item]) -> Iterator[list[Item]]:
         yield some
 
 
-def _stacked(held: Sequence[tuple[Place, Array]], shape: tuple[int, ...], first: Place) -> Array:
+def _stacked(held: Sequence[tuple[Location, Array]], shape: tuple[int, ...], first: Location) -> Array:
     """Returns images as one array, uint8 (N, *shape); grey ones get the colours of the others.
 
     Args:
@@ -255,7 +255,7 @@ def _stacked(held: Sequence[tuple[Place, Array]], shape: tuple[int, ...], first:
     return np.stack([np.broadcast_to(image, shape) for _, image in held])
 
 
-def _check_size(place: Place, image: Array, first: Place, shape: tuple[int, ...]) -> None:
+def _check_size(place: Location, image: Array, first: Location, shape: tuple[int, ...]) -> None:
     if image.shape[:2] != shape[:2]:
         found, expected = (f"{each[1]}x{each[0]}" for each in (image.shape, shape))
         raise DataError(

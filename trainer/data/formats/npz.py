@@ -15,15 +15,15 @@ from typing import IO, Any
 import numpy as np
 
 from trainer.data.checks import check_example, check_shape
-from trainer.data.dataset import Array, Reading, Source
+from trainer.data.dataset import Array, RawSplits, ReadOptions
 from trainer.data.formats import arrays
-from trainer.data.formats.arrays import Readable, Stored
+from trainer.data.formats.arrays import ArrayFile, Readable
 from trainer.data.shards.shard_format import Stream
-from trainer.errors import DataError, Place
+from trainer.errors import DataError, Location
 
 NAME = "an .npz with x_train, y_train, x_test, y_test"
 
-_MOST_HEADER_BYTES = 20_000  # NumPy itself takes 10,000 at most.
+_MAX_HEADER_BYTES = 20_000  # NumPy itself takes 10,000 at most.
 
 
 def members(file: Path) -> set[str]:
@@ -48,7 +48,7 @@ def array(file: Path, name: str) -> Array:
         return np.asarray(archive[name])
 
 
-def npy_header(content: Readable, place: Place) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def npy_header(content: Readable, place: Location) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Reads the header of an `.npy`, and returns shape and type of the array that follows.
 
     Args:
@@ -70,7 +70,7 @@ def npy_header(content: Readable, place: Place) -> tuple[tuple[int, ...], np.dty
     return shape, dtype
 
 
-def _stored(file: Path, name: str) -> Stored | None:
+def _stored(file: Path, name: str) -> ArrayFile | None:
     """Returns an array whose values are not read yet; None if they are no numbers in C order.
 
     Raises:
@@ -87,17 +87,17 @@ def _stored(file: Path, name: str) -> Stored | None:
             _header(content)
             yield content
 
-    return Stored(_place(file, name), shape, dtype, behind_header)
+    return ArrayFile(_place(file, name), shape, dtype, behind_header)
 
 
 def _header_of(file: Path, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Returns what `_header` finds in front of an array."""
     if name not in members(file):
         found = ", ".join(sorted(members(file)))
-        raise DataError(f"no array {name!r}, found {found}", Place(file))
+        raise DataError(f"no array {name!r}, found {found}", Location(file))
     with _explained(file, name), _member(file, name) as content:
         # NumPy would first read as much header as the file says it has, gigabytes of zeros.
-        shape, columns_first, dtype = _header(io.BytesIO(content.read(_MOST_HEADER_BYTES)))
+        shape, columns_first, dtype = _header(io.BytesIO(content.read(_MAX_HEADER_BYTES)))
     if dtype.hasobject:
         raise DataError(
             "holds Python objects, which can run code when read; expected numbers or strings (save "
@@ -124,8 +124,8 @@ def _explained(file: Path, name: str) -> Iterator[None]:
         raise DataError(f"damaged: {error}", _place(file, name)) from None
 
 
-def _place(file: Path, name: str) -> Place:
-    return Place(file, f"array {name!r}")
+def _place(file: Path, name: str) -> Location:
+    return Location(file, f"array {name!r}")
 
 
 def _header(header: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -146,7 +146,7 @@ def recognises(files: Sequence[Path]) -> bool:
     )
 
 
-def read(files: Sequence[Path], options: Reading) -> Source:
+def read(files: Sequence[Path], options: ReadOptions) -> RawSplits:
     """Reads the arrays of both parts.
 
     Raises:
@@ -155,10 +155,10 @@ def read(files: Sequence[Path], options: Reading) -> Source:
     (file,) = files
     parts = _parts(file, options)
     found = {part: (array(file, x), array(file, y)) for part, (x, y) in parts.items()}
-    return Source(found["train"], found.get("test"))
+    return RawSplits(found["train"], found.get("test"))
 
 
-def stream(files: Sequence[Path], options: Reading) -> Stream | None:
+def stream(files: Sequence[Path], options: ReadOptions) -> Stream | None:
     """Gives the examples of both parts some at a time.
 
     Returns:
@@ -177,10 +177,10 @@ def stream(files: Sequence[Path], options: Reading) -> Stream | None:
     return arrays.stream(found, options)
 
 
-def _parts(file: Path, options: Reading) -> dict[str, tuple[str, str]]:
+def _parts(file: Path, options: ReadOptions) -> dict[str, tuple[str, str]]:
     """Returns the names of the arrays of each part: of examples, and of labels."""
     if not zipfile.is_zipfile(file):
-        raise DataError("damaged or truncated, expected a zip file of arrays", Place(file))
+        raise DataError("damaged or truncated, expected a zip file of arrays", Location(file))
     train, test = ("x_train", "y_train"), ("x_test", "y_test")
     names = members(file)
     if not options.needs_training and not {*train} & names:

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data.dataset import Array, Reading, Source
+from trainer.data.dataset import Array, RawSplits, ReadOptions
 from trainer.data.formats.sparse import dense
-from trainer.errors import DataError, Place
+from trainer.errors import DataError, Location
 from trainer.runtime import memory
 
 NAME = "a pickle of [x_train, y_train, x_test, y_test] (with --allow-pickle)"
@@ -40,7 +40,7 @@ def recognises(files: Sequence[Path]) -> bool:
     )
 
 
-def read(files: Sequence[Path], options: Reading) -> Source:
+def read(files: Sequence[Path], options: ReadOptions) -> RawSplits:
     """Reads the four parts; sparse ones become dense.
 
     Raises:
@@ -51,9 +51,9 @@ def read(files: Sequence[Path], options: Reading) -> Source:
         raise DataError(
             "a pickle can run any code when it is read, so it is refused. Expected an .npz: "
             f"{_INSTEAD}. If you trust where it comes from, give --allow-pickle.",
-            Place(file),
+            Location(file),
         )
-    memory.check_data(2 * file.stat().st_size, "a pickle of this size", Place(file))
+    memory.check_data(2 * file.stat().st_size, "a pickle of this size", Location(file))
     try:
         parts = _ArrayUnpickler(io.BytesIO(file.read_bytes()), encoding="latin1").load()
         if not isinstance(parts, list | tuple) or len(parts) != 4:
@@ -62,11 +62,11 @@ def read(files: Sequence[Path], options: Reading) -> Source:
             )
         x_train, y_train, x_test, y_test = (_checked(part) for part in parts)
     except DataError as error:
-        raise error.at(Place(file)) from None
+        raise error.at(Location(file)) from None
     except Exception as error:  # A damaged pickle raises nearly anything.
         found = f"{type(error).__name__}: {error}"
-        raise DataError(f"damaged pickle: {found}", Place(file)) from None
-    return Source(train=(x_train, y_train), test=(x_test, y_test))
+        raise DataError(f"damaged pickle: {found}", Location(file)) from None
+    return RawSplits(train=(x_train, y_train), test=(x_test, y_test))
 
 
 # Python's own, not the one in C, which four bytes can make reserve gigabytes for its memo.

@@ -18,14 +18,14 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from trainer.data.formats.images import SUFFIXES
-from trainer.errors import DataError, Place
+from trainer.errors import DataError, Location
 from trainer.runtime import imports
 
 # Where a row is, and its cells by the names of their columns.
-Row = tuple[Place, dict[str, Any]]
+Row = tuple[Location, dict[str, Any]]
 
-MOST_CHARACTERS = 1_000_000  # Of a cell.
-_MOST_IN_LINE = 16 * MOST_CHARACTERS
+MAX_CHARACTERS = 1_000_000  # Of a cell.
+_MAX_IN_LINE = 16 * MAX_CHARACTERS
 _PATH_ENDS = tuple(suffix.encode() for suffix in SUFFIXES)
 _BUFFER_BYTES = 1 << 20
 _ROWS_AT_ONCE = 64  # Of Parquet; they may be images.
@@ -71,7 +71,7 @@ def objects(file: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
     for number, line in enumerate(_lines(file), 1):
         if not line.strip():
             continue
-        place = Place(file, f"line {number}")
+        place = Location(file, f"line {number}")
         try:
             fields = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -97,19 +97,19 @@ def _lines(file: Path) -> Iterator[str]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             for number in itertools.count(1):
-                line = lines.readline(_MOST_IN_LINE + 1)
+                line = lines.readline(_MAX_IN_LINE + 1)
                 if not line:
                     return
-                if len(line) > _MOST_IN_LINE:
-                    found = f"more than {_MOST_IN_LINE} characters, expected one row a line"
-                    raise DataError(found, Place(file, f"line {number}"))
+                if len(line) > _MAX_IN_LINE:
+                    found = f"more than {_MAX_IN_LINE} characters, expected one row a line"
+                    raise DataError(found, Location(file, f"line {number}"))
                 yield line
     except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8: {error}", Place(file)) from None
+        raise DataError(f"not UTF-8: {error}", Location(file)) from None
 
 
 def _delimited(file: Path, columns: Sequence[str] | None) -> Iterator[Row]:
-    csv.field_size_limit(MOST_CHARACTERS)
+    csv.field_size_limit(MAX_CHARACTERS)
     lines = _lines(file)
     head = next(lines, "")
     delimiter = "\t" if file.suffix.lower() == ".tsv" else max(",;\t", key=head.count)
@@ -117,17 +117,17 @@ def _delimited(file: Path, columns: Sequence[str] | None) -> Iterator[Row]:
     try:
         header = [name.strip() for name in next(rows, [])]
         if len(set(header)) < len(header):
-            raise DataError(f"columns of the same name: {listed(header)}", Place(file))
+            raise DataError(f"columns of the same name: {listed(header)}", Location(file))
         for row in rows:
             if not row:
                 continue
-            place = Place(file, f"line {rows.line_num}")
+            place = Location(file, f"line {rows.line_num}")
             if len(row) != len(header):
                 expected = f"{len(header)} as in the header"
                 raise DataError(f"found {len(row)} cells, expected {expected}", place)
             yield place, dict(zip(header, row, strict=True))
     except csv.Error as error:
-        raise DataError(str(error), Place(file, f"line {rows.line_num}")) from None
+        raise DataError(str(error), Location(file, f"line {rows.line_num}")) from None
 
 
 def _parquet(file: Path, columns: Sequence[str] | None) -> Iterator[Row]:
@@ -138,7 +138,7 @@ def _parquet(file: Path, columns: Sequence[str] | None) -> Iterator[Row]:
             for row in batch.to_pylist():
                 for column, named in classes.items():
                     row[column] = _named(row.get(column), named)
-                yield Place(file, f"row {next(number)}"), row
+                yield Location(file, f"row {next(number)}"), row
 
 
 @contextlib.contextmanager
@@ -153,7 +153,7 @@ def _parquet_file(file: Path) -> Iterator[Any]:
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).split("\n")[0]
         found = f"no Parquet file, or a damaged one: {reason}"
-        raise DataError(found, Place(file)) from None
+        raise DataError(found, Location(file)) from None
 
 
 def _tf_records(file: Path, columns: Sequence[str] | None) -> Iterator[Row]:
@@ -166,11 +166,11 @@ def _tf_records(file: Path, columns: Sequence[str] | None) -> Iterator[Row]:
         for number, record in enumerate(records, 1):
             found = tf.train.Example.FromString(record)
             row = {name: _feature(each) for name, each in found.features.feature.items()}
-            yield Place(file, f"record {number}"), dict(sorted(row.items()))
+            yield Location(file, f"record {number}"), dict(sorted(row.items()))
     except (tf.errors.OpError, DecodeError) as error:
         reason = str(getattr(error, "message", error)).split("\n")[0]
         raise DataError(
-            f"no tf.train.Example, or a damaged one: {reason}", Place(file, f"record {number + 1}")
+            f"no tf.train.Example, or a damaged one: {reason}", Location(file, f"record {number + 1}")
         ) from None
 
 

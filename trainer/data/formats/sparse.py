@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from trainer.data.checks import check_shape
-from trainer.data.dataset import Array, Reading, Source
+from trainer.data.dataset import Array, RawSplits, ReadOptions
 from trainer.data.formats import npz
-from trainer.errors import DataError, Place
+from trainer.errors import DataError, Location
 
 NAME = "an .npz of a SciPy sparse matrix with an array `labels`"
 
@@ -27,7 +27,7 @@ def recognises(files: Sequence[Path]) -> bool:
     return len(files) == 1 and {"format", "shape", "data"} <= npz.members(files[0])
 
 
-def read(files: Sequence[Path], options: Reading) -> Source:
+def read(files: Sequence[Path], options: ReadOptions) -> RawSplits:
     """Reads the matrix (N, D) and its labels (N,); the data comes in one piece.
 
     Raises:
@@ -36,15 +36,15 @@ def read(files: Sequence[Path], options: Reading) -> Source:
     (file,) = files
     kind = npz.array(file, "format")
     if kind.ndim != 0 or kind.item() not in ("csr", b"csr"):
-        raise DataError(f"sparse matrix of format {kind}, expected csr", Place(file))
+        raise DataError(f"sparse matrix of format {kind}, expected csr", Location(file))
     data, indices, indptr, shape, labels = (
         npz.array(file, name) for name in ("data", "indices", "indptr", "shape", "labels")
     )
     try:
         examples = dense(data, indices, indptr, shape)
     except DataError as error:
-        raise error.at(Place(file)) from None
-    return Source(train=(examples, labels))
+        raise error.at(Location(file)) from None
+    return RawSplits(train=(examples, labels))
 
 
 def dense(data: Array, indices: Array, indptr: Array, shape: Array) -> Array:

@@ -14,13 +14,13 @@ import numpy as np
 
 from trainer import storage
 from trainer.data import checks, splits
-from trainer.data.dataset import Array, Reading, Source
+from trainer.data.dataset import Array, RawSplits, ReadOptions
 from trainer.data.formats import images, rows, vertex_jsonl
-from trainer.data.formats.rows import MOST_CHARACTERS, listed
+from trainer.data.formats.rows import MAX_CHARACTERS, listed
 from trainer.data.shards.external_shuffle import in_order
 from trainer.data.shards.reader import cut
 from trainer.data.shards.shard_format import Stream
-from trainer.errors import DataError, Place, UsageError
+from trainer.errors import DataError, Location, UsageError
 from trainer.runtime import memory
 from trainer.runtime.log import LOGGER
 from trainer.storage import Folder
@@ -45,8 +45,8 @@ _IMAGES = (
     "path",
 )
 
-_MOST_MISSING = 0.1
-_MOST_NAMED = 5
+_MAX_MISSING = 0.1
+_MAX_NAMED = 5
 _TEXTS_AT_ONCE = 1024
 _GROUP_BYTES = 16 << 20  # Of texts in a row group.
 
@@ -62,7 +62,7 @@ class _Columns:
 class _Cell:
     """What a row has that lacks nothing."""
 
-    place: Place
+    place: Location
     value: Any
     label: str
     part: str  # "train", "validation" or "test".
@@ -76,9 +76,9 @@ class _LeftOut:
     missing: int = 0
     named: list[str] = field(default_factory=list)
 
-    def add(self, place: Place) -> None:
+    def add(self, place: Location) -> None:
         self.missing += 1
-        if len(self.named) < _MOST_NAMED:
+        if len(self.named) < _MAX_NAMED:
             self.named.append(place.name)
 
     def tell(self) -> None:
@@ -87,7 +87,7 @@ class _LeftOut:
             return
         some = ", ".join(self.named)
         message = f"{self.missing} of {self.rows} rows lack a label or an example: {some}"
-        if self.missing > _MOST_MISSING * self.rows:
+        if self.missing > _MAX_MISSING * self.rows:
             raise DataError(f"{message}; expected at most a tenth")
         LOGGER.warning("left out: %s", message)
 
@@ -101,7 +101,7 @@ def recognises(files: Sequence[Path]) -> bool:
     return not (vertex_jsonl.recognises(tables) and vertex_jsonl.is_one(tables[0]))
 
 
-def read(files: Sequence[Path], options: Reading) -> Source:
+def read(files: Sequence[Path], options: ReadOptions) -> RawSplits:
     """Reads all rows; files named train, validation and test make the parts.
 
     Rows without a label or an example are left out, which is told.
@@ -113,7 +113,7 @@ def read(files: Sequence[Path], options: Reading) -> Source:
     """
     tables = list(filter(rows.is_table, files))
     for table in tables:
-        memory.check_data(rows.size_in_memory(table), "a table of this size", Place(table))
+        memory.check_data(rows.size_in_memory(table), "a table of this size", Location(table))
     columns, left_out = _columns(tables, options), _LeftOut()
     cells = list(_cells(tables, columns, left_out))
     left_out.tell()
@@ -125,7 +125,7 @@ def read(files: Sequence[Path], options: Reading) -> Source:
     return splits.source(examples, [cell.label for cell in cells], [cell.part for cell in cells])
 
 
-def stream(files: Sequence[Path], options: Reading) -> Stream:
+def stream(files: Sequence[Path], options: ReadOptions) -> Stream:
     """Gives texts or images some at a time; labels, and the paths of images, are in memory.
 
     Raises:
@@ -146,8 +146,8 @@ def stream(files: Sequence[Path], options: Reading) -> Stream:
     left_out.tell()
     if len(names) == len(labels):
         return images.stream(names, labels, part_of, options)
-    pieces = images.Pieces(3 if coloured else images.channels(names), options.image_size)
-    classes, numbers, rows_of = splits.numbered(labels, part_of)
+    pieces = images.ImageReader(3 if coloured else images.channels(names), options.image_size)
+    classes, numbers, rows_of = splits.class_names(labels, part_of)
     found = {}
     for name, at in rows_of.items():
         of_part = [table for table in tables if _part(table) == part_of[at[0]]]
@@ -175,12 +175,12 @@ def write(folder: Folder, stream: Stream) -> None:
         {"text": pyarrow.string(), "label": pyarrow.int64()},
         metadata={"huggingface": json.dumps({"info": {"features": features}})},
     )
-    with storage.scratch() as scratch:
+    with storage.temporary_directory() as temporary_directory:
         files = {f"{name}.parquet": part for name, part in stream.parts.items()}
         for name, (blocks, labels) in files.items():
-            _write(scratch / name, blocks, labels, schema)
+            _write(temporary_directory / name, blocks, labels, schema)
         for name in files:
-            folder.put(name, scratch / name)
+            folder.write(name, temporary_directory / name)
 
 
 def _write(path: Path, blocks: Iterable[Array], labels: Array, schema: Any) -> None:
@@ -214,12 +214,12 @@ def _cells(tables: Iterable[Path], columns: _Columns, left_out: _LeftOut) -> Ite
                 left_out.add(place)
 
 
-def _columns(tables: Sequence[Path], options: Reading) -> _Columns:
+def _columns(tables: Sequence[Path], options: ReadOptions) -> _Columns:
     """Finds out by the first row which columns hold labels and examples."""
     place, first = next(itertools.chain.from_iterable(map(rows.read, tables)), (None, {}))
     if place is None:
-        raise DataError("no rows", Place(tables[0]))
-    table = Place(place.file)
+        raise DataError("no rows", Location(tables[0]))
+    table = Location(place.file)
     label = _column(table, first, options.label_column, _LABELS, "--label-column")
     if options.text_column and options.image_column:
         raise UsageError("--text-column and --image-column: expected one of them")
@@ -246,7 +246,7 @@ def _columns(tables: Sequence[Path], options: Reading) -> _Columns:
 
 
 def _column(
-    table: Place, first: dict[str, Any], name: str | None, usual: Sequence[str], flag: str
+    table: Location, first: dict[str, Any], name: str | None, usual: Sequence[str], flag: str
 ) -> str:
     if name is not None:
         if name not in first:
@@ -296,16 +296,16 @@ def _text(cell: _Cell) -> str:
             value = value.decode()
         except UnicodeDecodeError as error:
             raise DataError(f"not UTF-8: {error}", cell.place) from None
-    if fault := checks.text_fault(value):
+    if fault := checks.text_error(value):
         raise DataError(fault, cell.place)
-    if len(value) > MOST_CHARACTERS:
+    if len(value) > MAX_CHARACTERS:
         raise DataError(
-            f"found {len(value)} characters, expected a text of up to {MOST_CHARACTERS}", cell.place
+            f"found {len(value)} characters, expected a text of up to {MAX_CHARACTERS}", cell.place
         )
     return str(value).strip()
 
 
-def _items(cells: Iterable[_Cell], options: Reading) -> Iterator[images.Item]:
+def _items(cells: Iterable[_Cell], options: ReadOptions) -> Iterator[images.Item]:
     """Gives images, of which several are read at a time where they are files of their own."""
     for within, some in itertools.groupby(cells, lambda cell: isinstance(cell.value, bytes)):
         if within:
@@ -314,7 +314,7 @@ def _items(cells: Iterable[_Cell], options: Reading) -> Iterator[images.Item]:
             yield from images.of_files(_file(cell, options) for cell in some)
 
 
-def _file(cell: _Cell, options: Reading) -> Path | str:
+def _file(cell: _Cell, options: ReadOptions) -> Path | str:
     """Returns where the image lies that a row names."""
     place, value = cell.place, cell.value
     if not isinstance(value, str):

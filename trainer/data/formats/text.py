@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data.dataset import Array, Reading, Source
-from trainer.errors import DataError, Place
+from trainer.data.dataset import Array, RawSplits, ReadOptions
+from trainer.errors import DataError, Location
 from trainer.runtime import memory
 
 NAME = "a folder with one UTF-8 text file a class (pos.txt, neg.txt), one example a line"
 
-MOST_CHARACTERS = 1_000_000
+MAX_CHARACTERS = 1_000_000
 
 
 def recognises(files: Sequence[Path]) -> bool:
@@ -22,7 +22,7 @@ def recognises(files: Sequence[Path]) -> bool:
     return any(file.suffix == ".txt" for file in files)
 
 
-def read(files: Sequence[Path], options: Reading) -> Source:
+def read(files: Sequence[Path], options: ReadOptions) -> RawSplits:
     """Reads the lines of each class; blank ones are left out. The data comes in one piece.
 
     Raises:
@@ -30,22 +30,22 @@ def read(files: Sequence[Path], options: Reading) -> Source:
     """
     texts = [file for file in files if file.suffix == ".txt"]
     if len(texts) < 2:
-        raise DataError(f"found one class only, expected {NAME}", Place(texts[0]))
+        raise DataError(f"found one class only, expected {NAME}", Location(texts[0]))
     examples: list[str] = []
     labels: list[int] = []
     for label, file in enumerate(texts):
         lines = _lines(file)
         if not lines:
-            raise DataError("no examples, expected one a line", Place(file))
+            raise DataError("no examples, expected one a line", Location(file))
         examples += lines
         labels += [label] * len(lines)
-    return Source(
+    return RawSplits(
         train=(np.array(examples, dtype=object), np.array(labels, dtype=np.int32)),
         classes=tuple(file.stem for file in texts),
     )
 
 
-def whole(items: Iterable[tuple[Place, bytes]], count: int) -> Array:
+def whole(items: Iterable[tuple[Location, bytes]], count: int) -> Array:
     """Reads texts in files of their own: object array of str (N,).
 
     Args:
@@ -81,16 +81,16 @@ def line(content: bytes) -> str:
         raise DataError(f"not UTF-8: found byte 0x{content[error.start]:02x}") from None
     if "\0" in text:
         raise DataError("a NUL character; is the file UTF-16?")
-    if len(text) > MOST_CHARACTERS:
+    if len(text) > MAX_CHARACTERS:
         raise DataError(
-            f"found {len(text)} characters, expected one example a line, at most {MOST_CHARACTERS}"
+            f"found {len(text)} characters, expected one example a line, at most {MAX_CHARACTERS}"
         )
     return text
 
 
 def _lines(file: Path) -> list[str]:
     # Bytes, text, lines, strings.
-    memory.check_data(4 * file.stat().st_size, "a text file of this size", Place(file))
+    memory.check_data(4 * file.stat().st_size, "a text file of this size", Location(file))
     found = []
     # Not splitlines(): it also splits at form feeds and other separators within a sentence.
     lines = file.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
@@ -98,5 +98,5 @@ def _lines(file: Path) -> list[str]:
         try:
             found.append(line(content))
         except DataError as error:
-            raise error.at(Place(file, f"line {number}")) from None
+            raise error.at(Location(file, f"line {number}")) from None
     return [text for text in found if text]

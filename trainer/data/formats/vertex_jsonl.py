@@ -16,10 +16,10 @@ import numpy as np
 
 from trainer import storage
 from trainer.data import splits
-from trainer.data.dataset import Array, Reading, Source
+from trainer.data.dataset import Array, RawSplits, ReadOptions
 from trainer.data.formats import images, rows, text
 from trainer.data.shards.shard_format import Stream
-from trainer.errors import DataError, Place
+from trainer.errors import DataError, Location
 from trainer.runtime import memory
 
 NAME = "JSON lines of a Vertex AI data set (imageGcsUri or textContent, classificationAnnotation)"
@@ -35,7 +35,7 @@ _PLACES = ("gs://", "/gcs/")
 
 @dataclass(frozen=True)
 class _Item:
-    place: Place
+    place: Location
     kind: str  # One of _CONTENT.
     value: str
     label: str
@@ -51,7 +51,7 @@ def recognises(files: Sequence[Path]) -> bool:
     return bool(files) and all(file.suffix == ".jsonl" for file in files)
 
 
-def read(files: Sequence[Path], options: Reading) -> Source:
+def read(files: Sequence[Path], options: ReadOptions) -> RawSplits:
     """Reads all lines, and what they refer to in buckets.
 
     Lines that say what they are for (ml_use) make the parts; else the data comes in one piece.
@@ -62,7 +62,7 @@ def read(files: Sequence[Path], options: Reading) -> Source:
         StorageError: an object that a line refers to is not there, or may not be read.
     """
     for file in files:
-        memory.check_data(rows.size_in_memory(file), "a file of this size", Place(file))
+        memory.check_data(rows.size_in_memory(file), "a file of this size", Location(file))
     items = list(_items(files))
     if items[0].is_image:
         names = [item.value for item in items]
@@ -72,7 +72,7 @@ def read(files: Sequence[Path], options: Reading) -> Source:
     return splits.source(examples, [item.label for item in items], [item.part for item in items])
 
 
-def stream(files: Sequence[Path], options: Reading) -> Stream | None:
+def stream(files: Sequence[Path], options: ReadOptions) -> Stream | None:
     """Gives images some at a time, so that they need not fit into memory; their names do.
 
     Returns:
@@ -113,10 +113,10 @@ def _items(files: Sequence[Path]) -> Iterator[_Item]:
                 raise DataError("images and texts in one data set", place)
             yield item
     if first is None:
-        raise DataError("no examples, expected one a line", Place(files[0]))
+        raise DataError("no examples, expected one a line", Location(files[0]))
 
 
-def _item(fields: dict[str, Any], place: Place) -> _Item:
+def _item(fields: dict[str, Any], place: Location) -> _Item:
     kinds = [kind for kind in _CONTENT if fields.get(kind)]
     label = _field(fields, _ANNOTATION, "displayName")
     if len(kinds) != 1 or not isinstance(fields[kinds[0]], str):
@@ -148,7 +148,7 @@ def _known(fields: dict[str, Any]) -> str:
 
 def _texts(items: Sequence[_Item]) -> Array:
     stored = [item.value for item in items if item.kind == "textGcsUri"]
-    files = zip(map(Place, stored), storage.read_all(stored), strict=True)
+    files = zip(map(Location, stored), storage.read_all(stored), strict=True)
     contents = iter(text.whole(files, len(stored)))
     texts = [next(contents) if item.kind == "textGcsUri" else item.value.strip() for item in items]
     return np.array(texts, dtype=object)

@@ -27,7 +27,7 @@ class Cache:
         self._folder.check_writable()
         with storage.explained(folder):
             self._path.mkdir(parents=True, exist_ok=True)
-            for name in filter(storage.is_leftover, self._folder.names()):
+            for name in filter(storage.is_temporary, self._folder.names()):
                 self._folder.remove(name)
             files = [path for path in self._path.iterdir() if path.is_file()]
             self._left = limit_bytes - sum(path.stat().st_size for path in files)
@@ -39,7 +39,7 @@ class Cache:
             return (self._path / key).read_bytes()
         return None
 
-    def put(self, key: str, content: bytes) -> None:
+    def write(self, key: str, content: bytes) -> None:
         """Keeps a file if there is room."""
         with self._lock:
             if len(content) > self._left:

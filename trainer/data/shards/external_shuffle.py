@@ -61,7 +61,7 @@ def mixed(
     pile_of = np.empty(len(order), np.int64)
     pile_of[order] = np.arange(len(order)) // size
     came = 0
-    with storage.scratch() as folder:
+    with storage.temporary_directory() as folder:
         for held in cut(itertools.chain([first], blocks), _HELD_BYTES):
             came += len(held)
             if came > len(order):

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.data.shards.cache import Cache
-from trainer.errors import DataError, Place
+from trainer.errors import DataError, Location
 from trainer.storage import Folder
 
 Array = npt.NDArray[Any]
@@ -162,7 +162,7 @@ class Shards:
         """
         generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
         shuffled = generator.permutation(len(self.files)).tolist()
-        size = self._most_in_window()
+        size = self._max_in_window()
         # The first one is small, since the first step waits for it.
         cuts = [0, *range(math.ceil(size / 8), len(shuffled), size), len(shuffled)]
         for first, last in itertools.pairwise(cuts):
@@ -199,7 +199,7 @@ class Shards:
         content = None if self.cache is None else self.cache.get(_key(shard))
         return content if content is not None and crc32c(content) == shard.crc32c else None
 
-    def _most_in_window(self) -> int:
+    def _max_in_window(self) -> int:
         largest = max(shard.examples for shard in self.files) * self.example_bytes
         return max(1, self.window_bytes // largest)
 
@@ -210,7 +210,7 @@ class Shards:
 
     def _read(self, number: int) -> Array:
         shard = self.files[number]
-        place = Place(f"{self.folder.path}/{shard.file}")
+        place = Location(f"{self.folder.path}/{shard.file}")
         content = self._kept(shard)
         if content is None:
             content = self.folder.read(shard.file)
@@ -219,7 +219,7 @@ class Shards:
             if crc32c(content) != shard.crc32c:
                 raise DataError("damaged: another CRC32C than in the index", place)
             if self.cache is not None:
-                self.cache.put(_key(shard), content)
+                self.cache.write(_key(shard), content)
         examples = array(content, place)
         if examples.shape != (shard.examples, *self.example) or examples.dtype != self.dtype:
             raise DataError(
@@ -240,7 +240,7 @@ def crc32c(content: bytes) -> str:
     return base64.b64encode(google_crc32c.Checksum(content).digest()).decode()
 
 
-def array(content: bytes, place: Place) -> Array:
+def array(content: bytes, place: Location) -> Array:
     """Returns the array of an .npy file, without a copy.
 
     Args:

@@ -13,12 +13,12 @@ import pydantic
 
 from trainer import storage
 from trainer.data import digests
-from trainer.data.checks import MOST_CLASSES
-from trainer.data.dataset import Array, Source, Split
+from trainer.data.checks import MAX_CLASSES
+from trainer.data.dataset import Array, RawSplits, Split
 from trainer.data.shards.cache import Cache
 from trainer.data.shards.external_shuffle import shuffled
 from trainer.data.shards.reader import Shard, Shards, array, crc32c, cut
-from trainer.errors import DataError, Place
+from trainer.errors import DataError, Location
 from trainer.storage import Folder
 
 INDEX = "index.json"
@@ -50,7 +50,7 @@ class _Index:
     """What `index.json` holds."""
 
     format: Literal["trainer-shards-1"]
-    classes: list[str] = pydantic.Field(max_length=MOST_CLASSES)
+    classes: list[str] = pydantic.Field(max_length=MAX_CLASSES)
     shape: list[int] = pydantic.Field(min_length=1, max_length=3)
     dtype: Literal["uint8", "float32"]
     low: float
@@ -59,7 +59,7 @@ class _Index:
     parts: dict[Literal["train", "validation", "test"], _Part]
 
 
-def source(folder: Folder, cache: Cache | None = None) -> Source | None:
+def source(folder: Folder, cache: Cache | None = None) -> RawSplits | None:
     """Returns the data in a folder, local or in a bucket; None if it holds no shards.
 
     Labels and digests are read, examples are not.
@@ -74,7 +74,7 @@ def source(folder: Folder, cache: Cache | None = None) -> Source | None:
     content = folder.read(INDEX)
     if content is None:
         return None
-    place = Place(f"{folder.path}/{INDEX}")
+    place = Location(f"{folder.path}/{INDEX}")
     try:
         index = pydantic.TypeAdapter(_Index).validate_json(content)
     except pydantic.ValidationError as error:
@@ -99,11 +99,11 @@ def source(folder: Folder, cache: Cache | None = None) -> Source | None:
         parts[name] = shards, _numbers(folder, described.labels)
     if "train" not in parts:
         raise DataError("no part to train on", place)
-    return Source(**parts, classes=tuple(index.classes))
+    return RawSplits(**parts, classes=tuple(index.classes))
 
 
 def _numbers(folder: Folder, described: _File) -> Array:
-    place = Place(f"{folder.path}/{described.file}")
+    place = Location(f"{folder.path}/{described.file}")
     content = folder.read(described.file)
     if content is None or crc32c(content) != described.crc32c:
         raise DataError(f"missing, or damaged: another CRC32C than in {INDEX}", place)
@@ -175,17 +175,17 @@ def write(
         window_bytes: examples are shuffled within so many bytes of files.
     """
     described: dict[str, Any] = {}
-    with storage.scratch() as scratch:
+    with storage.temporary_directory() as temporary_directory:
         shape, dtype = None, None
         for name, (blocks, labels) in stream.parts.items():
             files, taken = [], []
             for number, block in enumerate(cut(blocks, shard_bytes)):
                 shape, dtype = list(block.shape[1:]), str(block.dtype)
                 taken.append(digests.of(block))
-                files.append(_put(folder, scratch, f"{name}-{number:05}.npy", block))
+                files.append(_put(folder, temporary_directory, f"{name}-{number:05}.npy", block))
             described[name] = {
-                "labels": _put(folder, scratch, f"{name}-labels.npy", labels.astype(np.int32)),
-                "digests": _put(folder, scratch, f"{name}-digests.npy", np.concatenate(taken)),
+                "labels": _put(folder, temporary_directory, f"{name}-labels.npy", labels.astype(np.int32)),
+                "digests": _put(folder, temporary_directory, f"{name}-digests.npy", np.concatenate(taken)),
                 "examples": files,
             }
         index = {
@@ -198,15 +198,15 @@ def write(
             "window_bytes": window_bytes,
             "parts": described,
         }
-        path = scratch / INDEX
+        path = temporary_directory / INDEX
         path.write_text(json.dumps(index, ensure_ascii=False) + "\n", encoding="utf-8")
-        folder.put(INDEX, path)
+        folder.write(INDEX, path)
 
 
-def _put(folder: Folder, scratch: Path, name: str, values: Array) -> dict[str, Any]:
-    path = scratch / name
+def _put(folder: Folder, temporary_directory: Path, name: str, values: Array) -> dict[str, Any]:
+    path = temporary_directory / name
     np.save(path, values, allow_pickle=False)
-    folder.put(name, path)
+    folder.write(name, path)
     described = {"file": name, "examples": len(values), "crc32c": storage.crc32c(path)}
     path.unlink()
     return described

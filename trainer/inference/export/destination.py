@@ -45,7 +45,7 @@ class Destination:
 
     def _check_free(self, overwrite: bool) -> None:
         if self._name:
-            if self._folder.version(self._name) and not overwrite:
+            if self._folder.generation(self._name) and not overwrite:
                 raise RunExistsError(
                     f"--out {self.path}: is there already, --overwrite replaces it"
                 )
@@ -59,10 +59,10 @@ class Destination:
         if present and not overwrite:
             raise RunExistsError(f"--out {self.path}: is there already, --overwrite replaces it")
 
-    def put(self, source: Path) -> None:
+    def write(self, source: Path) -> None:
         """Puts a local file or folder there; it is whole when it is seen as a model."""
         if source.is_file():
-            self._folder.put(self._name, source)
+            self._folder.write(self._name, source)
             return
         for name in sorted(self._folder.names(), key=lambda name: name != _GRAPH):
             if name == _GRAPH or name.startswith(_OF_SAVED_MODEL):
@@ -74,8 +74,8 @@ class Destination:
         }
         graph = files.pop(_GRAPH)
         try:
-            storage.put_all(self._folder, files)
-            self._folder.put(_GRAPH, graph)
+            storage.write_all(self._folder, files)
+            self._folder.write(_GRAPH, graph)
         except BaseException:
             for name in files:
                 self._folder.remove(name)

@@ -36,12 +36,12 @@ def load(run: FinishedRun, data: str | None = None) -> Examples:
         StorageError: it is not there any more.
         DataError: it is damaged, or holds something else than the model takes.
     """
-    from trainer.data.inputs import Input
+    from trainer.data.inputs import InputSignature
     from trainer.training import setup
 
-    dataset = setup.load_again(run, data)
+    dataset = setup.reload(run, data)
     place = data or run.config["data"]
-    found = Input.of(dataset.spec)
+    found = InputSignature.of(dataset.spec)
     if (found.kind, found.shape, found.dtype) != (run.input.kind, run.input.shape, run.input.dtype):
         raise DataError(
             f"--data {place}: found {found.expected()}, expected {run.input.expected()}, as "

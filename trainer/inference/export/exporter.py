@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer import storage
-from trainer.errors import DisagreementError, TrainerError, UsageError
+from trainer.errors import ExportMismatchError, TrainerError, UsageError
 from trainer.runs.finished_run import Predictor
 from trainer.runtime import imports
 from trainer.runtime.log import output_hidden
@@ -33,7 +33,7 @@ from trainer.runtime.log import output_hidden
 if TYPE_CHECKING:
     from trainer.data.dataset import Array, Dataset, Split
     from trainer.inference.export.destination import Destination
-    from trainer.inference.export.output_comparison import Agreement
+    from trainer.inference.export.output_comparison import OutputComparison
     from trainer.runs.finished_run import FinishedRun, Predictor
 
     Predict = Callable[[Array], Array]
@@ -51,12 +51,12 @@ OUTPUT = "probabilities"  # What the output is called where the format is ours t
 _EXAMPLES = 1000
 _TOLERANCE = 1e-4
 # A file in 8 bits rounds; what says otherwise more often than this is broken.
-_LEAST_SAME = 0.9
+_MIN_SAME = 0.9
 _REPRESENTATIVE = 500
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class ExportSource:
     """What a format is made of.
 
     Attributes:
@@ -83,7 +83,7 @@ class Exported:
     """
 
     size_bytes: int
-    comparison: Agreement
+    comparison: OutputComparison
 
 
 def find(name: str) -> Any:
@@ -128,7 +128,7 @@ def export(
     Raises:
         DamagedRunError: files of the run are not those of its manifest.
         UsageError: the model has parts that the format cannot hold.
-        DisagreementError: it answers otherwise than the run's own graph.
+        ExportMismatchError: it answers otherwise than the run's own graph.
     """
     from trainer.inference.export import output_comparison
     from trainer.runs import filenames
@@ -136,12 +136,12 @@ def export(
     module = find(name)
     test = data.test if int8 else output_comparison.some(data.test, _EXAMPLES)
     with (
-        storage.scratch() as scratch,
+        storage.temporary_directory() as temporary_directory,
         run.files(f"{filenames.SAVED_MODEL}/", *module.OF_RUN) as files,
     ):
         _compute_in_full()
         model = Predictor(files / filenames.SAVED_MODEL)
-        source = Source(
+        source = ExportSource(
             run=run,
             files=files,
             model=model,
@@ -149,16 +149,16 @@ def export(
             if int8
             else None,
         )
-        path = scratch / f"model{module.SUFFIX}"
+        path = temporary_directory / f"model{module.SUFFIX}"
         expected = output_comparison.in_batches(model.predict, test.array, run.batch_size)
         answers = _converted(name, module, source, path, test)
         found = output_comparison.compare(expected, answers, test.labels)
         _check(name, found, int8=int8)
-        destination.put(path)
+        destination.write(path)
         return Exported(size_bytes=_size(path), comparison=found)
 
 
-def _converted(name: str, module: Any, source: Source, path: Path, test: Split) -> Array:
+def _converted(name: str, module: Any, source: ExportSource, path: Path, test: Split) -> Array:
     """Writes the file and returns what it says of examples, loaded again."""
     from trainer.inference.export import output_comparison
 
@@ -175,16 +175,16 @@ def _converted(name: str, module: Any, source: Source, path: Path, test: Split) 
         ) from error
 
 
-def _check(name: str, found: Agreement, *, int8: bool) -> None:
+def _check(name: str, found: OutputComparison, *, int8: bool) -> None:
     if int8:
-        if not found.same >= _LEAST_SAME:
-            raise DisagreementError(
+        if not found.same >= _MIN_SAME:
+            raise ExportMismatchError(
                 f"--quantize int8: {found.same:.1%} of {found.examples:,} examples are said to be "
-                f"of the class that the run's own graph says, expected at least {_LEAST_SAME:.0%}; "
+                f"of the class that the run's own graph says, expected at least {_MIN_SAME:.0%}; "
                 "no file is left"
             )
     elif not found.difference <= _TOLERANCE:
-        raise DisagreementError(
+        raise ExportMismatchError(
             f"--format {name}: probabilities differ by up to {found.difference:.2g} from those of "
             f"the run's own graph on {found.examples:,} examples, expected at most "
             f"{_TOLERANCE:g}; no file is left"

@@ -14,7 +14,7 @@ from trainer.inference.export import keras
 from trainer.runs import filenames
 
 if TYPE_CHECKING:
-    from trainer.inference.export.exporter import Source
+    from trainer.inference.export.exporter import ExportSource
 
 SUFFIX = ".h5"
 NEEDS: tuple[str, ...] = ()
@@ -24,7 +24,7 @@ OF_RUN = (filenames.MODEL_H5,)
 load = keras.load
 
 
-def write(source: Source, path: Path) -> None:
+def write(source: ExportSource, path: Path) -> None:
     """Copies the run's file."""
     keras.import_layers(source)
     shutil.copyfile(source.files / filenames.MODEL_H5, path)

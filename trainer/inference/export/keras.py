@@ -13,7 +13,7 @@ from trainer.runs import filenames
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Array
-    from trainer.inference.export.exporter import Predict, Source
+    from trainer.inference.export.exporter import ExportSource, Predict
 
 SUFFIX = ".keras"
 NEEDS: tuple[str, ...] = ()
@@ -21,13 +21,13 @@ KINDS = ("image", "vector", "text")
 OF_RUN = (filenames.MODEL_KERAS,)
 
 
-def write(source: Source, path: Path) -> None:
+def write(source: ExportSource, path: Path) -> None:
     """Copies the run's file."""
     import_layers(source)
     shutil.copyfile(source.files / filenames.MODEL_KERAS, path)
 
 
-def import_layers(source: Source) -> None:
+def import_layers(source: ExportSource) -> None:
     """Imports the user's module that built the model: Keras files name layers, and hold no code."""
     name = source.run.config["model"]
     if name not in models.MODELS:

@@ -3,7 +3,7 @@
 Texts are cut into words by operators that LiteRT has not; those of TensorFlow's, which the
 converter could put in their place, no LiteRT interpreter for Python is built with.
 
-Source of 8 bits: Jacob et al. 2018 (arXiv:1712.05877), with scales from training examples.
+ExportSource of 8 bits: Jacob et al. 2018 (arXiv:1712.05877), with scales from training examples.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from trainer.inference.export.exporter import OUTPUT
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Array
-    from trainer.inference.export.exporter import Predict, Source
+    from trainer.inference.export.exporter import ExportSource, Predict
 
 SUFFIX = ".tflite"
 NEEDS = ("ai_edge_litert",)
@@ -27,7 +27,7 @@ OF_RUN: tuple[str, ...] = ()
 _LABELS = "labels.txt"
 
 
-def write(source: Source, path: Path) -> None:
+def write(source: ExportSource, path: Path) -> None:
     """Converts the run's graph; class names go along as `labels.txt`."""
     import tensorflow as tf
 

@@ -18,7 +18,7 @@ from trainer.runs import filenames
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Array
-    from trainer.inference.export.exporter import Predict, Source
+    from trainer.inference.export.exporter import ExportSource, Predict
     from trainer.runs.finished_run import FinishedRun
 
 SUFFIX = ".onnx"
@@ -29,7 +29,7 @@ OF_RUN: tuple[str, ...] = ()
 _OPSET = 18  # The latest that tf2onnx knows.
 
 
-def write(source: Source, path: Path) -> None:
+def write(source: ExportSource, path: Path) -> None:
     """Converts the run's graph; class names go along in the file's metadata."""
     from onnx import checker
 
@@ -62,7 +62,7 @@ def load(path: Path, kind: str) -> Predict:
     return predict
 
 
-def _converted(source: Source, name: str) -> Any:
+def _converted(source: ExportSource, name: str) -> Any:
     import tensorflow as tf
     from tf2onnx import optimizer, tf_loader, tfonnx
 

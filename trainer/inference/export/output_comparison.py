@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from trainer.data.dataset import Array, Split
-from trainer.errors import DisagreementError
+from trainer.errors import ExportMismatchError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Agreement:
+class OutputComparison:
     """How a model's answers compare with those that are expected of it.
 
     Attributes:
@@ -46,7 +46,7 @@ def in_batches(predict: Callable[[Array], Array], examples: Array, size: int) ->
     return np.concatenate(batches)
 
 
-def compare(expected: Array, answers: Array, labels: Array) -> Agreement:
+def compare(expected: Array, answers: Array, labels: Array) -> OutputComparison:
     """Compares class probabilities.
 
     Args:
@@ -55,15 +55,15 @@ def compare(expected: Array, answers: Array, labels: Array) -> Agreement:
         labels: the true classes, int32 (N,).
 
     Raises:
-        DisagreementError: they are of another shape.
+        ExportMismatchError: they are of another shape.
     """
     if answers.shape != expected.shape:
-        raise DisagreementError(
+        raise ExportMismatchError(
             f"the exported model answers {answers.shape}, expected {expected.shape}; no file is "
             "left"
         )
     said, wanted = answers.argmax(axis=1), expected.argmax(axis=1)
-    return Agreement(
+    return OutputComparison(
         examples=len(labels),
         difference=float(np.abs(answers.astype(np.float64) - expected).max()),
         same=float(np.mean(said == wanted)),

@@ -10,7 +10,7 @@ from trainer.runs import filenames
 from trainer.runs.finished_run import Predictor
 
 if TYPE_CHECKING:
-    from trainer.inference.export.exporter import Predict, Source
+    from trainer.inference.export.exporter import ExportSource, Predict
 
 SUFFIX = ".saved_model"
 NEEDS: tuple[str, ...] = ()
@@ -18,7 +18,7 @@ KINDS = ("image", "vector", "text")
 OF_RUN: tuple[str, ...] = (f"{filenames.SAVED_MODEL}/",)
 
 
-def write(source: Source, path: Path) -> None:
+def write(source: ExportSource, path: Path) -> None:
     """Copies the run's SavedModel."""
     shutil.copytree(source.files / filenames.SAVED_MODEL, path)
 

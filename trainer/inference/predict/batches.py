@@ -13,7 +13,7 @@ from trainer.inference.predict.reader import PAUSE, Item, Items
 _DEPTH = 4
 _LOOK_S = 0.1  # How often the thread looks whether it is still wanted.
 # Of a batch of texts: what a model makes of them is many times as large.
-_MOST_CHARACTERS = 1_000_000
+_MAX_CHARACTERS = 1_000_000
 
 _Made = TypeVar("_Made")
 
@@ -27,14 +27,14 @@ def batches(items: Items, size: int) -> Generator[list[Item]]:
             batch.append(item)
             if item.example is not None and item.example.dtype == object:
                 characters += len(item.example[()])
-        if batch and (item is PAUSE or len(batch) == size or characters > _MOST_CHARACTERS):
+        if batch and (item is PAUSE or len(batch) == size or characters > _MAX_CHARACTERS):
             yield batch
             batch, characters = [], 0
     if batch:
         yield batch
 
 
-def ahead(made: Generator[_Made]) -> Iterator[_Made]:
+def prefetch(made: Generator[_Made]) -> Iterator[_Made]:
     """Gives what a generator makes, which runs in a thread, a few steps ahead.
 
     It is not waited for when nobody wants more of it: it may be waiting for input.

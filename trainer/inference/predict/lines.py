@@ -8,7 +8,7 @@ import csv
 import io
 import select
 
-from trainer.data.formats.text import MOST_CHARACTERS
+from trainer.data.formats.text import MAX_CHARACTERS
 from trainer.errors import DataError
 
 _PIECE_BYTES = 1 << 20
@@ -22,16 +22,16 @@ class Lines:
         number: of the line that was given last, from 1.
     """
 
-    def __init__(self, content: io.BufferedReader, *, most_bytes: int, live: bool) -> None:
+    def __init__(self, content: io.BufferedReader, *, max_bytes: int, live: bool) -> None:
         """Takes a stream of UTF-8 from its start.
 
         Args:
             content: the stream.
-            most_bytes: of a line; a longer one is an error.
+            max_bytes: of a line; a longer one is an error.
             live: whether somebody may be writing to it, and wait for answers.
         """
         self.number = 0
-        self._content, self._most, self._live = content, most_bytes, live
+        self._content, self._most, self._live = content, max_bytes, live
         self._ready: collections.deque[bytes] = collections.deque()
         self._begun = bytearray()
         self._ended = False
@@ -90,7 +90,7 @@ class Rows:
         """Takes the lines of a file."""
         self.number = 0
         self._lines = lines
-        csv.field_size_limit(MOST_CHARACTERS)
+        csv.field_size_limit(MAX_CHARACTERS)
         # Not a generator, which would be over after an error.
         self._rows = csv.reader(map(_decoded, lines))
         self._again: list[str] | None = None

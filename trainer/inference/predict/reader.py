@@ -21,15 +21,15 @@ import numpy as np
 from trainer import storage
 from trainer.data.dataset import Array
 from trainer.data.formats import idx, images, npz, text
-from trainer.data.inputs import Input
-from trainer.errors import DataError, OutageError, Place, StorageError, UsageError
+from trainer.data.inputs import InputSignature
+from trainer.errors import DataError, Location, StorageError, TransientStorageError, UsageError
 from trainer.inference.predict.lines import Lines, Rows
 from trainer.storage import File
 
 STDIN = "-"
-_MOST_IMAGE_BYTES = 100_000_000  # Of a file; a larger one is no image for a model here.
-_MOST_TEXT_BYTES = 4 * text.MOST_CHARACTERS  # Of a line.
-_MOST_VALUE_BYTES = 32  # Of a number in a line.
+_MAX_IMAGE_BYTES = 100_000_000  # Of a file; a larger one is no image for a model here.
+_MAX_TEXT_BYTES = 4 * text.MAX_CHARACTERS  # Of a line.
+_MAX_VALUE_BYTES = 32  # Of a number in a line.
 _NPY = b"\x93NUMPY"
 _USUAL_COLUMN = "text"
 _SEVERAL = (".csv", ".jsonl", ".npy", ".idx")  # What holds several examples for any model.
@@ -40,7 +40,7 @@ class Item(NamedTuple):
 
     Attributes:
         name: of its file, with the number of the line or of the example in it, from 1.
-        example: as `Input` makes it; None if it could not be read.
+        example: as `InputSignature` makes it; None if it could not be read.
         error: why not.
     """
 
@@ -63,7 +63,7 @@ class Reader:
         column: of CSV the column, of JSON objects the field that holds an example.
     """
 
-    input: Input
+    input: InputSignature
     column: str | None = None
 
     def check(self, paths: Sequence[str]) -> None:
@@ -79,12 +79,12 @@ class Reader:
             paths: files, folders and patterns, local or gs://; "-" for stdin.
 
         Raises:
-            OutageError: the storage failed; trying again may help.
+            TransientStorageError: the storage failed; trying again may help.
         """
         files = itertools.chain.from_iterable(map(_files, paths))
         for alone, group in itertools.groupby(files, self._is_one_image):
             if alone:
-                yield from storage.several_at_once(self._image, group)
+                yield from storage.concurrent_map(self._image, group)
             else:
                 yield from itertools.chain.from_iterable(map(self._several, group))
 
@@ -105,8 +105,8 @@ class Reader:
 
     def _image(self, file: File) -> Item:
         try:
-            content = file.read(_MOST_IMAGE_BYTES)
-            return Item(file.path, self.input.from_image(content, Place(file.path)))
+            content = file.read(_MAX_IMAGE_BYTES)
+            return Item(file.path, self.input.from_image(content, Location(file.path)))
         except (DataError, StorageError) as error:
             return _bad(file.path, error)
 
@@ -146,7 +146,7 @@ class Reader:
         return self._array
 
     def _one_image(self, content: io.BufferedReader, name: str) -> Items:
-        yield Item(name, self.input.from_image(content.read(_MOST_IMAGE_BYTES), Place(name)))
+        yield Item(name, self.input.from_image(content.read(_MAX_IMAGE_BYTES), Location(name)))
 
     def _text(self, content: io.BufferedReader, name: str) -> Items:
         """Gives a text a line, as the data set of texts has it."""
@@ -230,7 +230,7 @@ class Reader:
         try:
             stream = idx.unzipped(content)
             header = npz.npy_header if stream.peek(6).startswith(_NPY) else idx.header
-            shape, dtype = header(stream, Place(name))
+            shape, dtype = header(stream, Location(name))
             one = _one_of(shape, dtype)
             self.input.from_numbers(one)  # One line for the file, not one for each of its examples.
             for number in range(1, shape[0] + 1):
@@ -245,10 +245,10 @@ class Reader:
             raise DataError(f"damaged or truncated gzip: {error}") from None
 
     def _lines(self, content: io.BufferedReader, name: str) -> Lines:
-        most = _MOST_TEXT_BYTES
+        most = _MAX_TEXT_BYTES
         if self.input.kind != "text":
-            most += _MOST_VALUE_BYTES * math.prod(self.input.shape)
-        return Lines(content, most_bytes=most, live=name == STDIN)
+            most += _MAX_VALUE_BYTES * math.prod(self.input.shape)
+        return Lines(content, max_bytes=most, live=name == STDIN)
 
 
 def _each(source: Lines | Rows, name: str, work: Callable[[Any], Array | None]) -> Items:
@@ -281,9 +281,9 @@ def _bad(name: str, error: Exception) -> Item:
     """Returns the item of what could not be read.
 
     Raises:
-        OutageError: that is the error, which says nothing of the file.
+        TransientStorageError: that is the error, which says nothing of the file.
     """
-    if isinstance(error, OutageError):
+    if isinstance(error, TransientStorageError):
         raise error
     found = error.found if isinstance(error, DataError) else str(error).removeprefix(f"{name}: ")
     return Item(name, None, " ".join(found.split()))
@@ -293,9 +293,9 @@ def _bad(name: str, error: Exception) -> Item:
 class _Stdin:
     path: str = STDIN
 
-    def read(self, most_bytes: int) -> bytes:
+    def read(self, max_bytes: int) -> bytes:
         with self.open() as content:
-            return content.read(most_bytes)
+            return content.read(max_bytes)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[io.BufferedReader]:
@@ -309,7 +309,7 @@ class _Missing:
     path: str
     error: StorageError
 
-    def read(self, most_bytes: int) -> bytes:
+    def read(self, max_bytes: int) -> bytes:
         raise self.error
 
     def open(self) -> contextlib.AbstractContextManager[io.BufferedReader]:

@@ -23,9 +23,9 @@ from starlette.exceptions import HTTPException
 
 from trainer import __version__
 from trainer.inference.serve import schemas
-from trainer.inference.serve.batching import Batcher
-from trainer.inference.serve.metrics import CONTENT_TYPE, Measured, Metrics
-from trainer.inference.serve.predictions import MOST_WAITING, Limits, Predictions
+from trainer.inference.serve.batching import DynamicBatcher
+from trainer.inference.serve.metrics import CONTENT_TYPE, Metrics, MetricsMiddleware
+from trainer.inference.serve.predictions import MAX_WAITING, Limits, Predictions
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -56,7 +56,7 @@ class _PlainRoute(APIRoute):
         return handler
 
 
-def make(
+def create_app(
     run: FinishedRun, predict: Predict, *, max_batch: int, limits: Limits, routes: Routes
 ) -> ASGIApp:
     """Makes the application.
@@ -69,7 +69,7 @@ def make(
         routes: of predictions and health.
     """
     metrics = Metrics()
-    batcher = Batcher(metrics.measured(predict), max_batch=max_batch, most_waiting=MOST_WAITING)
+    batcher = DynamicBatcher(metrics.measured(predict), max_batch=max_batch, max_queue_size=MAX_WAITING)
     metrics.waiting.set_function(lambda: batcher.waiting)
 
     @contextlib.asynccontextmanager
@@ -91,11 +91,11 @@ def make(
     _answer_others(app, run, metrics, routes)
     own = ("/", "/v1/model", "/metrics", "/docs", "/openapi.json")
     names = {routes.predict: "predict", routes.health: "health"}
-    return Measured(app, metrics, {path: path for path in own} | names)
+    return MetricsMiddleware(app, metrics, {path: path for path in own} | names)
 
 
 def _answer_the_service(
-    app: FastAPI, run: FinishedRun, asked: Predictions, batcher: Batcher, routes: Routes
+    app: FastAPI, run: FinishedRun, asked: Predictions, batcher: DynamicBatcher, routes: Routes
 ) -> None:
     async def health(request: Request) -> Response:
         if not batcher.alive:

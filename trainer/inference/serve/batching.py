@@ -28,27 +28,27 @@ class BusyError(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class _Question:
+class _Request:
     examples: Array
     answer: asyncio.Future[Array]
 
 
-class Batcher:
+class DynamicBatcher:
     """Asks a model in batches, from within one event loop."""
 
-    def __init__(self, predict: Predict, *, max_batch: int, most_waiting: int) -> None:
+    def __init__(self, predict: Predict, *, max_batch: int, max_queue_size: int) -> None:
         """Makes it; `running` has to be entered before anything is asked.
 
         Args:
             predict: from examples (N, ...) to class probabilities (N, classes); it is called in a
                 thread of its own, by one batch after the other.
             max_batch: how many examples the model is given at once.
-            most_waiting: examples that may wait for the model.
+            max_queue_size: examples that may wait for the model.
         """
         self._predict = predict
         self._max_batch = max_batch
-        self._most_waiting = most_waiting
-        self._queue: collections.deque[_Question] = collections.deque()
+        self._max_queue_size = max_queue_size
+        self._queue: collections.deque[_Request] = collections.deque()
         self._asked = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "model")
@@ -69,7 +69,7 @@ class Batcher:
             self._worker.cancel()
             self._thread.shutdown(wait=False)
 
-    def ask(self, examples: Array) -> asyncio.Future[Array]:
+    def submit(self, examples: Array) -> asyncio.Future[Array]:
         """Returns what will be the class probabilities, float32 (N, classes).
 
         Who does not want them any more cancels the future: they are not computed then, unless they
@@ -81,9 +81,9 @@ class Batcher:
         Raises:
             BusyError: too many wait.
         """
-        if self.waiting and self.waiting + len(examples) > self._most_waiting:
+        if self.waiting and self.waiting + len(examples) > self._max_queue_size:
             raise BusyError(f"{self.waiting} examples wait for the model")
-        question = _Question(examples, asyncio.get_running_loop().create_future())
+        question = _Request(examples, asyncio.get_running_loop().create_future())
         self._queue.append(question)
         self.waiting += len(examples)
         self._asked.set()
@@ -96,9 +96,9 @@ class Batcher:
             if batch:
                 await self._answer(batch)
 
-    def _next_batch(self) -> list[_Question]:
+    def _next_batch(self) -> list[_Request]:
         """Takes questions off the queue that fit into a batch; at least one, if somebody waits."""
-        batch: list[_Question] = []
+        batch: list[_Request] = []
         size = 0
         while self._queue:
             question = self._queue[0]
@@ -107,14 +107,14 @@ class Batcher:
                 break
             self._queue.popleft()
             self.waiting -= count
-            if not question.answer.done():  # Else who asked it has gone, or its time is over.
+            if not question.answer.done():  # Else who asked it has gone, or its time is cancelled.
                 batch.append(question)
                 size += count
         if not self._queue:
             self._asked.clear()
         return batch
 
-    async def _answer(self, batch: Sequence[_Question]) -> None:
+    async def _answer(self, batch: Sequence[_Request]) -> None:
         loop = asyncio.get_running_loop()
         parts = [question.examples for question in batch]
         try:

@@ -66,7 +66,7 @@ class Metrics:
         return counted
 
 
-class Measured:
+class MetricsMiddleware:
     """ASGI middleware that counts requests, and how long they took."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, routes: Mapping[str, str]) -> None:

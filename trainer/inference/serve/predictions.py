@@ -1,4 +1,4 @@
-"""What is asked of the model over HTTP: `{"instances": [...]}` becomes `{"predictions": [...]}`."""
+"""What is asked of the model cancelled HTTP: `{"instances": [...]}` becomes `{"predictions": [...]}`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from trainer.errors import DataError
-from trainer.inference.serve.batching import Batcher, BusyError
+from trainer.inference.serve.batching import BusyError, DynamicBatcher
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Array
-    from trainer.data.inputs import Input
+    from trainer.data.inputs import InputSignature
 
-MOST_INSTANCES = 1024
-MOST_WAITING = 2 * MOST_INSTANCES
-_MOST_HELD_BYTES = 512_000_000  # Of all bodies that are being read or worked on.
+MAX_INSTANCES = 1024
+MAX_WAITING = 2 * MAX_INSTANCES
+_MAX_HELD_BYTES = 512_000_000  # Of all bodies that are being read or worked on.
 # What is read at once, and not in a thread. It is less than a thread costs, but for image files,
 # whose few bytes can stand for millions of pixels.
 _SMALL_BYTES = 50_000
@@ -51,17 +51,17 @@ class Predictions:
     """The endpoint for predictions."""
 
     def __init__(
-        self, taken: Input, classes: Sequence[str], batcher: Batcher, limits: Limits
+        self, signature: InputSignature, classes: Sequence[str], batcher: DynamicBatcher, limits: Limits
     ) -> None:
         """Makes it.
 
         Args:
-            taken: what the model takes.
+            signature: what the model takes.
             classes: names, in the order of the model's outputs.
             batcher: asks the model.
             limits: of each request.
         """
-        self._taken = taken
+        self._taken = signature
         self._classes = classes
         self._batcher = batcher
         self._limits = limits
@@ -84,7 +84,7 @@ class Predictions:
                 answers = await self._answers(await self._examples(body), request)
         except ClientDisconnect:
             return Response(status_code=_CLIENT_HAS_GONE)
-        except asyncio.CancelledError:  # What the server gave requests to end is over.
+        except asyncio.CancelledError:  # What the server gave requests to end is cancelled.
             raise HTTPException(503, "the server is being stopped", _CLOSE) from None
         except TimeoutError:
             waited = f"within {self._limits.timeout_s:g} s"
@@ -106,26 +106,26 @@ class Predictions:
             self._held_bytes += len(part)
             if len(body) > most:
                 raise HTTPException(413, f"found a body of more than {most} bytes")
-            if self._held_bytes > _MOST_HELD_BYTES:
+            if self._held_bytes > _MAX_HELD_BYTES:
                 raise _busy(f"{self._held_bytes} bytes of requests are being worked on")
 
     async def _examples(self, body: bytearray) -> Array:
         if len(body) > _SMALL_BYTES:
-            return await self._in_thread(lambda over: self._read(instances(body), over))
+            return await self._in_thread(lambda cancelled: self._read(instances(body), cancelled))
         asked = instances(body)
         if any(isinstance(each, dict) for each in asked):
-            return await self._in_thread(lambda over: self._read(asked, over))
+            return await self._in_thread(lambda cancelled: self._read(asked, cancelled))
         return self._read(asked, threading.Event())
 
     async def _in_thread(self, read: Callable[[threading.Event], Array]) -> Array:
-        over = threading.Event()
+        cancelled = threading.Event()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._readers, read, over)
+            return await asyncio.get_running_loop().run_in_executor(self._readers, read, cancelled)
         finally:
-            over.set()
+            cancelled.set()
 
-    def _read(self, asked: Sequence[Any], over: threading.Event) -> Array:
-        """Returns examples (N, ...) from what JSON can say; stops when the request is over.
+    def _read(self, asked: Sequence[Any], cancelled: threading.Event) -> Array:
+        """Returns examples (N, ...) from what JSON can say; stops when the request is cancelled.
 
         Raises:
             HTTPException: 400, which names the first instance that is none.
@@ -137,7 +137,7 @@ class Predictions:
                 pass  # For one of them at least; which one is told below.
         examples = []
         for index, each in enumerate(asked):
-            if over.is_set():  # A thousand images of some kB each can take minutes.
+            if cancelled.is_set():  # A thousand images of some kB each can take minutes.
                 raise TimeoutError
             try:
                 examples.append(self._taken.from_json(each))
@@ -147,7 +147,7 @@ class Predictions:
 
     async def _answers(self, asked: Array, request: Request) -> Array:
         try:
-            answers = self._batcher.ask(asked)
+            answers = self._batcher.submit(asked)
         except BusyError as error:
             raise _busy(str(error)) from None
         try:
@@ -190,8 +190,8 @@ def instances(body: bytes | bytearray) -> list[Any]:
         named = min(unknown) if unknown else "parameters"
         raise HTTPException(400, f"found {named!r}, expected nothing but 'instances'")
     found: list[Any] = asked["instances"]
-    if not 1 <= len(found) <= MOST_INSTANCES:
-        raise HTTPException(400, f"found {len(found)} instances, expected 1 to {MOST_INSTANCES}")
+    if not 1 <= len(found) <= MAX_INSTANCES:
+        raise HTTPException(400, f"found {len(found)} instances, expected 1 to {MAX_INSTANCES}")
     return found
 
 

@@ -11,11 +11,11 @@ import pydantic
 from pydantic import Field
 
 from trainer import storage
-from trainer.inference.serve.predictions import MOST_INSTANCES
+from trainer.inference.serve.predictions import MAX_INSTANCES
 from trainer.runs import filenames
 
 if TYPE_CHECKING:
-    from trainer.data.inputs import Input
+    from trainer.data.inputs import InputSignature
     from trainer.runs.finished_run import FinishedRun
 
 
@@ -81,13 +81,13 @@ class Description(pydantic.BaseModel):
         )
 
 
-def body(taken: Input) -> dict[str, Any]:
+def body(signature: InputSignature) -> dict[str, Any]:
     """Returns what OpenAPI has to say of a request that asks the model."""
-    content = {"schema": _asked(taken), "example": {"instances": [_example(taken)]}}
+    content = {"schema": _asked(signature), "example": {"instances": [_example(signature)]}}
     return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
 
-def _asked(taken: Input) -> dict[str, Any]:
+def _asked(signature: InputSignature) -> dict[str, Any]:
     return {
         "type": "object",
         "required": ["instances"],
@@ -96,8 +96,8 @@ def _asked(taken: Input) -> dict[str, Any]:
             "instances": {
                 "type": "array",
                 "minItems": 1,
-                "maxItems": MOST_INSTANCES,
-                "items": _instance(taken),
+                "maxItems": MAX_INSTANCES,
+                "items": _instance(signature),
             },
             "parameters": {
                 "type": ["object", "null"],
@@ -108,27 +108,27 @@ def _asked(taken: Input) -> dict[str, Any]:
     }
 
 
-def _example(taken: Input) -> Any:
-    if taken.kind == "text":
+def _example(signature: InputSignature) -> Any:
+    if signature.kind == "text":
         return "A text."
-    if taken.kind == "image" and taken.shape[-1] in (1, 3):
+    if signature.kind == "image" and signature.shape[-1] in (1, 3):
         return {"b64": "iVBORw0KGgo..."}
-    return np.zeros(taken.shape, int).tolist()
+    return np.zeros(signature.shape, int).tolist()
 
 
-def _instance(taken: Input) -> dict[str, Any]:
-    if taken.kind == "text":
+def _instance(signature: InputSignature) -> dict[str, Any]:
+    if signature.kind == "text":
         return {"type": "string"}
     number: dict[str, Any] = {"type": "number"}
-    if taken.dtype == "uint8":
+    if signature.dtype == "uint8":
         number = {"type": "integer", "minimum": 0, "maximum": 255}
-    nested = _nested(number, taken.shape)
-    if taken.kind == "vector":
+    nested = _nested(number, signature.shape)
+    if signature.kind == "vector":
         return nested
     forms = [nested]
-    if taken.shape[-1] == 1:
-        forms.append(_nested(number, taken.shape[:-1]))
-    if taken.shape[-1] in (1, 3):
+    if signature.shape[-1] == 1:
+        forms.append(_nested(number, signature.shape[:-1]))
+    if signature.shape[-1] in (1, 3):
         coded = {"type": "string", "contentEncoding": "base64"}
         forms.append(
             {
