@@ -74,7 +74,9 @@ def kill(options: argparse.Namespace, folder: Path) -> bool:
         print("to the bit" if same else "DIFFERENT", flush=True)
         if not same:
             return False
-    print(f"{options.place}: {into.total()} kills cancelled {runs} runs, at {len(positions)} different")
+    print(
+        f"{options.place}: {into.total()} kills cancelled {runs} runs, at {len(positions)} different"
+    )
     print(f"milliseconds after the start: {dict(into)}")
     return True
 

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from trainer import config as configs
 from trainer import task
 from trainer.cli import data, main, serve
-from trainer.config import command_line
+from trainer.config import Config, check, command_line, flag_name, option_specs
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 VALUES = {
@@ -75,8 +74,8 @@ def test_jobs_that_are_submitted_would_be_accepted(
 def test_exports_have_flags_that_exist(command: str) -> None:
     words = shlex.split(command)[1:]
     settings = importlib.import_module(main.COMMANDS[words[0]][0]).Settings
-    flags = command_line.read(words[1:], configs.settings(settings), program="", summary="")
-    configs.check(settings, flags)
+    flags = command_line.read(words[1:], option_specs(settings), program="", summary="")
+    check(settings, flags)
 
 
 @pytest.mark.parametrize(
@@ -92,9 +91,9 @@ def test_questions_to_a_run_have_flags_that_exist(name: str, command: str) -> No
     settings = importlib.import_module(main.COMMANDS[name][0]).Settings
     words = shlex.split(command)[2:]
     given = command_line.read(
-        words, configs.settings(settings), program=name, summary="", names=task.NAMES
+        words, option_specs(settings), program=name, summary="", names=task.NAMES
     )
-    configs.check(settings, given)
+    check(settings, given)
 
 
 def test_the_commands_are_found() -> None:
@@ -110,11 +109,9 @@ def test_the_commands_are_found() -> None:
 def test_flags_that_are_named_exist(page: Path) -> None:
     """In tables and text; those of other programs stand in code blocks."""
     modules = [importlib.import_module(place) for place, _ in main.COMMANDS.values()]
-    kinds = [getattr(module, "Settings", configs.Config) for module in modules]
+    kinds = [getattr(module, "Settings", Config) for module in modules]
     kinds += [data.Check, data.Convert]
-    known = {
-        configs.flag_name(setting.name) for kind in kinds for setting in configs.settings(kind)
-    }
+    known = {flag_name(setting.name) for kind in kinds for setting in option_specs(kind)}
     others = {"--gpus", "--read-only", "--tmpfs", "--help", "--memory", "--target"}
     others |= {"--substitutions"}
     text = re.sub(r"^    .*$", "", page.read_text(), flags=re.MULTILINE)

@@ -220,7 +220,9 @@ def test_an_upload_that_was_corrupted_is_taken_back(
 def test_an_outage_ends_by_itself_and_says_so(bucket: str, proxy: FaultProxy) -> None:
     proxy.add(status=503, times=1000)
     started = time.monotonic()
-    with pytest.raises(TransientStorageError, match=f"{bucket}/run/.*: Cloud Storage failed") as caught:
+    with pytest.raises(
+        TransientStorageError, match=f"{bucket}/run/.*: Cloud Storage failed"
+    ) as caught:
         storage.folder(f"{bucket}/run").check_writable()
     assert time.monotonic() - started < 30
     assert caught.value.exit_code == 1
@@ -280,7 +282,9 @@ def test_a_piece_that_was_corrupted_is_noticed_at_the_end(
     proxy.add(match=_MEDIA, skip=3, corrupt_reply=77)
     with in_pieces.open() as stream:
         assert stream.read(len(CONTENT)) != CONTENT
-        with pytest.raises(TransientStorageError, match="large: what was read did not match its CRC32C"):
+        with pytest.raises(
+            TransientStorageError, match="large: what was read did not match its CRC32C"
+        ):
             stream.read()
 
 

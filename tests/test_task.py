@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Job
-from trainer import config as configs
 from trainer import task
+from trainer.config import Config, flag_name, option_specs
 from trainer.data.loader import SHIPPED
 from trainer.errors import UsageError
 from trainer.models import MODELS
@@ -63,8 +63,8 @@ def test_help_lists_every_flag_without_importing_anything_heavy(flag: str) -> No
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "[]\n")
-    for setting in configs.settings():
-        assert f"{configs.flag_name(setting.name)}=" in done.stdout
+    for setting in option_specs(Config):
+        assert f"{flag_name(setting.name)}=" in done.stdout
         assert f"Default: {setting.default!r}" in done.stdout
     for name in (*MODELS, *SHIPPED):
         assert name in done.stdout

@@ -81,7 +81,12 @@ class Team:
         (folder / "killed.py").write_text(MODEL)
         (folder / "weights").mkdir()
         # Several workers and one are equal but for rounding in float32, not in 16 bits.
-        self._arguments = [f"--data={data}", "--validation-split=0.2", "--seed=7", "--precision=float32"]
+        self._arguments = [
+            f"--data={data}",
+            "--validation-split=0.2",
+            "--seed=7",
+            "--precision=float32",
+        ]
         self._started: list[subprocess.Popen[bytes]] = []
 
     def start(

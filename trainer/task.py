@@ -7,8 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from trainer import config as configs
-from trainer.config import Config, command_line
+from trainer.config import Config, command_line, option_specs, resolve
 from trainer.data.loader import SHIPPED
 from trainer.errors import UsageError
 from trainer.models import MODELS
@@ -81,7 +80,7 @@ def parse(arguments: Sequence[str], *, program: str = PROGRAM) -> Config:
     """
     flags = command_line.read(
         arguments,
-        configs.settings(Config),
+        option_specs(Config),
         program=program,
         summary="Trains a model on labelled data and leaves a run directory behind.",
         names=NAMES,
@@ -91,7 +90,7 @@ def parse(arguments: Sequence[str], *, program: str = PROGRAM) -> Config:
         from trainer import storage
 
         file_text = storage.read_text(flags["config"])
-    return configs.resolve(flags, file_text, os.environ)
+    return resolve(flags, file_text, os.environ)
 
 
 if __name__ == "__main__":

@@ -119,7 +119,9 @@ def follow(config: Config, cluster: Cluster) -> None:
     workers.barrier()
 
 
-def _train(job: TrainingJob, lease: Lease, events: EventFile | None, timer: StageTimer) -> list[Logs]:
+def _train(
+    job: TrainingJob, lease: Lease, events: EventFile | None, timer: StageTimer
+) -> list[Logs]:
     """Trains the model, from the latest checkpoint if there is one; returns a row an epoch."""
     from trainer.checkpoint import hooks
     from trainer.writers import progress

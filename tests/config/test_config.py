@@ -8,8 +8,17 @@ from typing import Any
 
 import pytest
 
-from trainer import config as configs
-from trainer.config import Config, LocatedConfig, ResolvedConfig
+from trainer.config import (
+    Config,
+    LocatedConfig,
+    ResolvedConfig,
+    complete,
+    differences,
+    option_specs,
+    resolve,
+    saved_auto_settings,
+    to_json,
+)
 from trainer.errors import UsageError
 
 
@@ -44,7 +53,7 @@ from trainer.errors import UsageError
 )
 def test_a_wrong_value_is_told_with_its_flag(flags: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        configs.resolve(flags)
+        resolve(flags)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +68,7 @@ def test_a_wrong_value_is_told_with_its_flag(flags: dict[str, Any], message: str
 )
 def test_a_wrong_file_is_told_with_its_name(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        configs.resolve({"config": "run.json"}, text)
+        resolve({"config": "run.json"}, text)
 
 
 @pytest.mark.parametrize(
@@ -67,32 +76,32 @@ def test_a_wrong_file_is_told_with_its_name(text: str, message: str) -> None:
     [("runs/1/", "runs/1"), ("gs://b/runs//", "gs://b/runs"), ("gs://b/", "gs://b"), ("/", "/")],
 )
 def test_a_slash_at_the_end_changes_nothing(given: str, expected: str) -> None:
-    assert configs.resolve({"out": given}).out == expected
+    assert resolve({"out": given}).out == expected
 
 
 def test_flags_win_over_the_file() -> None:
     text = '{"epochs": 7, "seed": 7}'
-    config = configs.resolve({"epochs": "3", "config": "run.json"}, text)
+    config = resolve({"epochs": "3", "config": "run.json"}, text)
     assert (config.epochs, config.seed) == (3, 7)
 
 
 def test_a_runs_own_settings_can_be_read_back() -> None:
     numbers = {"epochs": 1, "batch_size": 2, "learning_rate": 0.5}
-    config = configs.complete(LocatedConfig, Config(seed=4), data="mnist", out="x", **numbers)
-    again = configs.resolve({"config": "config.json"}, configs.to_json(config))
+    config = complete(LocatedConfig, Config(seed=4), data="mnist", out="x", **numbers)
+    again = resolve({"config": "config.json"}, to_json(config))
     expected = {**dataclasses.asdict(config), "config": "config.json"}
     assert dataclasses.asdict(again) == expected
-    assert configs.differences(config, json.loads(configs.to_json(config))) == []
+    assert differences(config, json.loads(to_json(config))) == []
 
 
 def test_what_is_given_wins_over_the_recipe() -> None:
     numbers = {"epochs": 1, "batch_size": 2, "learning_rate": 0.5}
-    config = configs.complete(ResolvedConfig, Config(epochs=9), data="mnist", out="x", **numbers)
+    config = complete(ResolvedConfig, Config(epochs=9), data="mnist", out="x", **numbers)
     assert (config.epochs, config.batch_size) == (9, 2)
 
 
 def test_every_setting_says_what_it_is() -> None:
-    for setting in configs.settings():
+    for setting in option_specs(Config):
         assert setting.help.endswith("."), setting.name
 
 
@@ -102,24 +111,24 @@ def chosen_run(**settings: Any) -> ResolvedConfig:
 
 
 def test_what_the_data_decided_is_the_same_as_what_is_left_open() -> None:
-    earlier = json.loads(configs.to_json(chosen_run(chosen=("epochs", "width"))))
+    earlier = json.loads(to_json(chosen_run(chosen=("epochs", "width"))))
     left_open = {"model": "image", "data": "d", "out": "x", "batch_size": 2, "learning_rate": 0.5}
-    assert configs.differences(LocatedConfig(**left_open), earlier) == []
-    assert configs.saved_auto_settings(earlier) == {"epochs": 7, "width": 32}
+    assert differences(LocatedConfig(**left_open), earlier) == []
+    assert saved_auto_settings(earlier) == {"epochs": 7, "width": 32}
     other = LocatedConfig(**left_open, epochs=8)
-    assert configs.differences(other, earlier) == ["--epochs was 7, now 8"]
+    assert differences(other, earlier) == ["--epochs was 7, now 8"]
 
 
 def test_what_was_given_is_not_the_same_as_what_is_left_open() -> None:
-    earlier = json.loads(configs.to_json(chosen_run(chosen=("epochs",))))
+    earlier = json.loads(to_json(chosen_run(chosen=("epochs",))))
     left_open = {"model": "image", "data": "d", "out": "x", "batch_size": 2, "learning_rate": 0.5}
-    found = configs.differences(LocatedConfig(**left_open), earlier)
+    found = differences(LocatedConfig(**left_open), earlier)
     assert found == ["--width was 32, now null"]
 
 
 def test_settings_that_were_chosen_are_given_when_a_run_is_read_back() -> None:
-    text = configs.to_json(chosen_run(chosen=("epochs", "width")))
-    again = configs.resolve({"config": "config.json"}, text)
+    text = to_json(chosen_run(chosen=("epochs", "width")))
+    again = resolve({"config": "config.json"}, text)
     assert (again.epochs, again.width) == (7, 32)
 
 
@@ -140,5 +149,5 @@ def test_settings_of_models_that_do_not_fit_together_are_refused(
     flags: dict[str, str], message: str
 ) -> None:
     with pytest.raises(UsageError) as refused:
-        configs.resolve(flags)
+        resolve(flags)
     assert message in str(refused.value)

@@ -479,7 +479,11 @@ def main(place: Path) -> None:
                 code = ended.code
         seconds = time.perf_counter() - started
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        left = [str(path.relative_to(place)) for at in (work, temporary_directory) for path in at.rglob("*")]
+        left = [
+            str(path.relative_to(place))
+            for at in (work, temporary_directory)
+            for path in at.rglob("*")
+        ]
         result = {"name": name, "code": code, "said": said.getvalue() + out.getvalue(),
                   "seconds": seconds, "left": left}  # fmt: skip
         print(json.dumps(result), flush=True)

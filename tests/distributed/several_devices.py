@@ -131,7 +131,9 @@ def layers_alone() -> dict[str, Array]:
     def step() -> tuple[tf.Tensor, tf.Tensor]:
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         microbatch_size = tf.cast(replica, tf.float32) + tf.constant([[1.0, 2, 3], [4, 6, 8]])
-        return dropout(tf.ones([2, 8]), training=True), normalisation(microbatch_size, training=True)
+        return dropout(tf.ones([2, 8]), training=True), normalisation(
+            microbatch_size, training=True
+        )
 
     dropped, normalised = strategy.run(step)
     parts = {"dropped": dropped, "normalised": normalised}

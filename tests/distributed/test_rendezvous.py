@@ -83,5 +83,7 @@ def test_a_chief_with_nothing_to_do_sends_the_others_home() -> None:
 def test_a_port_in_use_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        with pytest.raises(WorkerLostError, match=f"cannot listen at {address}: Address already in"):
+        with pytest.raises(
+            WorkerLostError, match=f"cannot listen at {address}: Address already in"
+        ):
             rendezvous.join(Cluster((address, "127.0.0.1:1"), 0), CPU)

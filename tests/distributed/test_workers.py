@@ -77,7 +77,9 @@ def test_the_chief_alone_writes_and_all_end_with_its_weights(workers: Team, two:
 def check_like(workers: Team, out: str, other: str) -> None:
     """Two runs have the same losses, but for rounding."""
     names = ("loss", "val_loss", "learning_rate")
-    np.testing.assert_allclose(curve(workers, out, *names), curve(workers, other, *names), rtol=1e-6)
+    np.testing.assert_allclose(
+        curve(workers, out, *names), curve(workers, other, *names), rtol=1e-6
+    )
 
 
 def test_two_workers_give_the_losses_of_one(workers: Team, one: Ended, two: Ended) -> None:
@@ -86,7 +88,9 @@ def test_two_workers_give_the_losses_of_one(workers: Team, one: Ended, two: Ende
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-def test_two_workers_have_the_examples_and_the_random_numbers_of_one(one: Ended, two: Ended) -> None:
+def test_two_workers_have_the_examples_and_the_random_numbers_of_one(
+    one: Ended, two: Ended
+) -> None:
     """To the bit, and each half of them, in the same order."""
     assert one.seen["given"].shape == (3 * 9, 96)
     assert len(np.unique(one.seen["given"])) > 790
@@ -143,7 +147,9 @@ def test_a_host_that_is_killed_ends_the_others_and_all_go_on_exactly(
     assert processes[1 - killed].wait(60) == 1
     print(f"noticed after {time.monotonic() - began:.1f} s")
     last = workers.said(1 - killed).splitlines()[-1]
-    assert last.startswith("python -m trainer.task: error: another worker of this job is gone: host ")
+    assert last.startswith(
+        "python -m trainer.task: error: another worker of this job is gone: host "
+    )
     assert "Traceback" not in workers.said(1 - killed)
     if killed == 1:
         assert f"The last good checkpoint: {out}/checkpoints/" in last
@@ -154,7 +160,9 @@ def test_a_host_that_is_killed_ends_the_others_and_all_go_on_exactly(
 
 
 @pytest.mark.long
-def test_all_workers_killed_at_once_go_on_exactly(workers: Team, undisturbed: dict[str, Any]) -> None:
+def test_all_workers_killed_at_once_go_on_exactly(
+    workers: Team, undisturbed: dict[str, Any]
+) -> None:
     for attempt in range(3):
         processes = workers.start("killed:build", "--out=all", "--checkpoint-steps=20")
         workers.wait_for("training")

@@ -119,9 +119,9 @@ def test_what_would_be_another_sum_over_shares_is_of_whole_batches() -> None:
     assert fused_batch_norm.can_use_microbatches(
         keras.Model(inputs, layers.Dense(3, kernel_regularizer="l2")(inputs))
     )
-    assert {name for name in MODELS if not fused_batch_norm.can_use_microbatches(MODELS[name]())} == {
-        "another axis"
-    }
+    assert {
+        name for name in MODELS if not fused_batch_norm.can_use_microbatches(MODELS[name]())
+    } == {"another axis"}
 
 
 FUSED = {

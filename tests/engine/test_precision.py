@@ -26,7 +26,9 @@ def data(digits: Path) -> Dataset:
 
 def build(data: Dataset, kind: str) -> keras.Model:
     model_entry = models.find("cnn_fast")
-    return models.build(model_entry, data.spec, learning_rate=0.01, steps=80, seed=0, precision=kind)
+    return models.build(
+        model_entry, data.spec, learning_rate=0.01, steps=80, seed=0, precision=kind
+    )
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "float16"])

@@ -13,7 +13,9 @@ from trainer.launch import job_flags, tuning
 
 
 def study(text: str, *flags: str, metric: str = "val_accuracy") -> dict[str, Any]:
-    job = job_flags.read(["--validation-split=0.1", *flags], program="trainer submit", mounted="/gcs/")
+    job = job_flags.read(
+        ["--validation-split=0.1", *flags], program="trainer submit", mounted="/gcs/"
+    )
     return tuning.study(text, metric, job)
 
 

@@ -11,9 +11,8 @@ import keras
 import numpy as np
 import pytest
 
-from trainer import config as configs
 from trainer import models
-from trainer.config import Config
+from trainer.config import BACKBONES, Config
 from trainer.data.dataset import Dataset, RawSplits, Spec
 from trainer.errors import DataError
 from trainer.models import backbones, image
@@ -79,7 +78,7 @@ def test_what_is_given_is_not_chosen() -> None:
 
 def test_the_flag_knows_every_network_that_keras_has() -> None:
     there = [name for name in dir(keras.applications) if name[0].isupper()]
-    assert list(configs.BACKBONES) == there
+    assert list(BACKBONES) == there
 
 
 @pytest.fixture(scope="module")

@@ -304,7 +304,9 @@ def test_a_users_model_may_choose_what_nobody_gave(own: ModelEntry, mnist: Datas
 
 def test_a_setting_that_a_model_has_not_is_refused(own: ModelEntry) -> None:
     models.check_settings(own, Config(width=3))
-    with pytest.raises(UsageError, match="--sequence-length: is no setting of --model own_model:build"):
+    with pytest.raises(
+        UsageError, match="--sequence-length: is no setting of --model own_model:build"
+    ):
         models.check_settings(own, Config(length=3))
     with pytest.raises(UsageError, match="--width: is no setting of --model cnn"):
         models.check_settings(models.find("cnn"), Config(width=3))
@@ -323,7 +325,9 @@ def test_callbacks_may_not_watch_what_is_not_measured() -> None:
     recipe = Recipe(callbacks=lambda: [keras.callbacks.EarlyStopping(monitor="val_loss")])
     model_entry = ModelEntry("m", no_softmax, recipe)
     assert len(models.callbacks(model_entry, validation=True)) == 1
-    with pytest.raises(UsageError, match=r"EarlyStopping watches val_loss; give --validation-split"):
+    with pytest.raises(
+        UsageError, match=r"EarlyStopping watches val_loss; give --validation-split"
+    ):
         models.callbacks(model_entry, validation=False)
 
 

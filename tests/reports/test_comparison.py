@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from trainer import config as configs
+from trainer.config import Config, option_specs
 from trainer.reports import comparison, comparison_page, comparison_text
 from trainer.reports.comparison import Comparison, Metrics, Run
 from trainer.runs.predictions import Prediction
@@ -27,7 +27,7 @@ def run(
         number=number,
         place=f"runs/{number}",
         manifest={"data_fingerprint": "f" * 64, "versions": {"keras": "3"}},
-        config={setting.name: setting.default for setting in configs.settings()}
+        config={setting.name: setting.default for setting in option_specs(Config)}
         | {"data": "digits"}
         | config,
         metrics=Metrics(

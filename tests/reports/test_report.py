@@ -33,7 +33,9 @@ def facts(
 ) -> Facts:
     """A run on so many examples of each class in turn, whose model is right that often."""
     labels = np.arange(len(examples)) % len(classes)
-    data = Dataset.split(RawSplits((examples, labels), classes=classes), seed=0, validation=validation)
+    data = Dataset.split(
+        RawSplits((examples, labels), classes=classes), seed=0, validation=validation
+    )
     random = np.random.default_rng(0)
     truth = data.test.labels
     said = np.where(random.random(len(truth)) < right, truth, (truth + 1) % len(classes))

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from trainer import config as configs
 from trainer import task
-from trainer.config import ResolvedConfig
+from trainer.config import Config, ResolvedConfig, complete, resolve, to_json
 from trainer.errors import UsageError
 from trainer.runtime import cloud_environment
 from trainer.training import setup
@@ -32,8 +31,8 @@ MANAGED = {
 }
 
 
-def settings(environment: dict[str, str], **flags: Any) -> configs.Config:
-    return configs.resolve(flags, None, environment)
+def settings(environment: dict[str, str], **flags: Any) -> Config:
+    return resolve(flags, None, environment)
 
 
 def test_vertex_ai_says_where_to_write() -> None:
@@ -60,22 +59,24 @@ def test_flags_and_files_win() -> None:
 
 
 def test_an_earlier_runs_settings_do_not_lead_into_its_directory() -> None:
-    earlier = configs.to_json(
-        configs.complete(
+    earlier = to_json(
+        complete(
             ResolvedConfig,
-            configs.resolve({"out": f"{BASE}/earlier", "log": "text"}),
+            resolve({"out": f"{BASE}/earlier", "log": "text"}),
             data="mnist", epochs=2, batch_size=8, learning_rate=0.1,
         )
     )  # fmt: skip
-    config = configs.resolve({"config": "config.json"}, earlier, VERTEX | MANAGED)
+    config = resolve({"config": "config.json"}, earlier, VERTEX | MANAGED)
     assert (config.out, config.log) == (f"{BASE}/model", "json")
     assert config.checkpoint_dir == f"{BASE}/checkpoints"
     assert (config.data, config.epochs, config.validation_data) == ("mnist", 2, None)
-    assert configs.resolve({"config": "config.json"}, earlier, {}).out == f"{BASE}/earlier"
+    assert resolve({"config": "config.json"}, earlier, {}).out == f"{BASE}/earlier"
 
 
 def test_examples_that_came_for_validation_are_not_dropped() -> None:
-    with pytest.raises(UsageError, match="--validation-split: found '0.2', expected 0, since --valid"):
+    with pytest.raises(
+        UsageError, match="--validation-split: found '0.2', expected 0, since --valid"
+    ):
         settings(VERTEX | MANAGED, validation="0.2")
 
 

@@ -56,7 +56,13 @@ def test_the_better_network_by_validation_is_trained(chosen: Path) -> None:
     assert tried(said) == ["--architecture ngram", "--architecture convolution"]
     config = json.loads((chosen / filenames.CONFIG).read_text())
     assert config["network"] == "convolution"
-    assert config["auto_settings"] == ["network", "batch_size", "learning_rate", "vocabulary", "length"]
+    assert config["auto_settings"] == [
+        "network",
+        "batch_size",
+        "learning_rate",
+        "vocabulary",
+        "length",
+    ]
     metrics = json.loads((chosen / filenames.METRICS).read_text())
     assert metrics["test"]["accuracy"] > 0.9
     assert "<dd>convolution, by the data</dd>" in (chosen / filenames.REPORT).read_text()

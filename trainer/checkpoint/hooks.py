@@ -16,11 +16,10 @@ from dataclasses import dataclass
 
 import keras
 
-from trainer import config as configs
 from trainer.checkpoint import state as checkpoint_state
 from trainer.checkpoint.manager import CheckpointManager
 from trainer.checkpoint.state import Checkpoint, CheckpointError, TrainState
-from trainer.config import ResolvedConfig
+from trainer.config import ResolvedConfig, result_settings
 from trainer.distributed.collectives import Workers
 from trainer.distributed.devices import Devices
 from trainer.engine.loop import TrainingHook
@@ -41,7 +40,9 @@ from trainer.runtime.log import LOGGER
 from trainer.runtime.preemption import PreemptionSignal
 from trainer.runtime.timers import StageTimer
 
-_UNLIKE = "a worker has other settings, other data or another model than the chief; its log says more"
+_UNLIKE = (
+    "a worker has other settings, other data or another model than the chief; its log says more"
+)
 
 
 @contextlib.contextmanager
@@ -114,7 +115,7 @@ def worker_hook(
 
 
 def _identity(config: ResolvedConfig, data_fingerprint: str) -> str:
-    settings = json.dumps([configs.result_settings(config), data_fingerprint])
+    settings = json.dumps([result_settings(config), data_fingerprint])
     return hashlib.sha256(settings.encode()).hexdigest()
 
 
@@ -184,7 +185,9 @@ class ChiefHook(TrainingHook):
 
     def _restored(self, checkpoint: Checkpoint) -> TrainState:
         try:
-            state = checkpoint_state.restore(checkpoint, self._model, self._callbacks, self._run.identity)
+            state = checkpoint_state.restore(
+                checkpoint, self._model, self._callbacks, self._run.identity
+            )
         except CheckpointError as error:
             raise CheckpointError(f"{self._checkpoints.last_good()}: {error}") from None
         LOGGER.info(

@@ -137,7 +137,9 @@ class CheckpointManager:
         if self._writing is not None:
             try:
                 self._writing.result()
-            except TransientStorageError as error:  # The next one may go through; the last good one is there.
+            except (
+                TransientStorageError
+            ) as error:  # The next one may go through; the last good one is there.
                 LOGGER.warning("no checkpoint this time: %s", error)
             self._writing = None
 
@@ -152,7 +154,9 @@ class CheckpointManager:
             kept = [name, *self._kept[: _KEPT - 1]]
             pointer = place / _POINTER
             pointer.write_text(json.dumps({"checkpoints": kept}))
-            self._generation = self._folder.write(_POINTER, pointer, if_generation_match=self._generation)
+            self._generation = self._folder.write(
+                _POINTER, pointer, if_generation_match=self._generation
+            )
         self._kept = kept
         # Those before, and what an attempt left behind that was killed in between.
         for other in self._folder.names():

@@ -200,7 +200,9 @@ def _digest(metadata: bytes, arrays: Mapping[str, Array]) -> str:
     return digest.hexdigest()
 
 
-def _callback_state(callback: keras.callbacks.Callback) -> tuple[dict[str, Any], dict[str, list[Array]]]:
+def _callback_state(
+    callback: keras.callbacks.Callback,
+) -> tuple[dict[str, Any], dict[str, list[Array]]]:
     """Returns what a callback remembers: plain values, and lists of arrays such as best weights."""
     plain: dict[str, Any] = {}
     arrays: dict[str, list[Array]] = {}
@@ -230,7 +232,9 @@ def _load_callback_state(
         elif isinstance(value, dict):
             module, function = value["function"]
             if not _is_library_function(module):
-                raise CheckpointError(f"it names {module}.{function}, which is no function of Keras")
+                raise CheckpointError(
+                    f"it names {module}.{function}, which is no function of Keras"
+                )
             value = getattr(importlib.import_module(module), function, None)
         setattr(callback, name, value)
 

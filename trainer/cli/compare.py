@@ -12,7 +12,8 @@ import pydantic
 from pydantic import AfterValidator
 
 from trainer import storage
-from trainer.config import Page, Place, argument, command_line, option
+from trainer.config import command_line
+from trainer.config.fields import Page, Place, argument, option
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

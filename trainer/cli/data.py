@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pydantic
 
 from trainer import storage
-from trainer.config import Config, Count, Page, Place, Text, argument, command_line, option
+from trainer.config import Config, command_line
+from trainer.config.fields import Count, Page, Place, Text, argument, option
 from trainer.data.loader import SHIPPED
 from trainer.errors import DamagedFilesError, UnreadableInputError, UsageError
 

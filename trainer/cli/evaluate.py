@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic
 
-from trainer.config import File, Text, argument, command_line, option
+from trainer.config import command_line
+from trainer.config.fields import File, Text, argument, option
 from trainer.runtime import preemption
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import pydantic
 from pydantic import AfterValidator
 
-from trainer.config import Place, Text, argument, command_line, option
+from trainer.config import command_line
+from trainer.config.fields import Place, Text, argument, option
 from trainer.errors import UsageError
 from trainer.inference.export import exporter
 from trainer.runtime import preemption

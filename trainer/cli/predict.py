@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal, TextIO
 
 import pydantic
 
-from trainer.config import File, Text, argument, command_line, option
+from trainer.config import command_line
+from trainer.config.fields import File, Text, argument, option
 from trainer.errors import UnreadableInputError
 from trainer.runtime import preemption
 

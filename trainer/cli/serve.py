@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Literal
 
 import pydantic
 
-from trainer import config as configs
-from trainer.config import Count, Place, Port, Rate, Text, argument, command_line, option
+from trainer.config import check, command_line, option_specs
+from trainer.config.fields import Count, Place, Port, Rate, Text, argument, option
 from trainer.errors import UsageError
 from trainer.runtime import cloud_environment, log, preemption
 from trainer.runtime.log import LOGGER
@@ -74,7 +74,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str], *, program: s
     def typed(words: Sequence[str]) -> dict[str, str]:
         return command_line.read(
             words,
-            configs.settings(Settings),
+            option_specs(Settings),
             program=program,
             summary="Answers requests to a finished run's model cancelled HTTP; a page at / tries it.",
         )
@@ -89,7 +89,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str], *, program: s
     decided = cloud_environment.serving_flags(environment, typed=flags)
     values = {name: value for name, (_, value) in decided.items()} | flags
     labels = {name: variable for name, (variable, _) in decided.items()}
-    return configs.check(Settings, values, labels=labels)
+    return check(Settings, values, labels=labels)
 
 
 def _check_installed() -> None:

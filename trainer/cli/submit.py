@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import AfterValidator
 
-from trainer import config as configs
 from trainer import task
-from trainer.config import Count, Place, Rate, Text, command_line, flag_name, option
+from trainer.config import check, command_line, flag_name, option_specs
+from trainer.config.fields import Count, Place, Rate, Text, option
 from trainer.errors import TrainerError, UsageError
 from trainer.launch import job_flags, kubernetes, machines, tuning, vertex
 from trainer.launch.job_flags import JobFlags
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str], *, program: str) -> None:
     with command_line.exits(program, mine):
         flags = command_line.read(
             mine,
-            configs.settings(Settings),
+            option_specs(Settings),
             program=program,
             summary="Trains on Vertex AI, or writes a Kubernetes Job. The flags of the job itself "
             "stand behind a bare --, as in -- --model cnn.",
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str], *, program: str) -> None:
                 "tunable": ", ".join(tuning.TUNABLE),
             },
         )
-        settings = configs.check(Settings, flags)
+        settings = check(Settings, flags)
         job = job_flags.read(
             of_job, program=program, mounted=None if settings.kubernetes else _MOUNTED_BUCKETS
         )

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pydantic
 
-from trainer.config import Text, argument, command_line
+from trainer.config import command_line
+from trainer.config.fields import Text, argument
 from trainer.errors import DamagedRunError
 
 

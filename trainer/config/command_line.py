@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 import fire
 
-from trainer import config as configs
+from trainer.config import check, flag_name, option_specs
+from trainer.config.fields import OptionSpec
 from trainer.errors import TrainerError, UsageError
 from trainer.runtime import cloud_environment, log
 
@@ -88,16 +89,16 @@ def settings(
         UsageError: one of them is wrong, unknown or missing.
         SystemExit: with code 0, after the help was printed.
     """
-    known = configs.settings(kind)
+    known = option_specs(kind)
     flags = read(arguments, known, program=program, summary=summary, names=names)
     # Words are told of as the help shows them.
     labels = {each.name: each.name.upper() for each in known if each.positional}
-    return configs.check(kind, flags, labels=labels)
+    return check(kind, flags, labels=labels)
 
 
 def read(
     arguments: Sequence[str],
-    settings: Sequence[configs.Setting],
+    settings: Sequence[OptionSpec],
     *,
     program: str,
     summary: str,
@@ -166,11 +167,11 @@ def read(
     return given
 
 
-def _for_fire(arguments: Sequence[str], settings: Sequence[configs.Setting]) -> list[str]:
+def _for_fire(arguments: Sequence[str], settings: Sequence[OptionSpec]) -> list[str]:
     """Returns the arguments as fire understands them as everybody else does."""
     if {"--help", "-h"} & set(arguments):
         return ["--help"]  # Behind a word, fire would explain what the command returns.
-    switches = {configs.flag_name(setting.name) for setting in settings if setting.kind is bool}
+    switches = {flag_name(setting.name) for setting in settings if setting.kind is bool}
     # Fire would take any word behind a switch for its value.
     spelt = [
         f"{argument}=True"
@@ -183,7 +184,7 @@ def _for_fire(arguments: Sequence[str], settings: Sequence[configs.Setting]) -> 
 
 
 def _describe(
-    function: Any, settings: Sequence[configs.Setting], summary: str, names: Mapping[str, str]
+    function: Any, settings: Sequence[OptionSpec], summary: str, names: Mapping[str, str]
 ) -> None:
     """Gives a function the settings as flags, for fire's parsing and help.
 
@@ -213,7 +214,7 @@ def _refuse_separator(arguments: Sequence[str]) -> None:
             raise UsageError("Unexpected '--'. Expected flags only, like --model cnn.")
 
 
-def _stray(message: str, settings: Sequence[configs.Setting]) -> str:
+def _stray(message: str, settings: Sequence[OptionSpec]) -> str:
     """Says in the user's terms what fire could not make sense of."""
     missing = re.search(r"no value for the required argument: (\w+)", message)
     if missing:
@@ -222,7 +223,7 @@ def _stray(message: str, settings: Sequence[configs.Setting]) -> str:
     if not found:
         return message
     word = found[1]
-    names = [configs.flag_name(setting.name) for setting in settings if not setting.positional]
+    names = [flag_name(setting.name) for setting in settings if not setting.positional]
     if word == "-" or not word.startswith("-"):
         expected = " Expected flags only, like --model cnn." if "--model" in names else ""
         return f"Unexpected word {word!r}.{expected}"

@@ -55,9 +55,7 @@ def check_example(place: Location | None, shape: tuple[int, ...]) -> None:
     """
     if math.prod(shape) > MAX_VALUES:
         sizes = " x ".join(map(str, shape))
-        raise DataError(
-            f"examples of {sizes} values, expected at most {MAX_VALUES} in each", place
-        )
+        raise DataError(f"examples of {sizes} values, expected at most {MAX_VALUES} in each", place)
 
 
 def part(name: str, examples: Examples, labels: Array) -> tuple[Examples, Array]:
@@ -82,7 +80,9 @@ def part(name: str, examples: Examples, labels: Array) -> tuple[Examples, Array]
     dtype = examples.dtype
     if dtype != np.uint8:
         whole = dtype.kind in "biu"
-        dtype = storage_dtype(dtype, examples.min(), examples.max()) if whole else np.dtype(np.float32)
+        dtype = (
+            storage_dtype(dtype, examples.min(), examples.max()) if whole else np.dtype(np.float32)
+        )
     return converted(name, examples, dtype), numbers
 
 

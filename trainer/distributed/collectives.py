@@ -108,7 +108,9 @@ class Workers:
             aborted = "Collective ops is aborted" in text or "NCCL" in text
             if self.count == 1 or not (aborted or isinstance(error, _LOST)):
                 raise
-            raise WorkerLostError(f"another worker of this job is gone{self._named(text)}") from None
+            raise WorkerLostError(
+                f"another worker of this job is gone{self._named(text)}"
+            ) from None
 
     def _sum(self, values: Array) -> Array:
         with self.translate_errors():

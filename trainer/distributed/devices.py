@@ -315,12 +315,19 @@ def _cpu(precision: str, xla: str, cluster: Cluster | None) -> Devices:
     )
     # XLA, and what sums over workers, has its own ways of using cores.
     microbatches = 1 if cluster is not None or xla == "on" else _CPU_MICROBATCHES
-    if microbatches > 1 and not {"TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"} & {*os.environ}:
+    if microbatches > 1 and not {"TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"} & {
+        *os.environ
+    }:
         with contextlib.suppress(RuntimeError):  # TensorFlow has begun with other numbers.
             tf.config.threading.set_inter_op_parallelism_threads(microbatches)
             tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // microbatches))
     return Devices(
-        _strategy(0, precision, cluster), precision, xla == "on", None, description, microbatches=microbatches
+        _strategy(0, precision, cluster),
+        precision,
+        xla == "on",
+        None,
+        description,
+        microbatches=microbatches,
     ).on(cluster)
 
 

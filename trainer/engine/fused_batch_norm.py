@@ -44,7 +44,9 @@ def training_pass(network: keras.Model) -> Forward:
         or _penalises_activities(network)
         or tf.distribute.get_strategy().num_replicas_in_sync > 1
     ):
-        return lambda microbatches: [network(microbatch, training=True) for microbatch in microbatches]
+        return lambda microbatches: [
+            network(microbatch, training=True) for microbatch in microbatches
+        ]
 
     def forward(microbatches: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         seen: list[_Seen] = [[] for _ in microbatches]

@@ -66,7 +66,9 @@ def speed(
     """
     started = clock()
     features = FeatureExtractor(model)
-    run_steps = train_function.make_train_function(features, train, model.optimizer, step_config, devices)
+    run_steps = train_function.make_train_function(
+        features, train, model.optimizer, step_config, devices
+    )
     indices = batches(train.order(seed, 0), batch_size, run_steps.microbatches)
     key, counters = train_function.epoch_rng(seed, 0, len(indices))
     tuner = StepsPerExecutionTuner(clock, lambda: run_steps.most(batch_size))

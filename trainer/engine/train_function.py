@@ -68,7 +68,9 @@ class TrainFunction:
         microbatches: into how many parts a batch is cut, over all devices.
     """
 
-    def __init__(self, run: Callable[..., tf.Tensor], prefetcher: Prefetcher | None, microbatches: int) -> None:
+    def __init__(
+        self, run: Callable[..., tf.Tensor], prefetcher: Prefetcher | None, microbatches: int
+    ) -> None:
         """Takes the function, and the prefetcher if it is to be given examples."""
         self._run, self._prefetcher, self.microbatches = run, prefetcher, microbatches
 
@@ -205,7 +207,9 @@ def _step(
             return x if augmentation is None else augmentation(x, uniform[mine])
 
         numbers = [replica * microbatches + number for number in range(microbatches)]
-        mine = [slice(number * microbatch_size, (number + 1) * microbatch_size) for number in numbers]
+        mine = [
+            slice(number * microbatch_size, (number + 1) * microbatch_size) for number in numbers
+        ]
         return train_step(
             [examples_of(each) for each in mine],
             [tf.gather(labels, indices[each]) for each in mine],

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from trainer import config as configs
 from trainer import storage
-from trainer.config import ResolvedConfig
+from trainer.config import ResolvedConfig, check
 from trainer.data import loader
 from trainer.data.dataset import Array, Dataset, RawSplits, ReadOptions, Split, labelled, numbers_in
 from trainer.errors import DataError, Location
@@ -51,7 +50,7 @@ def read(found: FinishedRun, data: str | None, *, allow_pickle: bool = False) ->
         DataError: the data is damaged, or does not fit the model.
         StorageError: it is missing, or may not be read.
     """
-    config = configs.check(ResolvedConfig, found.config)
+    config = check(ResolvedConfig, found.config)
     if data is None:
         own = setup.reload(found)
         return _fitted(found, config.data, "own", own.test, own.spec.classes)

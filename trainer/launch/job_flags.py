@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trainer import config as configs
 from trainer import models, task
-from trainer.config import Config, command_line
+from trainer.config import Config, command_line, flag_name, option_specs, resolve
 from trainer.data.loader import SHIPPED
 from trainer.errors import UsageError
 from trainer.models import MODELS
@@ -31,7 +30,7 @@ class JobFlags:
     @property
     def arguments(self) -> list[str]:
         """The command line. One word a flag: a bare 1e-4 in YAML would be read as a number."""
-        return [f"{configs.flag_name(name)}={value}" for name, value in self.typed.items()]
+        return [f"{flag_name(name)}={value}" for name, value in self.typed.items()]
 
 
 def read(arguments: Sequence[str], *, program: str, mounted: str | None) -> JobFlags:
@@ -47,12 +46,12 @@ def read(arguments: Sequence[str], *, program: str, mounted: str | None) -> JobF
     """
     typed = command_line.read(
         arguments,
-        configs.settings(Config),
+        option_specs(Config),
         program=f"{program} ... --",
         summary="The flags of the job, which is python -m trainer.task there.",
         names=task.NAMES,
     )
-    config = configs.resolve(typed)
+    config = resolve(typed)
     check_model(config.model)
     if config.out:
         raise UsageError(f"--out: found {config.out!r} behind '--', expected it before '--'")
@@ -81,6 +80,6 @@ def _check_place(name: str, place: str | None, mounted: str | None) -> None:
         return
     shipped = f"{', '.join(SHIPPED)}, or " if name == "data" else ""
     raise UsageError(
-        f"{configs.flag_name(name)}: found {place!r}, which the job's machine does not have, "
+        f"{flag_name(name)}: found {place!r}, which the job's machine does not have, "
         f"expected {shipped}{' or '.join(f'{root}...' for root in roots)}"
     )

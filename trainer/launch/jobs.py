@@ -104,7 +104,9 @@ class Jobs:
         except RequestError as error:
             doubt = f"; {self.in_doubt(document)}" if in_doubt and document else ""
             if error.passing and error.status != 429:
-                raise TransientStorageError(f"--region {self._region}: Vertex AI: {error}{doubt}") from error
+                raise TransientStorageError(
+                    f"--region {self._region}: Vertex AI: {error}{doubt}"
+                ) from error
             raise UsageError(self._refusal(error, document or {}) + doubt) from error
 
     def _refusal(self, error: RequestError, document: Mapping[str, Any]) -> str:

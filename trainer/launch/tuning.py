@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainer import config as configs
-from trainer.config import Config
+from trainer.config import Config, check, flag_name
 from trainer.errors import UsageError
 from trainer.launch import job_flags
 from trainer.launch.job_flags import JobFlags
@@ -58,7 +57,7 @@ def _parameter(word: str, job: JobFlags) -> dict[str, Any]:
     if name not in TUNABLE:
         raise UsageError(f"--tune: found {name!r}, expected one of: {', '.join(TUNABLE)}")
     if name in job.typed:
-        fixed = f"{configs.flag_name(name)} {job.typed[name]}"
+        fixed = f"{flag_name(name)} {job.typed[name]}"
         raise UsageError(f"--tune {name}: found {fixed} behind '--' too, expected it once")
     if ".." in values:
         return {"parameterId": name, **_range(name, values, job)}
@@ -98,7 +97,7 @@ def _list(name: str, values: str, job: JobFlags) -> dict[str, Any]:
 def _checked(name: str, value: str, job: JobFlags) -> Any:
     """Returns a value as the job will read it."""
     places = {name: f"--tune {name}"}
-    checked = getattr(configs.check(Config, {**job.typed, name: value}, labels=places), name)
+    checked = getattr(check(Config, {**job.typed, name: value}, labels=places), name)
     if name == "model":
         job_flags.check_model(checked)
     return checked

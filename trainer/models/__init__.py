@@ -17,8 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from trainer import config as configs
-from trainer.config import Config
+from trainer.config import MODEL_SETTINGS, Config, flag_name
 from trainer.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -136,11 +135,9 @@ def check_settings(model_entry: ModelEntry, config: Config) -> None:
     """Raises UsageError for a setting that other models have, and this one has not."""
     optimizer = model_entry.recipe.optimizer
     taken = _keywords(model_entry.function) | (_keywords(optimizer) if callable(optimizer) else {})
-    for name in configs.OF_MODELS:
+    for name in MODEL_SETTINGS:
         if name not in taken and getattr(config, name) is not None:
-            raise UsageError(
-                f"{configs.flag_name(name)}: is no setting of --model {model_entry.name}"
-            )
+            raise UsageError(f"{flag_name(name)}: is no setting of --model {model_entry.name}")
 
 
 def choose(model_entry: ModelEntry, spec: Spec, config: Config) -> dict[str, Any]:

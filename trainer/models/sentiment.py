@@ -55,7 +55,9 @@ def _build(spec: Spec, *, min_count: int, max_count: int | None) -> keras.Model:
     from keras import layers
 
     if spec.kind == "text":
-        words = frequent_words(np.asarray(spec.train.examples), min_count=min_count, max_count=max_count)
+        words = frequent_words(
+            np.asarray(spec.train.examples), min_count=min_count, max_count=max_count
+        )
         first = layers.TextVectorization(vocabulary=words, output_mode="multi_hot", name=PREPROCESS)
     else:
         first = to_unit_range(spec)

@@ -44,7 +44,9 @@ def choose(spec: Spec, config: Config) -> dict[str, Any]:
     }
 
 
-def optimizer(learning_rate: float, steps: int, *, architecture: str = "convolution") -> keras.Optimizer:
+def optimizer(
+    learning_rate: float, steps: int, *, architecture: str = "convolution"
+) -> keras.Optimizer:
     """Returns the optimizer of the network."""
     made = ngram.adam_to_zero if architecture == "ngram" else one_cycle
     return made(learning_rate, steps)

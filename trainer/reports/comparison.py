@@ -13,8 +13,8 @@ from typing import Any
 
 import pydantic
 
-from trainer import config as configs
 from trainer import storage
+from trainer.config import Config, affects_result, flag_name, option_specs
 from trainer.errors import DamagedRunError
 from trainer.reports import significance
 from trainer.runs import filenames, manifest, predictions
@@ -302,8 +302,8 @@ def compare(runs: Sequence[Run]) -> Comparison:
     known = [name for name in settings if name != "auto_settings"]  # Who decided is no setting.
     return Comparison(
         runs=runs,
-        settings=_settings(runs, filter(configs.affects_result, known)),
-        other_settings=_settings(runs, (name for name in known if not configs.affects_result(name))),
+        settings=_settings(runs, filter(affects_result, known)),
+        other_settings=_settings(runs, (name for name in known if not affects_result(name))),
         origins=_origins(runs),
         pairs=_pairs(runs),
         groups=_groups(runs),
@@ -327,7 +327,7 @@ def _differences(
 
 
 def _settings(runs: Sequence[Run], known: Iterable[str]) -> list[Difference]:
-    labels = ((name, configs.flag_name(name)) for name in known)
+    labels = ((name, flag_name(name)) for name in known)
     return _differences(runs, lambda run, name: run.config.get(name), labels)
 
 
@@ -390,7 +390,7 @@ def _groups(runs: Sequence[Run]) -> list[Group]:
         recipe = {
             name: value
             for name, value in run.config.items()
-            if configs.affects_result(name) and name != "seed"
+            if affects_result(name) and name != "seed"
         }
         recipes[json.dumps(recipe, sort_keys=True)].append(run)
     return [Group(group) for group in recipes.values() if len(group) > 1]
@@ -421,7 +421,7 @@ def _config(path: Path) -> dict[str, Any]:
     found = json.loads(path.read_text("utf-8"))
     if not isinstance(found, dict):
         raise ValueError(f"{filenames.CONFIG}: found {type(found).__name__}, expected an object")
-    return {setting.name: setting.default for setting in configs.settings()} | found
+    return {setting.name: setting.default for setting in option_specs(Config)} | found
 
 
 def _history(path: Path) -> list[dict[str, float]]:

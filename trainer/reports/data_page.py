@@ -25,7 +25,9 @@ def page(name: str, collect: Statistics) -> str:
         collect=collect,
         what=what(collect),
         findings=findings(collect),
-        classes=samples.by_class(collect.samples, np.array(collect.counts("train")), collect.classes),
+        classes=samples.by_class(
+            collect.samples, np.array(collect.counts("train")), collect.classes
+        ),
         rows=list(zip(collect.classes, zip(*counts, strict=True), strict=True)),
     )
 

@@ -32,7 +32,9 @@ class Word:
     weight: float
 
 
-def importance(texts: Array, classes: Array, probabilities: Array, predict: Predict) -> list[list[Word]]:
+def importance(
+    texts: Array, classes: Array, probabilities: Array, predict: Predict
+) -> list[list[Word]]:
     """Returns the first words of each text with their weights.
 
     What a word weighs is by how much the log-odds of the class fall without it. Texts for which

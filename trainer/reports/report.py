@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer import config as configs
-from trainer.config import ResolvedConfig
+from trainer.config import ResolvedConfig, flag_name
 from trainer.data.dataset import Array, Dataset
 from trainer.reports import occlusion, pages, samples
 from trainer.reports.occlusion import Predict
@@ -74,9 +73,11 @@ def _page(inputs: ReportInputs, folder: Path) -> str:
         confusion=_confusion(inputs),
         classes=_classes(inputs),
         mistakes=_mistakes(inputs),
-        data=samples.by_class(inputs.data.train, inputs.data.class_counts(), inputs.data.spec.classes),
+        data=samples.by_class(
+            inputs.data.train, inputs.data.class_counts(), inputs.data.spec.classes
+        ),
         settings=[
-            (configs.flag_name(name), value, name in inputs.config.auto_settings)
+            (flag_name(name), value, name in inputs.config.auto_settings)
             for name, value in dataclasses.asdict(inputs.config).items()
             if name != "auto_settings"
         ],

@@ -10,9 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from trainer import config as configs
 from trainer import storage
-from trainer.config import LocatedConfig
+from trainer.config import LocatedConfig, differences, saved_auto_settings, to_json
 from trainer.errors import RunExistsError
 from trainer.runs import filenames, lease, manifest
 from trainer.runs.lease import Lease
@@ -46,7 +45,7 @@ class RunDirectory:
                     f"({present[0]}, {len(present)} in all), expected a new or empty folder"
                 )
         elif not overwrite:
-            different = configs.differences(self._config, self._settings(earlier))
+            different = differences(self._config, self._settings(earlier))
             if different:
                 raise RunExistsError(
                     f"--out {out}: holds a run with other settings: {'; '.join(different)}. "
@@ -70,7 +69,7 @@ class RunDirectory:
         earlier = self._folder.read(filenames.CONFIG)
         if earlier is None or not self._goes_on(earlier):
             return {}
-        return configs.saved_auto_settings(self._settings(earlier))
+        return saved_auto_settings(self._settings(earlier))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[Lease]:
@@ -98,7 +97,7 @@ class RunDirectory:
         self.remove_checkpoints()
         with storage.temporary_directory() as place:
             path = place / filenames.CONFIG
-            path.write_text(configs.to_json(self._config))
+            path.write_text(to_json(self._config))
             self._folder.write(filenames.CONFIG, path)
         self._remove(name for name in present if name != filenames.CONFIG)
 
@@ -106,7 +105,7 @@ class RunDirectory:
         """Tells whether the folder holds this run, unfinished, by its settings as they lie."""
         if self._config.resume == "never":
             return False
-        same = not configs.differences(self._config, self._settings(earlier))
+        same = not differences(self._config, self._settings(earlier))
         return same and not self._folder.generation(filenames.MANIFEST)
 
     @contextlib.contextmanager
@@ -119,7 +118,7 @@ class RunDirectory:
         """
         with storage.temporary_directory() as folder:
             yield folder
-            (folder / filenames.CONFIG).write_text(configs.to_json(self._config))
+            (folder / filenames.CONFIG).write_text(to_json(self._config))
             paths = (path for path in folder.rglob("*") if path.is_file())
             files = {path.relative_to(folder).as_posix(): path for path in paths}
             storage.write_all(self._folder, files)

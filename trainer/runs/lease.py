@@ -141,7 +141,9 @@ class _BucketLease:
         with tempfile.NamedTemporaryFile("w") as file:
             json.dump({**_this_process(), "count": self._count}, file)
             file.flush()
-            self._generation = self._folder.write(_NAME, Path(file.name), if_generation_match=if_generation_match)
+            self._generation = self._folder.write(
+                _NAME, Path(file.name), if_generation_match=if_generation_match
+            )
 
 
 def _this_process() -> dict[str, Any]:

@@ -72,7 +72,9 @@ class BucketFolder:
                     return int(blob.generation)
                 if_generation_match = 0
                 blob.delete(if_generation_match=blob.generation, **_patience())
-        raise TransientStorageError(f"{self.path}/{name}: {_ATTEMPTS} uploads did not match its CRC32C")
+        raise TransientStorageError(
+            f"{self.path}/{name}: {_ATTEMPTS} uploads did not match its CRC32C"
+        )
 
     def _upload(self, name: str, source: Path, expected: str, if_generation_match: int) -> Any:
         """Returns the object that was stored; None if the bucket found its checksum wrong."""

@@ -7,9 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from trainer import config as configs
 from trainer import models
-from trainer.config import LocatedConfig, ResolvedConfig
+from trainer.config import LocatedConfig, ResolvedConfig, complete, flag_name
 from trainer.errors import DataError
 from trainer.models import ModelEntry, augmentation
 from trainer.runtime.log import LOGGER
@@ -49,9 +48,9 @@ def resolve_auto_settings(
     given = dataclasses.replace(config, **settled)
     settled |= models.choose(model_entry, data.spec, given)
     if settled:
-        words = ", ".join(f"{configs.flag_name(name)} {value}" for name, value in settled.items())
+        words = ", ".join(f"{flag_name(name)} {value}" for name, value in settled.items())
         LOGGER.info("chosen from the data: %s", words)
-    return configs.complete(ResolvedConfig, config, **settled, auto_settings=tuple(settled))
+    return complete(ResolvedConfig, config, **settled, auto_settings=tuple(settled))
 
 
 def select_candidate(
@@ -69,7 +68,7 @@ def select_candidate(
     try:
         small = data.sample(_MAX, seed=config.seed)
     except DataError as error:
-        flag = configs.flag_name(name)
+        flag = flag_name(name)
         raise DataError(
             f"{config.data}: {error}, to try {flag} {' and '.join(candidates)}; give one"
         ) from None
@@ -78,7 +77,7 @@ def select_candidate(
         value: dict[str, Any] = {name: candidate}
         with_it = dataclasses.replace(config, **value)
         settled = models.choose(model_entry, small.spec, with_it)
-        resolved = configs.complete(ResolvedConfig, with_it, **settled)
+        resolved = complete(ResolvedConfig, with_it, **settled)
         model = model_builder.build(resolved, model_entry, small.spec, devices)
         loop.fit(
             model,
@@ -98,7 +97,7 @@ def select_candidate(
         model_builder.clear_session()
         LOGGER.info(
             "%s %s: accuracy %.2f%% on %d examples held out, after %d epochs over %d",
-            configs.flag_name(name), candidate, 100 * accuracies[candidate], len(small.test),
+            flag_name(name), candidate, 100 * accuracies[candidate], len(small.test),
             resolved.epochs, len(small.train),
         )  # fmt: skip
     return max(accuracies, key=lambda each: accuracies[each])

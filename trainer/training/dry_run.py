@@ -7,8 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from trainer import config as configs
-from trainer.config import Config, LocatedConfig
+from trainer.config import Config, LocatedConfig, flag_name
 from trainer.models import ModelEntry
 from trainer.runs.directory import RunDirectory, checkpoints_path
 from trainer.runtime import memory
@@ -91,7 +90,7 @@ def _with_candidates(config: LocatedConfig, model_entry: ModelEntry) -> LocatedC
     for name, candidate in open_ones.items():
         LOGGER.info(
             "%s: %s is tried here; the run will take time to choose",
-            configs.flag_name(name), candidate,
+            flag_name(name), candidate,
         )  # fmt: skip
     return dataclasses.replace(config, **open_ones)
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer import config as configs
 from trainer import models, storage
-from trainer.config import Config, LocatedConfig, ResolvedConfig, complete
+from trainer.config import Config, LocatedConfig, ResolvedConfig, check, complete
 from trainer.data import loader
 from trainer.errors import StorageError, UsageError
 from trainer.models import ModelEntry, augmentation
@@ -119,7 +118,9 @@ def prepare(
         )
     LOGGER.info("training %s on %s, %s", config.model, config.data, device.description)
     with devices.translate_errors(), device.workers.translate_errors():
-        resolved = auto_settings.resolve_auto_settings(config, model_entry, data, device, saved or {})
+        resolved = auto_settings.resolve_auto_settings(
+            config, model_entry, data, device, saved or {}
+        )
         model = model_builder.build(resolved, model_entry, data.spec, device)
     if config.model not in models.MODELS:  # Those are known to be saved.
         model_files.check_saveable(model, config.model)
@@ -228,7 +229,7 @@ def reload(run: FinishedRun, data: str | None = None) -> Dataset:
     if data is not None:
         values |= {"data": data, "validation_data": None, "test_data": None}
     labels = {name: f"{run.run}/config.json: {name}" for name in values}
-    config = configs.check(ResolvedConfig, values, labels=labels)
+    config = check(ResolvedConfig, values, labels=labels)
     try:
         return load(config)
     except StorageError as error:

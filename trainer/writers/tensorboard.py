@@ -26,9 +26,8 @@ from google.protobuf.struct_pb2 import Struct
 from tensorflow.core.framework.summary_pb2 import Summary, SummaryMetadata
 from tensorflow.core.util.event_pb2 import Event
 
-from trainer import config as configs
 from trainer import storage
-from trainer.config import ResolvedConfig
+from trainer.config import ResolvedConfig, result_settings
 from trainer.errors import StorageError
 from trainer.runs import filenames
 from trainer.runtime.log import LOGGER
@@ -223,7 +222,7 @@ def _confusion(result: Mapping[str, Any]) -> Summary.Value:
 
 def _session_start(config: ResolvedConfig) -> Summary.Value:
     """Returns the settings that decide the result, for the HParams tab."""
-    settings = configs.result_settings(config)
+    settings = result_settings(config)
     hparams = Struct()
     hparams.update({name: value for name, value in settings.items() if value is not None})
     # Field 3 of what the plugin reads is a session's start, whose first field is such a map too.

@@ -94,7 +94,8 @@ def test_nothing_but_onnxruntime_is_needed(text_run: Path, tmp_path: Path) -> No
     with run.files("saved_model/") as files:
         model = Predictor(files / "saved_model")
         onnx.write(
-            ExportSource(run=run, files=files, model=model, representative=None), tmp_path / "m.onnx"
+            ExportSource(run=run, files=files, model=model, representative=None),
+            tmp_path / "m.onnx",
         )
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
     assert session.get_inputs()[0].type == "tensor(string)"

@@ -117,7 +117,9 @@ def stream(parts: Mapping[str, tuple[ArrayFile, Array]], options: ReadOptions) -
     for name, numbers in labels.items():
         checks.check_known(name, numbers, classes)
     limits = {name: _limits(name, stored) for name, stored in arrays.items()}
-    small = all(checks.storage_dtype(arrays[name].dtype, *limits[name]) == _PIXEL for name in arrays)
+    small = all(
+        checks.storage_dtype(arrays[name].dtype, *limits[name]) == _PIXEL for name in arrays
+    )
     dtype = _PIXEL if small else np.dtype(np.float32)
     low, high = limits["train"]
     if small and _are_images(arrays["train"]):

@@ -67,7 +67,8 @@ def _parts(files: Sequence[Path], options: ReadOptions) -> dict[str, tuple[Array
         key = (bool(re.search("t10k|test", file.name)), len(stored.shape) == 1)
         if key in found:
             raise DataError(
-                f"holds the same part as {found[key].place.name}, expected one of them", Location(file)
+                f"holds the same part as {found[key].place.name}, expected one of them",
+                Location(file),
             )
         found[key] = stored
     train, test = _pair(found, test=False), _pair(found, test=True)
@@ -78,7 +79,9 @@ def _parts(files: Sequence[Path], options: ReadOptions) -> dict[str, tuple[Array
     return {"train": train, "test": test} if test else {"train": train}
 
 
-def _pair(found: dict[tuple[bool, bool], ArrayFile], *, test: bool) -> tuple[ArrayFile, ArrayFile] | None:
+def _pair(
+    found: dict[tuple[bool, bool], ArrayFile], *, test: bool
+) -> tuple[ArrayFile, ArrayFile] | None:
     images, labels = found.get((test, False)), found.get((test, True))
     if images is None and labels is None:
         return None

@@ -202,7 +202,9 @@ def of_files(files: Iterable[Path | str]) -> Iterator[Item]:
     return storage.concurrent_map(item, files)
 
 
-def _decoded(items: Iterable[Item], count: int, size: int | None) -> Iterator[tuple[Location, Array]]:
+def _decoded(
+    items: Iterable[Item], count: int, size: int | None
+) -> Iterator[tuple[Location, Array]]:
     """Gives each image with its place; a damaged one ends that, and all such are named."""
     side = None if size is None else (size, size)
 
@@ -239,7 +241,9 @@ def _some(items: Iterable[Item]) -> Iterator[list[Item]]:
         yield some
 
 
-def _stacked(held: Sequence[tuple[Location, Array]], shape: tuple[int, ...], first: Location) -> Array:
+def _stacked(
+    held: Sequence[tuple[Location, Array]], shape: tuple[int, ...], first: Location
+) -> Array:
     """Returns images as one array, uint8 (N, *shape); grey ones get the colours of the others.
 
     Args:

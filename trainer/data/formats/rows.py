@@ -170,7 +170,8 @@ def _tf_records(file: Path, columns: Sequence[str] | None) -> Iterator[Row]:
     except (tf.errors.OpError, DecodeError) as error:
         reason = str(getattr(error, "message", error)).split("\n")[0]
         raise DataError(
-            f"no tf.train.Example, or a damaged one: {reason}", Location(file, f"record {number + 1}")
+            f"no tf.train.Example, or a damaged one: {reason}",
+            Location(file, f"record {number + 1}"),
         ) from None
 
 

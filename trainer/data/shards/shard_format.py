@@ -184,8 +184,12 @@ def write(
                 taken.append(digests.of(block))
                 files.append(_put(folder, temporary_directory, f"{name}-{number:05}.npy", block))
             described[name] = {
-                "labels": _put(folder, temporary_directory, f"{name}-labels.npy", labels.astype(np.int32)),
-                "digests": _put(folder, temporary_directory, f"{name}-digests.npy", np.concatenate(taken)),
+                "labels": _put(
+                    folder, temporary_directory, f"{name}-labels.npy", labels.astype(np.int32)
+                ),
+                "digests": _put(
+                    folder, temporary_directory, f"{name}-digests.npy", np.concatenate(taken)
+                ),
                 "examples": files,
             }
         index = {

@@ -69,7 +69,9 @@ def create_app(
         routes: of predictions and health.
     """
     metrics = Metrics()
-    batcher = DynamicBatcher(metrics.measured(predict), max_batch=max_batch, max_queue_size=MAX_WAITING)
+    batcher = DynamicBatcher(
+        metrics.measured(predict), max_batch=max_batch, max_queue_size=MAX_WAITING
+    )
     metrics.waiting.set_function(lambda: batcher.waiting)
 
     @contextlib.asynccontextmanager

@@ -51,7 +51,11 @@ class Predictions:
     """The endpoint for predictions."""
 
     def __init__(
-        self, signature: InputSignature, classes: Sequence[str], batcher: DynamicBatcher, limits: Limits
+        self,
+        signature: InputSignature,
+        classes: Sequence[str],
+        batcher: DynamicBatcher,
+        limits: Limits,
     ) -> None:
         """Makes it.
 
