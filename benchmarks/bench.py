@@ -147,11 +147,12 @@ def heading(options: argparse.Namespace, place: Path) -> list[str]:
 def write_data(place: Path, *, tiny: bool) -> None:
     """Writes the shipped data as arrays, for programs that cannot read it; words as counts."""
     from trainer import models
+    from trainer.config import DataOptions
     from trainer.data import loader
     from trainer.engine.features import FeatureExtractor
 
     for name in ("mnist", "movie_reviews"):
-        data = loader.load(name, seed=0)
+        data = loader.load(DataOptions(data=name, seed=0))
         step = 100 if tiny else 1
         if name == "mnist":
             parts = [split.examples[::step, ..., 0] for split in (data.train, data.test)]

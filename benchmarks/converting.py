@@ -31,11 +31,11 @@ CLASSES = 10
 SOME = 200  # Images that differ.
 CONVERT = """
 import importlib, sys
-from trainer.datasets import converting
-from trainer.datasets.dataset import ReadOptions
+from trainer.config import ReadOptions
+from trainer.data import convert
 for name in sys.argv[3:]:
-    del importlib.import_module(f"trainer.data.loader.{name}").stream
-converting.convert(sys.argv[1], sys.argv[2], ReadOptions(image_size=96))
+    del importlib.import_module(f"trainer.data.formats.{name}").stream
+convert.convert(sys.argv[1], sys.argv[2], ReadOptions(image_size=96))
 """
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.data.dataset import Split
 from trainer.models import BACKBONE
@@ -55,7 +56,7 @@ def main() -> None:
     parser.parse_args()
     import keras
 
-    mnist = loader.load("mnist", seed=0)
+    mnist = loader.load(DataOptions(data="mnist", seed=0))
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         low = write(folder / "low.npz", mnist.train, mnist.test, 0, len(mnist.train))

@@ -25,6 +25,7 @@ from tests import gcs
 from tests.data import real_files
 from tests.data.real_files import KINDS, Format, Kind
 from trainer import storage
+from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.data.dataset import Dataset
 
@@ -126,7 +127,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=10, help="test examples of each class")
     parser.add_argument("--only", default="", help="formats whose name has this in it")
     options = parser.parse_args()
-    mnist, reviews = (loader.load(name, seed=0) for name in loader.SHIPPED)
+    mnist, reviews = (loader.load(DataOptions(data=name, seed=0)) for name in loader.SHIPPED)
     with tempfile.NamedTemporaryFile() as log, gcs.served(Path(log.name)) as proxy:
         os.environ["STORAGE_EMULATOR_HOST"] = proxy.url
         equal = True

@@ -26,10 +26,10 @@ def train_once(name: str, kind: str) -> float:
     """Returns the seconds of training, compilation included."""
     from trainer import models
     from trainer.checkpoint import hooks
-    from trainer.config import Config, ResolvedConfig, complete
+    from trainer.config import Config, DataOptions, ResolvedConfig, complete
     from trainer.data import loader
     from trainer.distributed import devices
-    from trainer.engine import loop
+    from trainer.engine.loop import TrainingHook, TrainingLoop
     from trainer.runs import lease
     from trainer.runtime.timers import StageTimer
     from trainer.training.setup import fill_in
@@ -38,16 +38,16 @@ def train_once(name: str, kind: str) -> float:
     with tempfile.TemporaryDirectory() as out:
         located = fill_in(Config(model=name, out=out, epochs=EPOCHS[name]), model_entry)
         config = complete(ResolvedConfig, located)
-        data = loader.load(config.data, seed=0)
+        data = loader.load(DataOptions(data=config.data, seed=0))
         device = devices.select("auto", deterministic=kind == "deterministic")
         model = models.build(
             model_entry, data.spec, learning_rate=config.learning_rate, steps=100, seed=0
         )
         started = time.perf_counter()
         with contextlib.ExitStack() as stack:
-            kept = None
+            hook = TrainingHook()
             if kind == "checkpoints":
-                kept = stack.enter_context(
+                hook = stack.enter_context(
                     hooks.chief_hook(
                         model,
                         [],
@@ -55,19 +55,17 @@ def train_once(name: str, kind: str) -> float:
                         data_fingerprint=data.fingerprint,
                         devices=device,
                         lease=stack.enter_context(lease.held(out)),
-                        watch=StageTimer(),
+                        timer=StageTimer(),
                     )
                 )
-            loop.fit(
-                model,
-                data.train,
-                None,
-                epochs=config.epochs,
-                batch_size=config.batch_size,
-                seed=0,
+            TrainingLoop(
+                model=model,
+                train=data.train,
+                validation=None,
+                options=config,
                 devices=device,
-                keeper=kept,
-            )
+                hook=hook,
+            ).run()
         return time.perf_counter() - started
 
 

@@ -76,10 +76,11 @@ def counted(name: str) -> tuple[float, float]:
     )
 
     from trainer import models
+    from trainer.config import DataOptions
     from trainer.data import loader
 
     model_entry = models.find(name)
-    spec = loader.load("mnist", seed=0).spec
+    spec = loader.load(DataOptions(data="mnist", seed=0)).spec
     model = models.build(model_entry, spec, learning_rate=0.01, steps=10, seed=0)
     signature = tf.TensorSpec([1, *spec.shape], spec.dtype)
     graph = frozen(tf.function(model).get_concrete_function(signature)).graph

@@ -28,6 +28,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.data.dataset import Dataset
 
@@ -61,7 +62,7 @@ def main() -> None:
     options = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("benchmarks.serving: found no wrk, expected it: apt-get install wrk")
-    mnist = loader.load("mnist", seed=0)
+    mnist = loader.load(DataOptions(data="mnist", seed=0))
     with tempfile.TemporaryDirectory() as place, contextlib.ExitStack() as running:
         run = options.run or trained(Path(place) / "run")
         urls = {OURS: running.enter_context(ours(run))}

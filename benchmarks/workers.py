@@ -23,8 +23,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.fitting import fit
 from tests.kills import write_digits
 from tests.workers import Team, team
+from trainer.config import DataOptions
 from trainer.models import Recipe
 
 if TYPE_CHECKING:
@@ -100,13 +102,12 @@ def once(network: str, count: int, data: str, options: argparse.Namespace) -> Lo
     from trainer import models
     from trainer.data import loader
     from trainer.distributed.devices import Devices
-    from trainer.engine import loop
 
     (processor,) = tf.config.list_physical_devices("CPU")
     logical = [tf.config.LogicalDeviceConfiguration()] * count
     tf.config.set_logical_device_configuration(processor, logical)
     strategy = tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(count)])
-    read = loader.load(data, **SETTINGS)
+    read = loader.load(DataOptions(data=data, **SETTINGS))
     steps = options.epochs * math.ceil(len(read.train) / RECIPE.batch_size)
     with strategy.scope():
         model = models.build(
@@ -115,7 +116,7 @@ def once(network: str, count: int, data: str, options: argparse.Namespace) -> Lo
         )  # fmt: skip
     if count == 1:
         model.set_weights([np.nextafter(each, np.inf) for each in model.get_weights()])
-    history = loop.fit(
+    history = fit(
         model, read.train, read.validation, epochs=options.epochs,
         batch_size=RECIPE.batch_size, seed=SETTINGS["seed"],
         devices=Devices(strategy, options.precision),
@@ -196,7 +197,7 @@ def chart(runs: Mapping[str, Mapping[str, Losses]]) -> str:
 
 def _style() -> str:
     """Returns the colours of the pages, which their charts are drawn in."""
-    folder = importlib.resources.files("trainer.results")
+    folder = importlib.resources.files("trainer.reports")
     sheets = [folder.joinpath(f"{name}.html.jinja").read_text() for name in ("page", "comparison")]
     light: dict[str, str] = {}
     dark: dict[str, str] = {}

@@ -133,7 +133,7 @@ logged 'found no NVIDIA device'
 say "user $user; --help; a wrong flag, a read-only --out and a GPU that is not there end with 2"
 
 if [[ $target != cpu ]]; then
-  offline 0 --entrypoint python "$image" -c 'from trainer.engine import devices
+  offline 0 --entrypoint python "$image" -c 'from trainer.distributed import devices
 print("missing:", *devices.missing_libraries())'
   grep -qx 'missing: libcuda.so.1' "$work/log" || { cat "$work/log" >&2; die "CUDA libraries"; }
   say "all CUDA libraries open, but for the driver's, which the machine brings"
@@ -162,7 +162,7 @@ cloud=(--network host -e "STORAGE_EMULATOR_HOST=$url" -e TRAINER_LEASE_SECONDS=6
 bucket() { STORAGE_EMULATOR_HOST=$url .venv/bin/python -c "$1" "${@:2}"; }
 bucket 'from trainer import storage; storage._bucket.client().create_bucket("check")
 import pathlib
-files = {p.name: p for p in pathlib.Path("trainer/datasets/builtin/mnist").glob("*.gz")}
+files = {p.name: p for p in pathlib.Path("trainer/data/builtin/mnist").glob("*.gz")}
 storage.write_all(storage.folder("gs://check/mnist"), files)'
 settings=(--model cnn_fast --data gs://check/mnist --epochs 6 --checkpoint-seconds 1)
 snapshots() { bucket 'import sys; from trainer import storage
@@ -222,7 +222,7 @@ if [[ $target == cpu ]]; then
   .venv/bin/python - "$at" <<'END' || die "its answers"
 import base64, io, json, sys, urllib.request
 from PIL import Image
-from trainer import datasets
+from trainer.data import loader
 
 test = datasets.load("mnist", seed=0).test
 file = io.BytesIO()

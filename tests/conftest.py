@@ -18,6 +18,7 @@ from tests.browser import started as started_browser
 from tests.fault_proxy import FaultProxy
 from tests.kills import ROOT, write_digits
 from trainer import storage, task
+from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.data.dataset import Dataset
 from trainer.data.shards import shard_format
@@ -28,12 +29,12 @@ Job = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="session")
 def mnist() -> Dataset:
-    return loader.load("mnist", seed=0)
+    return loader.load(DataOptions(data="mnist", seed=0))
 
 
 @pytest.fixture(scope="session")
 def reviews() -> Dataset:
-    return loader.load("movie_reviews", seed=0)
+    return loader.load(DataOptions(data="movie_reviews", seed=0))
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +46,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sharded_digits(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
     """The same digits in shards of some 20 images, shuffled among some 160."""
-    data = loader.load(str(digits), seed=0)
+    data = loader.load(DataOptions(data=str(digits), seed=0))
     folder = tmp_path_factory.mktemp("data") / "shards"
     parts = {"train": data.train, "test": data.test}
     pieces = {name: ([np.asarray(part.examples)], part.labels) for name, part in parts.items()}

@@ -19,6 +19,7 @@ import keras
 import numpy as np
 
 from trainer import storage
+from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.runs import filenames
 
@@ -118,7 +119,7 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 def write_digits(folder: Path, examples: int = 1000) -> Path:
     """Writes the first 1,000 training and 300 test images of MNIST, and returns the folder."""
     folder.mkdir(exist_ok=True)
-    mnist = loader.load("mnist", seed=0)
+    mnist = loader.load(DataOptions(data="mnist", seed=0))
     for name, split, count in (("train", mnist.train, examples), ("t10k", mnist.test, 300)):
         write_idx(folder / f"{name}-images-idx3-ubyte.gz", split.examples[:count, ..., 0])
         write_idx(folder / f"{name}-labels-idx1-ubyte.gz", split.labels[:count])

@@ -16,6 +16,7 @@ from tests.conftest import Job
 from tests.fault_proxy import FaultProxy
 from tests.kills import write_idx
 from trainer import models, storage
+from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.models import MODELS
 from trainer.runs import filenames
@@ -113,7 +114,7 @@ def test_a_job_leaves_a_complete_run_behind(job: Job, digits: Path, tmp_path: Pa
     assert len(lines) == 4
 
     model = keras.models.load_model(run / filenames.MODEL_KERAS)
-    data = loader.load(str(digits), seed=0)
+    data = loader.load(DataOptions(data=str(digits), seed=0))
     answer = np.asarray(model(models.as_input(data.test.examples)))
     assert (answer.argmax(axis=1) == data.test.labels).mean() == metrics["test"]["accuracy"]
 

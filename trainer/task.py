@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 from trainer.config import Config, command_line, option_specs, resolve
 from trainer.data.loader import SHIPPED
+from trainer.distributed.cluster import Cluster, read_cluster
 from trainer.errors import UsageError
 from trainer.models import MODELS
-from trainer.runtime import cloud_environment, log, preemption
-from trainer.runtime.cloud_environment import Cluster
+from trainer.runtime import log, preemption
 from trainer.runtime.log import LOGGER
 
 PROGRAM = "python -m trainer.task"
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None, *, program: str = PROGRAM) -> None:
     arguments = sys.argv[1:] if argv is None else list(argv)
     with command_line.exits(program, arguments):
         config = parse(arguments, program=program)
-        cluster = cloud_environment.cluster(os.environ)
+        cluster = read_cluster(os.environ)
         log.configure(config.log)
         if cluster is not None:
             check_workers(config, len(cluster.addresses))

@@ -1,4 +1,4 @@
-"""The whole job on one page: prepare, train, test, leave the run directory behind."""
+"""The whole job on one page: prepare, train, test, write the run directory."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.config import Config
 from trainer.distributed import rendezvous
+from trainer.distributed.cluster import Cluster
 from trainer.errors import WorkerLostError
 from trainer.runs.directory import RunDirectory
-from trainer.runtime.cloud_environment import Cluster
 from trainer.runtime.log import LOGGER
 from trainer.runtime.timers import StageTimer
 from trainer.training import setup
@@ -20,27 +20,27 @@ from trainer.training.setup import TrainingJob
 if TYPE_CHECKING:
     import keras
 
-    from trainer.checkpoint.state import Logs
     from trainer.data.dataset import Array
-    from trainer.engine.loop import Report, TrainingHook
+    from trainer.engine.loop import MetricWriter, TrainingHook
+    from trainer.engine.train_state import Logs
     from trainer.reports import report
     from trainer.runs.lease import Lease
     from trainer.writers.tensorboard import EventFile
 
 
 def run(config: Config, *, cluster: Cluster | None = None, started: float | None = None) -> str:
-    """Trains a model and leaves a complete run directory behind.
+    """Trains a model and writes a complete run directory.
 
     Args:
-        config: the settings; those left at None come from the model's recipe.
-        cluster: the workers that train together, of which this is the chief; None for one.
-        started: when the program started, by time.perf_counter(); now, if left out.
+        config: the settings; those that are None are decided by the model's recipe or by the data.
+        cluster: the workers that train together, with this one as chief; None for one worker.
+        started: start of the program, by time.perf_counter(). Default: now.
 
     Returns:
-        The path of the run directory. If it holds this very run already, nothing is done.
+        Path of the run directory. If it holds this very run already, nothing is done.
 
     Raises:
-        TrainerError: what a user can put right: data, device, storage, settings.
+        TrainerError: something that the user can fix: data, device, storage, settings.
     """
     timer = StageTimer(started)
     located, model_entry = setup.resolve(config)
@@ -52,18 +52,18 @@ def run(config: Config, *, cluster: Cluster | None = None, started: float | None
             rendezvous.release(cluster)
         return located.out
 
-    job = setup.prepare(located, model_entry, timer, cluster, directory.saved_auto_settings())
-    resolved = job.config
+    saved = directory.saved_auto_settings()
+    job = setup.prepare(located, model_entry, timer, cluster, saved)
+    # Imported before the training starts, so that its time does not count as training.
+    from trainer.checkpoint import hooks  # noqa: F401
     from trainer.distributed import devices
     from trainer.engine import loop
     from trainer.reports import report
     from trainer.runs import metrics, model_files, predictions
-    from trainer.writers import (
-        progress,  # noqa: F401 - Not timed as training.
-        tensorboard,
-    )
+    from trainer.writers import progress, tensorboard  # noqa: F401
 
     timer.record("import")
+    resolved, test = job.config, job.data.test
     directory = RunDirectory(resolved)
     with (
         directory.locked() as lease,
@@ -72,40 +72,40 @@ def run(config: Config, *, cluster: Cluster | None = None, started: float | None
         history = _train(job, lease, events, timer)
         timer.record("train")
         with devices.translate_errors():
-            probabilities = loop.predict(job.model, job.data.test, batch_size=resolved.batch_size)
+            probabilities = loop.predict(job.model, test, batch_size=resolved.batch_size)
         timer.record("evaluate")
         with directory.commit(job.data.fingerprint, job.devices.description) as folder:
             model_files.write(job.model, folder)
             timer.record("write")
             result = {
-                **metrics.test(probabilities, job.data.test.labels, job.data.spec.classes),
-                **_facts(job, history),
+                **metrics.test(probabilities, test.labels, job.data.spec.classes),
+                **_describe(job, history),
                 "seconds": timer.seconds(),
             }
-            report.write(_reported(job, probabilities, history, result), folder)
+            report.write(_report_inputs(job, probabilities, history, result), folder)
             if events is None:
                 tensorboard.write(resolved, job.model, history, result, folder)
             timer.record("report")
             result["seconds"] = timer.seconds()
             metrics.write(result, history, folder)
-            predictions.write(probabilities, job.data.test, job.data.spec.classes, folder)
+            predictions.write(probabilities, test, job.data.spec.classes, folder)
         if events is not None:
             events.close(result)
-    with contextlib.suppress(WorkerLostError):  # Nothing of the run is with the others any more.
+    with contextlib.suppress(WorkerLostError):  # The other workers hold nothing of the run.
         job.devices.workers.barrier()
     LOGGER.info("%s", metrics.format_result(result))
     return resolved.out
 
 
 def follow(config: Config, cluster: Cluster) -> None:
-    """Trains this worker's share of each step, and ends when the chief has written the run.
+    """Trains as a worker that is not the chief; returns when the chief has written the run.
 
     Args:
-        config: the settings, the same as the chief's.
+        config: the same settings as the chief's.
         cluster: the workers that train together.
 
     Raises:
-        TrainerError: as `run`; and if another worker is gone.
+        TrainerError: as `run`; also if another worker is lost.
     """
     located, model_entry = setup.resolve(config)
     job = setup.prepare(located, model_entry, StageTimer(), cluster)
@@ -115,14 +115,14 @@ def follow(config: Config, cluster: Cluster) -> None:
     with hooks.worker_hook(
         job.model, job.callbacks, job.config, data_fingerprint=job.data.fingerprint, workers=workers
     ) as hook:
-        _fit(job, hook)
+        _run_loop(job, hook)
     workers.barrier()
 
 
 def _train(
     job: TrainingJob, lease: Lease, events: EventFile | None, timer: StageTimer
 ) -> list[Logs]:
-    """Trains the model, from the latest checkpoint if there is one; returns a row an epoch."""
+    """Trains from the latest checkpoint, if there is one; returns the logs of each epoch."""
     from trainer.checkpoint import hooks
     from trainer.writers import progress
 
@@ -136,46 +136,40 @@ def _train(
             lease=lease,
             timer=timer,
         ) as hook,
-        progress.shown(job.config, examples=len(job.data.train)) as shown,
+        progress.progress_callback(job.config, examples=len(job.data.train)) as callback,
     ):
-        reports = [report for report in (events, job.trial) if report is not None]
-        return _fit(job, hook, shown, reports)
+        writers = [writer for writer in (events, job.trial) if writer is not None]
+        return _run_loop(job, hook, callback, writers)
 
 
-def _fit(
+def _run_loop(
     job: TrainingJob,
     hook: TrainingHook,
-    shown: keras.callbacks.Callback | None = None,
-    reports: Sequence[Report] = (),
+    progress_callback: keras.callbacks.Callback | None = None,
+    metric_writers: Sequence[MetricWriter] = (),
 ) -> list[Logs]:
     from trainer.distributed import devices
-    from trainer.engine import loop
+    from trainer.engine.loop import TrainingLoop
 
-    config, data = job.config, job.data
+    training = TrainingLoop(
+        model=job.model,
+        train=job.data.train,
+        validation=job.data.validation,
+        options=job.config,
+        devices=job.devices,
+        step_config=job.step_config,
+        callbacks=job.callbacks,
+        progress_callback=progress_callback,
+        metric_writers=metric_writers,
+        hook=hook,
+    )
     with devices.translate_errors(), job.devices.workers.translate_errors():
-        return loop.fit(
-            job.model,
-            data.train,
-            data.validation,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            devices=job.devices,
-            label_smoothing=job.model_entry.recipe.label_smoothing,
-            augmentation=job.augmentation,
-            class_weights=job.class_weights,
-            frozen_epochs=config.frozen_epochs or 0,
-            callbacks=job.callbacks,
-            shown=shown,
-            reports=reports,
-            hook=hook,
-        )
+        return training.run()
 
 
-def _reported(
+def _report_inputs(
     job: TrainingJob, probabilities: Array, history: list[Logs], result: dict[str, Any]
 ) -> report.ReportInputs:
-    """Returns what `report.html` is made of."""
     from trainer.data.dataset import Split
     from trainer.engine import loop
     from trainer.reports import report
@@ -194,8 +188,8 @@ def _reported(
     )
 
 
-def _facts(job: TrainingJob, history: list[Logs]) -> dict[str, Any]:
-    """Returns what `metrics.json` says of a run besides figures of quality and times."""
+def _describe(job: TrainingJob, history: list[Logs]) -> dict[str, Any]:
+    """Returns the entries of `metrics.json` that are neither quality metrics nor times."""
     from trainer.data.inputs import InputSignature
     from trainer.runs import metrics
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from trainer.checkpoint import state
-from trainer.checkpoint.state import CheckpointError, TrainState
+from trainer.checkpoint.state import CheckpointError
+from trainer.engine.train_state import TrainState
 
 
 def model(units: int = 3) -> keras.Model:

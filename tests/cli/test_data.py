@@ -22,8 +22,9 @@ from tests.browser import check_it_opens_alone_fits_and_can_be_read
 from tests.conftest import ROOT
 from trainer import storage
 from trainer.cli import main
+from trainer.config import DataOptions, ReadOptions
 from trainer.data import loader
-from trainer.data.dataset import Dataset, ReadOptions
+from trainer.data.dataset import Dataset
 from trainer.data.shards import shard_format
 from trainer.data.shards.reader import Shards
 
@@ -126,7 +127,9 @@ def test_a_converted_set_trains_as_the_one_it_comes_from(
 ) -> None:
     assert data("convert", digits, tmp_path / "shards")[0] == 0
     assert data("check", tmp_path / "shards")[1][1:] == data("check", digits)[1][1:]
-    before, after = (loader.load(str(place), seed=0) for place in (digits, tmp_path / "shards"))
+    before, after = (
+        loader.load(DataOptions(data=str(place), seed=0)) for place in (digits, tmp_path / "shards")
+    )
     assert (after.spec.classes, after.spec.low, after.spec.high) == (before.spec.classes, 0, 255)
 
     def pairs(found: Dataset) -> list[set[tuple[bytes, int]]]:

@@ -22,6 +22,7 @@ from PIL import Image
 from tests.conftest import ROOT
 from trainer import storage, task
 from trainer.cli import main
+from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.runs import predictions
 
@@ -39,7 +40,9 @@ def text_run(tmp_path_factory: pytest.TempPathFactory, sentences: Path) -> Path:
 def images(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
     """A folder with the test images of the run as PNG, in their order."""
     folder = tmp_path_factory.mktemp("images")
-    for number, pixels in enumerate(loader.load(str(digits), seed=0).test.examples):
+    for number, pixels in enumerate(
+        loader.load(DataOptions(data=str(digits), seed=0)).test.examples
+    ):
         Image.fromarray(pixels[..., 0]).save(folder / f"{number:03}.png")
     return folder
 
@@ -93,7 +96,7 @@ def test_it_says_of_the_runs_test_images_what_the_run_said(
 def test_arrays_and_csv_give_the_same(
     predict: Any, finished_run: Path, digits: Path, tmp_path: Path
 ) -> None:
-    pixels = loader.load(str(digits), seed=0).test.examples
+    pixels = loader.load(DataOptions(data=str(digits), seed=0)).test.examples
     lines = [",".join(map(str, example.reshape(-1))) for example in pixels]
     (tmp_path / "a.csv").write_text("\n".join(lines))
     for file in (digits / "t10k-images-idx3-ubyte.gz", tmp_path / "a.csv"):
@@ -107,7 +110,7 @@ def test_arrays_and_csv_give_the_same(
 def test_it_says_of_the_runs_test_texts_what_the_run_said(
     predict: Any, text_run: Path, sentences: Path, tmp_path: Path
 ) -> None:
-    texts = loader.load(str(sentences), seed=0).test.examples
+    texts = loader.load(DataOptions(data=str(sentences), seed=0)).test.examples
     (tmp_path / "a.txt").write_text("\n\n".join(texts))
     code, out, err = predict(text_run, tmp_path / "a.txt", "--probabilities")
     assert (code, err) == (0, "")

@@ -22,8 +22,9 @@ from PIL import Image
 from pyarrow import parquet
 
 from trainer import storage
+from trainer.config import ReadOptions
 from trainer.data import convert
-from trainer.data.dataset import Dataset, ReadOptions
+from trainer.data.dataset import Dataset
 
 Array = np.ndarray
 Part = tuple[Array, list[str]]  # Examples, and the class of each by its name.
@@ -332,7 +333,7 @@ def tf_records(path: Path, rows: list[Row]) -> None:
     with tf.io.TFRecordWriter(str(path)) as records:
         for row in rows:
             features = {name: feature(value) for name, value in row.items()}
-            example = tf.train.Example(features=tf.train.FeatureExtractor(feature=features))
+            example = tf.train.Example(features=tf.train.Features(feature=features))
             records.write(example.SerializeToString())
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.data.dataset import Dataset, RawSplits
 from trainer.errors import DataError, StorageError
@@ -131,15 +132,15 @@ def test_the_fingerprint_sees_every_value() -> None:
 
 def test_what_is_no_data_set_is_told_the_formats(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no known format, found no files\. Expected .*IDX"):
-        loader.load(str(tmp_path), seed=0)
+        loader.load(DataOptions(data=str(tmp_path), seed=0))
     (tmp_path / "notes.md").write_text("hello")
     with pytest.raises(DataError, match=r"found notes\.md"):
-        loader.load(str(tmp_path / "notes.md"), seed=0)
+        loader.load(DataOptions(data=str(tmp_path / "notes.md"), seed=0))
 
 
 def test_a_missing_path_is_named() -> None:
     with pytest.raises(StorageError, match="/no/such/data: no such file or folder"):
-        loader.load("/no/such/data", seed=0)
+        loader.load(DataOptions(data="/no/such/data", seed=0))
 
 
 def test_data_is_read_from_a_bucket(bucket: str, digits: Path) -> None:
@@ -147,5 +148,5 @@ def test_data_is_read_from_a_bucket(bucket: str, digits: Path) -> None:
 
     files = {f"digits/{path.name}": path for path in digits.iterdir()}
     storage.write_all(storage.folder(bucket), files)
-    remote = loader.load(f"{bucket}/digits", seed=0)
-    assert remote.fingerprint == loader.load(str(digits), seed=0).fingerprint
+    remote = loader.load(DataOptions(data=f"{bucket}/digits", seed=0))
+    assert remote.fingerprint == loader.load(DataOptions(data=str(digits), seed=0)).fingerprint

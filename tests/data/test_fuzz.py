@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.data.hostile import IDX, IMAGES, LABELS, WORDS, X, Y, members, npy, npz
+from trainer.config import DataOptions, ReadOptions
 from trainer.data import loader
-from trainer.data.dataset import ReadOptions
 from trainer.data.statistics import collect
 from trainer.errors import DataError
 
@@ -55,7 +55,9 @@ def load(name: str, content: bytes, others: dict[str, bytes] | None = None) -> N
         with contextlib.suppress(DataError):
             collect(path, ReadOptions(allow_pickle=True))
         with contextlib.suppress(DataError):
-            found = loader.load(path, seed=0, validation=0.3, allow_pickle=True)
+            found = loader.load(
+                DataOptions(data=path, seed=0, validation_split=0.3, allow_pickle=True)
+            )
             assert len(found.train) + len(found.test) > 0
             assert found.spec.kind in ("image", "vector", "text")
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.data import real_files
 from tests.data.real_files import KINDS, Kind
+from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.data.dataset import Array, Dataset, Split
 
@@ -38,7 +39,9 @@ def test_all_formats_hold_the_same_examples(
         if form.remote:
             real_files.upload(folder, whole.url)
         data = loader.load(
-            f"{folder}{form.pattern}", seed=0, allow_pickle="--allow-pickle" in form.flags
+            DataOptions(
+                data=f"{folder}{form.pattern}", seed=0, allow_pickle="--allow-pickle" in form.flags
+            )
         )
         assert (data.validation is not None) == form.validation
         first = first or data

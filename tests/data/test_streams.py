@@ -14,8 +14,9 @@ from tests.data.formats.test_images import encoded
 from tests.data.formats.test_table import make_parquet, tf_records
 from tests.data.hostile import idx
 from trainer import storage
+from trainer.config import ReadOptions
 from trainer.data import checks, loader
-from trainer.data.dataset import ReadOptions, checked
+from trainer.data.dataset import checked
 from trainer.data.shards.shard_format import Stream
 from trainer.errors import DamagedFilesError, DataError
 
@@ -124,7 +125,7 @@ def test_pieces_are_what_is_read_whole(name: str, tmp_path: Path) -> None:
     whole = checked(source)
     train = whole["train"].examples
     for mix in (False, True):
-        with loader.streamed(str(tmp_path), ReadOptions(mixed=mix)) as stream:
+        with loader.streamed(str(tmp_path), ReadOptions(), shuffled=mix) as stream:
             found = drained(stream)
         assert stream.classes == (source.classes or checks.class_names(whole["train"].labels))
         assert stream.texts == (train.dtype == object)
@@ -231,7 +232,7 @@ def test_what_is_damaged_is_named_by_the_path_that_was_given(
     damage(tmp_path)
     with (
         pytest.raises(DataError, match=f"^{tmp_path}{message}"),
-        loader.streamed(str(tmp_path), ReadOptions(mixed=True)) as stream,
+        loader.streamed(str(tmp_path), ReadOptions(), shuffled=True) as stream,
     ):
         drained(stream)
 

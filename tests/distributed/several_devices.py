@@ -17,12 +17,15 @@ import numpy as np
 import tensorflow as tf
 
 from tests.engine.test_loop import small_model
+from tests.fitting import fit
 from trainer.checkpoint import state
-from trainer.checkpoint.state import Checkpoint, TrainState
+from trainer.checkpoint.state import Checkpoint
+from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.data.dataset import Array, Dataset
 from trainer.distributed.devices import Devices, mirrored
 from trainer.engine import loop
+from trainer.engine.train_state import TrainState
 
 DEVICES = 4  # Of all strategies of a process TensorFlow expects the same number.
 BATCH = 95  # Which they do not divide.
@@ -100,7 +103,7 @@ def trained(
     with strategy.scope():
         model = small_model(penalty=0.01)
     seen, hook = Seen(), HandOver(model, begun)
-    history = loop.fit(
+    history = fit(
         model, data.train, data.test, epochs=EPOCHS, batch_size=BATCH, seed=0, augmentation=seen,
         frozen_epochs=frozen_epochs, devices=Devices(strategy), hook=hook,
     )  # fmt: skip
@@ -150,7 +153,8 @@ def main(digits: str, shards: str, out: str) -> None:
     logical = [tf.config.LogicalDeviceConfiguration()] * DEVICES
     tf.config.set_logical_device_configuration(processor, logical)
     data = {
-        name: loader.load(path, seed=0) for name, path in (("digits", digits), ("shards", shards))
+        name: loader.load(DataOptions(data=path, seed=0))
+        for name, path in (("digits", digits), ("shards", shards))
     }
     found, checkpoints = {}, {}
     for name, (place, devices, begun) in RUNS.items():

@@ -12,8 +12,8 @@ import pytest
 
 from tests.workers import free_port
 from trainer.distributed import rendezvous
+from trainer.distributed.cluster import Cluster
 from trainer.errors import DeviceError, WorkerLostError
-from trainer.runtime.cloud_environment import Cluster
 
 CPU = {"GPUs": 0, "precision": "float32"}
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.distributed.several_devices import BATCH, DEVICES, EPOCHS, HANDED_OVER
+from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.data.dataset import Array
 from trainer.engine.loop import batches
@@ -49,7 +50,7 @@ def test_each_takes_its_slice_of_the_steps_of_one(runs: Runs, one: str, several:
 
 
 def test_the_steps_of_one_have_the_order_of_the_data(runs: Runs, digits: Path) -> None:
-    train = loader.load(str(digits), seed=0).train
+    train = loader.load(DataOptions(data=str(digits), seed=0)).train
     indices = np.concatenate([batches(train.order(0, epoch), BATCH, 1) for epoch in range(EPOCHS)])
     np.testing.assert_array_equal(runs["1: given"], train.examples[np.maximum(indices, ~indices)])
 

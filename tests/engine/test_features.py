@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from trainer import models
+from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.data.dataset import Split
 from trainer.engine.features import FeatureExtractor
@@ -21,7 +22,7 @@ from trainer.runtime import memory
 def test_the_parts_give_what_the_whole_gives(name: str, digits: Path, sentences: Path) -> None:
     model_entry = models.find(name)
     path = digits if model_entry.recipe.data == "mnist" else sentences
-    data = loader.load(str(path), seed=0)
+    data = loader.load(DataOptions(data=str(path), seed=0))
     model = models.build(model_entry, data.spec, learning_rate=0.1, steps=100, seed=0)
     features = FeatureExtractor(model)
     whole = np.asarray(model(models.as_input(data.test.examples), training=False))
@@ -29,7 +30,7 @@ def test_the_parts_give_what_the_whole_gives(name: str, digits: Path, sentences:
 
 
 def test_word_counts_take_a_byte_each(sentences: Path) -> None:
-    data = loader.load(str(sentences), seed=0)
+    data = loader.load(DataOptions(data=str(sentences), seed=0))
     model = models.build(models.find("sentiment"), data.spec, learning_rate=0.1, steps=100, seed=0)
     assert FeatureExtractor(model).extract(data.test).dtype == np.uint8
 

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import fitting
 from trainer import models
 from trainer.checkpoint import state
-from trainer.checkpoint.state import Checkpoint, TrainState
+from trainer.checkpoint.state import Checkpoint
+from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.data.dataset import Dataset
 from trainer.distributed.devices import Devices
 from trainer.engine import loop
+from trainer.engine.train_state import TrainState
 
 layers = keras.layers
 STEPS = 9  # Of 800 examples in batches of 96.
@@ -24,7 +27,7 @@ STEPS = 9  # Of 800 examples in batches of 96.
 
 @pytest.fixture(scope="module")
 def data(digits: Path) -> Dataset:
-    return loader.load(str(digits), seed=0, validation=0.2)
+    return loader.load(DataOptions(data=str(digits), seed=0, validation_split=0.2))
 
 
 def model() -> keras.Model:
@@ -42,7 +45,7 @@ def model() -> keras.Model:
 def fit(trained: keras.Model, data: Dataset, **settings: Any) -> list[loop.Logs]:
     settings = {"epochs": 2, "frozen_epochs": 1, "batch_size": 96, "seed": 5, **settings}
     here = Devices(tf.distribute.get_strategy())
-    return loop.fit(trained, data.train, data.validation, devices=here, **settings)
+    return fitting.fit(trained, data.train, data.validation, devices=here, **settings)
 
 
 def variables(of: keras.Model) -> list[np.ndarray]:

@@ -11,18 +11,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.checkpoint.state import TrainState
+from tests import fitting
+from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.data.dataset import Dataset
 from trainer.distributed.devices import Devices
 from trainer.engine import loop
+from trainer.engine.train_state import TrainState
 from trainer.errors import DivergedError
 from trainer.runs.metrics import loss_accuracy
 
 
 @pytest.fixture(scope="module")
 def data(digits: Path) -> Dataset:
-    return loader.load(str(digits), seed=0, validation=0.2)
+    return loader.load(DataOptions(data=str(digits), seed=0, validation_split=0.2))
 
 
 def small_model(*, learning_rate: float = 0.01, penalty: float = 0.0) -> keras.Model:
@@ -47,7 +49,7 @@ def fit(model: keras.Model, data: Dataset, **settings: Any) -> list[loop.Logs]:
     settings = {"epochs": 2, "batch_size": 96, "seed": 5, "validation": None, **settings}
     validation = settings.pop("validation")
     here = Devices(tf.distribute.get_strategy(), microbatches=settings.pop("microbatches", 1))
-    return loop.fit(model, data.train, validation, devices=here, **settings)
+    return fitting.fit(model, data.train, validation, devices=here, **settings)
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.01])

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.fitting import fit
 from trainer import models
+from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.data.dataset import Dataset
 from trainer.distributed.devices import Devices
@@ -21,7 +23,9 @@ from trainer.runs import filenames, model_files
 
 @pytest.fixture
 def data(digits: Path) -> Dataset:
-    return loader.load(str(digits), seed=0, validation=0.0, allow_pickle=False)
+    return loader.load(
+        DataOptions(data=str(digits), seed=0, validation_split=0.0, allow_pickle=False)
+    )
 
 
 def build(data: Dataset, kind: str) -> keras.Model:
@@ -58,7 +62,7 @@ def test_it_learns_as_in_float32_and_the_saved_model_is_ordinary(
     losses = {}
     for each in ("float32", kind):
         model = build(data, each)
-        history = loop.fit(
+        history = fit(
             model, data.train, None, epochs=4, batch_size=50, seed=0,
             devices=Devices(tf.distribute.get_strategy(), each), label_smoothing=0.1,
         )  # fmt: skip
@@ -79,7 +83,7 @@ def test_loss_scaling_skips_a_step_that_overflows(data: Dataset) -> None:
     model = build(data, "float16")
     model.optimizer.build(model.trainable_variables)
     model.optimizer.dynamic_scale.assign(2.0**120)
-    history = loop.fit(
+    history = fit(
         model, data.train, None, epochs=1, batch_size=50, seed=0,
         devices=Devices(tf.distribute.get_strategy(), "float16"),
     )  # fmt: skip

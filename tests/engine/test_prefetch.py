@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.engine.test_loop import fit, small_model
+from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.data.dataset import Array, Dataset, Split
 from trainer.data.shards.reader import Shards
@@ -19,7 +20,7 @@ from trainer.errors import DataError
 
 @pytest.fixture(scope="module")
 def streamed(sharded_digits: Path) -> Dataset:
-    return loader.load(str(sharded_digits), seed=0, validation=0.2)
+    return loader.load(DataOptions(data=str(sharded_digits), seed=0, validation_split=0.2))
 
 
 class Ordered(Split):
@@ -78,7 +79,7 @@ def test_a_damaged_file_ends_the_training_and_is_named(
 ) -> None:
     for file in sharded_digits.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    data = loader.load(str(tmp_path), seed=0)
+    data = loader.load(DataOptions(data=str(tmp_path), seed=0))
     (tmp_path / "train-00007.npy").write_bytes(b"")
     with pytest.raises(DataError, match=r"train-00007.npy: damaged: another CRC32C"):
         fit(small_model(), data)

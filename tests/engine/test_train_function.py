@@ -12,11 +12,13 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework import kernels
 
+from tests.fitting import fit
 from trainer import models
+from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.data.dataset import Dataset, Split
 from trainer.distributed.devices import Devices, translate_errors
-from trainer.engine import loop, train_function
+from trainer.engine import train_function
 from trainer.engine.features import FeatureExtractor
 from trainer.errors import DeviceError
 from trainer.models import augmentation
@@ -32,7 +34,7 @@ PASSED_ON = {"Placeholder", "NoOp"}
 def load(name: str, digits: Path, sentences: Path) -> tuple[keras.Model, Dataset]:
     model_entry = models.find(name)
     path = digits if model_entry.recipe.data == "mnist" else sentences
-    data = loader.load(str(path), seed=0)
+    data = loader.load(DataOptions(data=str(path), seed=0))
     return models.build(model_entry, data.spec, learning_rate=1e-3, steps=9, seed=0), data
 
 
@@ -150,7 +152,7 @@ def test_xla_computes_the_same_steps(
     for xla in (False, True):
         model, data = load(name, digits, sentences)
         train = Split(data.train.examples[:300], data.train.labels[:300])
-        history = loop.fit(
+        history = fit(
             model,
             train,
             None,
@@ -167,7 +169,7 @@ def test_xla_computes_the_same_steps(
 
 
 def test_texts_are_not_for_xla(sentences: Path, caplog: pytest.LogCaptureFixture) -> None:
-    data = loader.load(str(sentences), seed=0)
+    data = loader.load(DataOptions(data=str(sentences), seed=0))
     layers = keras.layers
     model = keras.Sequential(
         [
@@ -177,7 +179,7 @@ def test_texts_are_not_for_xla(sentences: Path, caplog: pytest.LogCaptureFixture
         ]
     )
     model.compile("adam", "sparse_categorical_crossentropy")
-    loop.fit(
+    fit(
         model, data.train, None, epochs=1, batch_size=128, seed=0,
         devices=Devices(tf.distribute.get_strategy(), xla=True),
     )  # fmt: skip
@@ -194,7 +196,7 @@ class InPython(keras.layers.Layer):
 
 
 def test_what_xla_cannot_compile_is_one_line(digits: Path) -> None:
-    data = loader.load(str(digits), seed=0)
+    data = loader.load(DataOptions(data=str(digits), seed=0))
     model = keras.Sequential(
         [
             keras.Input((28, 28, 1)),
@@ -207,7 +209,7 @@ def test_what_xla_cannot_compile_is_one_line(digits: Path) -> None:
     here = Devices(tf.distribute.get_strategy(), xla=True)
     told = r"--xla: .*PyFunc.*; give --xla off$"
     with pytest.raises(DeviceError, match=told), translate_errors():
-        loop.fit(model, data.train, None, epochs=1, batch_size=128, seed=0, devices=here)
+        fit(model, data.train, None, epochs=1, batch_size=128, seed=0, devices=here)
 
 
 def test_random_numbers_differ_in_every_step() -> None:

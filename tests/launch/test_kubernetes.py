@@ -8,8 +8,8 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
+from trainer.distributed.cluster import Cluster, read_cluster
 from trainer.launch import kubernetes
-from trainer.runtime import cloud_environment
 
 
 def job(**settings: Any) -> dict[str, Any]:
@@ -159,9 +159,7 @@ def test_each_pod_is_told_its_place_among_the_workers() -> None:
     for host in range(3):
         value = config["value"].replace("$(HOST_INDEX)", str(host))
         assert json.loads(value)
-        assert cloud_environment.cluster({config["name"]: value}) == cloud_environment.Cluster(
-            addresses, host
-        )
+        assert read_cluster({config["name"]: value}) == Cluster(addresses, host)
     assert len(kubernetes.longest_pod_name("cnn-1", 11)) == len("cnn-1-host-0-10-abcde")
 
 

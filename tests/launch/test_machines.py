@@ -21,7 +21,7 @@ def test_every_gpu_has_a_name_at_vertex_ai_and_a_usual_machine(gpu: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("gpu", "gpus", "machine", "auto_settings"),
+    ("gpu", "gpus", "machine", "chosen"),
     [
         (None, None, None, Machine("e2-standard-8", None, 0)),
         (None, None, "n1-standard-16", Machine("n1-standard-16", None, 0)),

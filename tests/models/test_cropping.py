@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from trainer import models
+from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.data.dataset import Array, Dataset, RawSplits, Spec
 from trainer.models import cropping
@@ -22,7 +23,7 @@ def test_digits_lose_the_border_that_is_black_in_nearly_all(
     mnist: Dataset, sharded_digits: Path
 ) -> None:
     assert cropping.border(mnist.spec) == 2
-    assert cropping.border(loader.load(str(sharded_digits), seed=0).spec) == 2
+    assert cropping.border(loader.load(DataOptions(data=str(sharded_digits), seed=0)).spec) == 2
 
 
 def test_a_network_is_given_what_is_within_and_takes_whole_images(mnist: Dataset) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from trainer import models
-from trainer.config import BACKBONES, Config
+from trainer.config import Config
+from trainer.config.options import BACKBONES
 from trainer.data.dataset import Dataset, RawSplits, Spec
 from trainer.errors import DataError
 from trainer.models import backbones, image

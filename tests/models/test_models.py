@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from trainer import models
-from trainer.config import Config
+from trainer.config import Config, DataOptions
 from trainer.data import loader
 from trainer.data.dataset import Dataset, RawSplits, Split
 from trainer.errors import DataError, UsageError
@@ -25,7 +25,7 @@ def built(digits: Path, sentences: Path) -> dict[str, tuple[keras.Model, Dataset
     made = {}
     for name in MODELS:
         model_entry = models.find(name)
-        data = loader.load(str(small[model_entry.recipe.data]), seed=0)
+        data = loader.load(DataOptions(data=str(small[model_entry.recipe.data]), seed=0))
         made[name] = (
             models.build(model_entry, data.spec, learning_rate=0.1, steps=100, seed=0),
             data,
@@ -195,7 +195,7 @@ def test_words_that_are_all_different_leave_characters() -> None:
 
 def test_sentiment_takes_ready_made_counts() -> None:
     path = Path(__file__).parents[1] / "datasets/files/seed-python2-protocol0.pickle"
-    data = loader.load(str(path), seed=0, allow_pickle=True)
+    data = loader.load(DataOptions(data=str(path), seed=0, allow_pickle=True))
     model = models.build(models.find("sentiment"), data.spec, learning_rate=0.1, steps=100, seed=0)
     assert [shape_of(layer)[0] for layer in model.layers] == [
         "Rescaling", "Dense", "Dropout", "Dense"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from trainer import models
-from trainer.config import Config
+from trainer.config import Config, DataOptions
 from trainer.data import loader
 from trainer.data.dataset import Dataset, RawSplits
 
@@ -35,7 +35,7 @@ def test_a_convolution_reads_as_many_words_as_nearly_all_texts_have() -> None:
 
 
 def test_ngram_keeps_its_own_recipe(sentences: Path) -> None:
-    spec = loader.load(str(sentences), seed=0).spec
+    spec = loader.load(DataOptions(data=str(sentences), seed=0)).spec
     recipe = models.find("ngram").recipe
     found = models.choose(models.find("text"), spec, Config(architecture="ngram"))
     assert found == recipe.numbers()

@@ -15,8 +15,8 @@ import pytest
 from trainer.config import ResolvedConfig
 from trainer.data.dataset import Dataset, RawSplits
 from trainer.reports import report
-from trainer.reports.occlusion import weigh
-from trainer.reports.report import Facts
+from trainer.reports.occlusion import importance
+from trainer.reports.report import ReportInputs
 from trainer.runs import filenames, metrics
 
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -30,7 +30,7 @@ def facts(
     epochs: int = 3,
     validation: float = 0.0,
     predict: Predict | None = None,
-) -> Facts:
+) -> ReportInputs:
     """A run on so many examples of each class in turn, whose model is right that often."""
     labels = np.arange(len(examples)) % len(classes)
     data = Dataset.split(
@@ -45,7 +45,7 @@ def facts(
            "examples_per_second": 99.0}  # fmt: skip
     if validation:
         row |= {"val_loss": 0.9, "val_accuracy": 0.6}
-    return Facts(
+    return ReportInputs(
         config=ResolvedConfig(data="data", epochs=epochs, batch_size=8, learning_rate=0.1, out="r"),
         data=data,
         probabilities=probabilities,
@@ -64,7 +64,7 @@ def class_names(count: int) -> tuple[str, ...]:
     return tuple(f"class {number}" for number in range(count))
 
 
-def page(of: Facts, folder: Path) -> str:
+def page(of: ReportInputs, folder: Path) -> str:
     (folder / filenames.MODEL_KERAS).touch()
     report.write(of, folder)
     return (folder / filenames.REPORT).read_text()
@@ -136,7 +136,7 @@ def bag_of_words(texts: np.ndarray) -> np.ndarray:
 
 def test_words_weigh_what_the_model_changes_by_without_them() -> None:
     texts = np.array(["a great,\n dull film", "", "nothing"], object)
-    weighed = weigh(texts, np.array([1, 1, 0]), bag_of_words(texts)[:, 1], bag_of_words)
+    weighed = importance(texts, np.array([1, 1, 0]), bag_of_words(texts)[:, 1], bag_of_words)
     assert [(word.text, pytest.approx(word.weight)) for word in weighed[0]] == [
         ("a ", 0.0), ("great,\n ", 1.0), ("dull ", -0.5), ("film", 0.0)
     ]  # fmt: skip
@@ -152,7 +152,7 @@ def test_long_texts_ask_the_model_only_so_much() -> None:
         return bag_of_words(texts)
 
     texts = np.array(["great " * 5000] * 40, object)
-    weighed = weigh(texts, np.ones(40, int), bag_of_words(texts)[:, 1], predict)
+    weighed = importance(texts, np.ones(40, int), bag_of_words(texts)[:, 1], predict)
     assert sum(asked) <= 2_000_000
     assert {len(words) for words in weighed} == {60}
 

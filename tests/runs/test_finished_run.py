@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from trainer import storage
+from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.errors import DamagedRunError, StorageError
 from trainer.runs.finished_run import load_model, read_run
@@ -32,7 +33,7 @@ def test_it_answers_as_in_the_test_of_the_run(
     }
     storage.write_all(storage.folder(f"{bucket}/run"), files)
     found = read_run(f"{bucket}/run")
-    test = loader.load(str(digits), seed=0).test
+    test = loader.load(DataOptions(data=str(digits), seed=0)).test
     with load_model(found) as model:
         said = model.predict(test.examples).argmax(axis=1)
     assert found.classes == tuple("0123456789")

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.fitting import fit
 from trainer import models
+from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.data.dataset import Spec
 from trainer.distributed.devices import Devices
@@ -45,11 +47,11 @@ def augmenting_within(spec: Spec) -> keras.Model:
 def test_layers_that_augment_do_not_make_what_is_saved_train(
     function: Callable[[Spec], keras.Model], digits: Path, tmp_path: Path
 ) -> None:
-    data = loader.load(str(digits), seed=0)
+    data = loader.load(DataOptions(data=str(digits), seed=0))
     model_entry = ModelEntry("mine:build", function, Recipe())
     model = models.build(model_entry, data.spec, learning_rate=0.01, steps=100, seed=0)
     here = Devices(tf.distribute.get_strategy())
-    loop.fit(model, data.train, None, epochs=1, batch_size=50, seed=0, devices=here)
+    fit(model, data.train, None, epochs=1, batch_size=50, seed=0, devices=here)
     expected = loop.predict(model, data.test, batch_size=100)
     model_files.write(model, tmp_path)
     saved = tf.saved_model.load(tmp_path / filenames.SAVED_MODEL)
@@ -67,11 +69,11 @@ def test_every_export_answers_as_the_training_graph(
 ) -> None:
     model_entry = models.find(name)
     path = digits if model_entry.recipe.data == "mnist" else sentences
-    data = loader.load(str(path), seed=0)
+    data = loader.load(DataOptions(data=str(path), seed=0))
     model = models.build(model_entry, data.spec, learning_rate=0.01, steps=100, seed=0)
     model_files.check_saveable(model, name)
     here = Devices(tf.distribute.get_strategy())
-    loop.fit(model, data.train, None, epochs=1, batch_size=50, seed=0, devices=here)
+    fit(model, data.train, None, epochs=1, batch_size=50, seed=0, devices=here)
     expected = loop.predict(model, data.test, batch_size=100)
     model_files.write(model, tmp_path)
 

@@ -9,6 +9,7 @@ import pytest
 
 from trainer import task
 from trainer.config import Config, ResolvedConfig, complete, resolve, to_json
+from trainer.distributed.cluster import Cluster, read_cluster
 from trainer.errors import UsageError
 from trainer.runtime import cloud_environment
 from trainer.training import setup
@@ -125,8 +126,8 @@ def described(cluster: dict[str, Any], task: dict[str, Any]) -> dict[str, str]:
 def test_workers_are_those_of_tf_config_the_chief_first(
     cluster: dict[str, Any], task: dict[str, Any], index: int
 ) -> None:
-    found = cloud_environment.cluster(VERTEX | described(cluster, task))
-    assert found == cloud_environment.Cluster(("a:1", "b:1", "c:1"), index)
+    found = read_cluster(VERTEX | described(cluster, task))
+    assert found == Cluster(("a:1", "b:1", "c:1"), index)
     assert found.is_chief == (index == 0)
 
 
@@ -141,7 +142,7 @@ def test_workers_are_those_of_tf_config_the_chief_first(
     ],
 )
 def test_one_replica_is_no_cluster(environment: dict[str, str]) -> None:
-    assert cloud_environment.cluster(environment) is None
+    assert read_cluster(environment) is None
 
 
 @pytest.mark.parametrize(
@@ -160,14 +161,14 @@ def test_workers_without_a_part_in_the_training_are_refused(
     cluster: dict[str, Any], task: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=f"^TF_CONFIG: .*{message}"):
-        cloud_environment.cluster(described(cluster, task))
+        read_cluster(described(cluster, task))
 
 
 def test_replicas_that_do_not_know_each_other_are_refused() -> None:
     """Each would train alone, into the same folder."""
     pools = {"cluster": {"workerpool0": ["a:1"], "workerpool1": ["b:1", "c:1"]}}
     with pytest.raises(UsageError, match="^CLUSTER_SPEC: found 3 replicas, expected TF_CONFIG"):
-        cloud_environment.cluster({"CLUSTER_SPEC": json.dumps(pools)})
+        read_cluster({"CLUSTER_SPEC": json.dumps(pools)})
 
 
 def test_a_run_directory_that_goes_with_its_container_is_told(

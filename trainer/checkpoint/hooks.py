@@ -18,11 +18,12 @@ import keras
 
 from trainer.checkpoint import state as checkpoint_state
 from trainer.checkpoint.manager import CheckpointManager
-from trainer.checkpoint.state import Checkpoint, CheckpointError, TrainState
+from trainer.checkpoint.state import Checkpoint, CheckpointError
 from trainer.config import ResolvedConfig, result_settings
 from trainer.distributed.collectives import Workers
 from trainer.distributed.devices import Devices
 from trainer.engine.loop import TrainingHook
+from trainer.engine.train_state import TrainState
 from trainer.errors import (
     ConflictError,
     DeviceError,

@@ -13,7 +13,7 @@ import importlib
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,9 +22,8 @@ import keras
 import numpy as np
 
 from trainer.data.dataset import Array
+from trainer.engine.train_state import TrainState
 from trainer.errors import TrainerError
-
-Logs = dict[str, float]
 
 _METADATA = "metadata"  # JSON, as bytes: an HDF5 attribute would end at 64 KiB.
 _DIGEST = "sha256"
@@ -32,36 +31,6 @@ _DIGEST = "sha256"
 
 class CheckpointError(TrainerError):
     """A checkpoint that is torn, corrupt, or of another run."""
-
-
-@dataclass
-class TrainState:
-    """Where a run stands, between two steps.
-
-    Attributes:
-        epoch: epochs that are behind it.
-        step: steps of the current epoch that are behind it.
-        loss_sum: of the examples of the current epoch so far.
-        correct: of them, how many were answered right.
-        seconds: that the current epoch has taken so far, over all attempts.
-        history: a row for each finished epoch.
-        stopped: whether a callback ended the training.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    correct: float = 0.0
-    seconds: float = 0.0
-    history: list[Logs] = field(default_factory=list)
-    stopped: bool = False
-
-    def end_epoch(self, row: Logs, *, stopped: bool) -> None:
-        """Goes on to the start of the next epoch."""
-        self.history.append(row)
-        self.epoch, self.step = self.epoch + 1, 0
-        self.loss_sum = self.correct = self.seconds = 0.0
-        self.stopped = stopped
 
 
 @dataclass(frozen=True)
@@ -80,7 +49,7 @@ class Checkpoint:
 def capture(
     model: keras.Model,
     callbacks: Sequence[keras.callbacks.Callback],
-    state: TrainState,
+    train_state: TrainState,
     *,
     identity: str,
     environment: Mapping[str, str],
@@ -91,7 +60,7 @@ def capture(
     Args:
         model: compiled, its optimizer built.
         callbacks: those whose memory is part of the run.
-        state: where the run stands.
+        train_state: position of the run.
         identity: of settings and data; `restore` demands the same.
         environment: device and versions, on which the last bits of a result depend.
         seconds: that the run has taken so far, over all attempts.
@@ -111,7 +80,7 @@ def capture(
         "identity": identity,
         "environment": dict(environment),
         "seconds": seconds,
-        "state": asdict(state),
+        "train_state": asdict(train_state),
         "callbacks": memories,
         "numpy": [int(position), int(has_gauss), float(cached)],
         "python": [version, gauss],
@@ -146,7 +115,7 @@ def restore(
     np.random.set_state(("MT19937", arrays["numpy_keys"], position, has_gauss, cached))
     version, gauss = metadata["python"]
     random.setstate((version, tuple(arrays["python_state"].tolist()), gauss))
-    return TrainState(**metadata["state"])
+    return TrainState(**metadata["train_state"])
 
 
 def write(checkpoint: Checkpoint, file: Path | BinaryIO) -> None:

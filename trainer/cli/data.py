@@ -3,54 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pydantic
 
 from trainer import storage
-from trainer.config import Config, command_line
-from trainer.config.fields import Count, Page, Place, Text, argument, option
+from trainer.config import ReadOptions, command_line
+from trainer.config.fields import Page, Place, Text, argument, option
 from trainer.data.loader import SHIPPED
 from trainer.errors import DamagedFilesError, UnreadableInputError, UsageError
 
 if TYPE_CHECKING:
-    from trainer.data.dataset import ReadOptions
     from trainer.data.statistics import Statistics
 
-_Kind = TypeVar("_Kind", bound="_Reading")
-
-
-def _same(name: str) -> Any:
-    """Describes a field as the flag of that name of a training job."""
-    return Config.__dataclass_fields__[name].default
+_Kind = TypeVar("_Kind", bound="_DataSettings")
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
-class _Reading:
-    """What the commands here have in common."""
+class _DataSettings(ReadOptions):
+    """Settings that the commands here share."""
 
     path: Text = argument("One of {datasets}; or a local path or gs://bucket/path, as --data.")
-    image_size: Count | None = _same("image_size")
-    label_column: Text | None = _same("label_column")
-    text_column: Text | None = _same("text_column")
-    image_column: Text | None = _same("image_column")
-    allow_pickle: bool = _same("allow_pickle")
-
-    def reading(self) -> ReadOptions:
-        """Returns how the files are to be read."""
-        from trainer.data.dataset import ReadOptions
-
-        return ReadOptions(
-            allow_pickle=self.allow_pickle,
-            image_size=self.image_size,
-            text_column=self.text_column,
-            image_column=self.image_column,
-            label_column=self.label_column,
-        )
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
-class Check(_Reading):
+class Check(_DataSettings):
     """The settings of `trainer data check`."""
 
     out: Page | None = option(
@@ -61,7 +38,7 @@ class Check(_Reading):
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
-class Convert(_Reading):
+class Convert(_DataSettings):
     """The settings of `trainer data convert`."""
 
     out: Place = argument("A new or empty folder, local or gs://bucket/path.")
@@ -88,7 +65,7 @@ def _check(arguments: Sequence[str], program: str) -> None:
     if settings.out is not None:
         pages.check_replaceable(settings.out)
     try:
-        found = statistics.collect(settings.path, settings.reading())
+        found = statistics.collect(settings.path, settings)
     except DamagedFilesError as error:
         print(*error.findings, sep="\n", flush=True)
         raise UnreadableInputError(
@@ -123,7 +100,7 @@ def _convert(arguments: Sequence[str], program: str) -> None:
     settings = _settings(Convert, arguments, program)
     from trainer.data import convert
 
-    done = convert.convert(settings.path, settings.out, settings.reading())
+    done = convert.convert(settings.path, settings.out, settings)
     sizes = ", ".join(f"{name} {size:,}" for name, size in done.sizes.items())
     print(f"{settings.out}: {len(done.classes)} classes; {sizes}; {done.files} files")
 

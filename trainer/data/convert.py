@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 from trainer import storage
+from trainer.config import ReadOptions
 from trainer.data import loader
-from trainer.data.dataset import ReadOptions
 from trainer.data.formats import table
 from trainer.data.shards import shard_format
 from trainer.errors import UsageError
@@ -48,7 +47,7 @@ def convert(data: str, out: str, options: ReadOptions) -> Converted:
     folder.check_writable()
     if data not in loader.SHIPPED and storage.folder(data).generation(shard_format.INDEX):
         raise UsageError(f"PATH {data}: is shards already")
-    with loader.streamed(data, dataclasses.replace(options, mixed=True)) as stream:
+    with loader.streamed(data, options, shuffled=True) as stream:
         write = table.write if stream.texts else shard_format.write
         write(folder, stream)
         sizes = {name: len(labels) for name, (_, labels) in stream.parts.items()}

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trainer.config import ReadOptions
 from trainer.data import checks, digests
-from trainer.data.shards.cache import Cache
 from trainer.data.shards.reader import Shards
 from trainer.errors import DataError
 
@@ -92,35 +92,24 @@ class Spec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadOptions:
-    """How files are to be read.
+class ReadRequest:
+    """What a format gets besides the files: the user's options, and where the files come from.
 
     Attributes:
-        root: the folder, local or gs://, that relative paths in them refer to.
-        remote: whether they came from a bucket, and so must not name files of this machine.
-        allow_pickle: whether a pickle may be read, by an unpickler that admits arrays only.
-        image_size: pixels a side that images in files of their own are brought to; None leaves them
-            as they are.
-        text_column: of a table, the column that holds texts.
-        image_column: of a table, the column that holds images or paths of such.
-        label_column: of a table, the column that holds classes.
-        cache: keeps files of shards in a bucket, if anything does.
-        needs_training: whether there has to be a training part; if not, a test part alone is data
-            in one piece.
-        mixed: whether examples that are given piece by piece are wanted in a random order, as
-            `mixing` has it, and not as they lie.
+        options: as the user gave them.
+        root: folder, local or gs://, that relative paths in the files refer to.
+        remote: whether the files came from a bucket, so that they must not name local files.
+        needs_training: whether a training split is required; otherwise a test split alone is read
+            as unsplit data.
+        shuffled: whether a stream gives its examples in the order of `external_shuffle`, and not in
+            that of the files.
     """
 
+    options: ReadOptions = ReadOptions()
     root: str = "."
     remote: bool = False
-    allow_pickle: bool = False
-    image_size: int | None = None
-    text_column: str | None = None
-    image_column: str | None = None
-    label_column: str | None = None
-    cache: Cache | None = None
     needs_training: bool = True
-    mixed: bool = False
+    shuffled: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,7 +120,7 @@ class RawSplits:
         train: examples and labels; labels are integers (N,) or one-hot (N, classes).
         test: the same; None if there is no test part.
         classes: class names; None if classes only have numbers.
-        validation: as test.
+        validation_split: as test.
     """
 
     train: tuple[Array | Shards, Array]
@@ -184,7 +173,7 @@ class Dataset:
     Attributes:
         spec: what a model must know of it.
         train: what weights are fitted to.
-        validation: held out of the training data, to choose by; None unless asked for.
+        validation_split: held out of the training data, to choose by; None unless asked for.
         test: used once, after training.
         fingerprint: SHA-256 over every example, label and class name, split by split.
         shared: how many examples of each other part are in the training part too; not of shards
@@ -206,14 +195,19 @@ class Dataset:
 
     @classmethod
     def split(
-        cls, source: RawSplits, *, seed: int, validation: float, fold: tuple[int, int] | None = None
+        cls,
+        source: RawSplits,
+        *,
+        seed: int,
+        validation_split: float,
+        fold: tuple[int, int] | None = None,
     ) -> Dataset:
         """Checks what was read, and holds out what is to be held out, stratified and seeded.
 
         Args:
             source: what was read.
             seed: decides which examples are held out.
-            validation: part of the training examples to hold out for validation.
+            validation_split: part of the training examples to hold out for validation.
             fold: (n, of) makes the n-th, from 1, of so many equal parts of the training examples
                 the test part; test examples that came apart are left out.
 
@@ -227,8 +221,8 @@ class Dataset:
             train, test = _fold(train, *fold, classes, seed=seed)
         elif test is None:
             train, test = _hold_out(train, TEST_FRACTION, classes, seed=seed, stream=0)
-        if validation:
-            train, held_out = _hold_out(train, validation, classes, seed=seed, stream=1)
+        if validation_split:
+            train, held_out = _hold_out(train, validation_split, classes, seed=seed, stream=1)
         splits = {"train": train, "validation": held_out, "test": test}
         present = {name: part for name, part in splits.items() if part is not None}
         for name, part in present.items():

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer import storage
-from trainer.errors import DataError, Location
+from trainer.errors import DataError, Location, UsageError
 
 if TYPE_CHECKING:
-    from trainer.data.dataset import Dataset, RawSplits, ReadOptions
+    from trainer.config import DataOptions, ReadOptions
+    from trainer.data.dataset import Dataset, RawSplits, ReadRequest
     from trainer.data.shards.shard_format import Stream
 
 SHIPPED = ("mnist", "movie_reviews")
 
 # One module a format, tried in this order. Each has `NAME`, what it reads in words;
-# `recognises(files)`; `read(files, options)`, which returns a RawSplits; and perhaps `stream`.
+# `recognises(files)`; `read(files, request)`, which returns a RawSplits; and perhaps `stream`.
 FORMATS = ("idx", "npz", "sparse", "text", "pickle", "table", "vertex_jsonl")
 # The same for data that lies in folders below the one that is given.
 NESTED_FORMATS = ("class_folders",)
@@ -29,123 +30,107 @@ _HIDDEN = (".", "__MACOSX")  # The latter is what a Mac puts into archives.
 _BUILTIN = Path(__file__).parent / "builtin"
 
 
-def load(
-    data: str,
-    *,
-    seed: int,
-    validation: float = 0.0,
-    fold: tuple[int, int] | None = None,
-    validation_data: str | None = None,
-    test_data: str | None = None,
-    allow_pickle: bool = False,
-    image_size: int | None = None,
-    text_column: str | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    cache_dir: str | None = None,
-    cache_bytes: int = 0,
-) -> Dataset:
+def load(options: DataOptions) -> Dataset:
     """Reads, checks and splits a data set.
 
     Args:
-        data: name of a shipped set, or local path, or gs://bucket/path, or a pattern of either.
-        seed: decides which examples are held out.
-        validation: part of the training examples held out for validation, 0 to below 1.
-        fold: (n, of) for the n-th, from 1, of so many folds of the training examples as test part.
-        validation_data: where the validation part is, if it lies apart; as `data`.
-        test_data: where the test part is, if it lies apart; as `data`.
-        allow_pickle: whether a pickle may be read, by an unpickler that admits arrays only.
-        image_size: pixels a side that images in files of their own are brought to.
-        text_column: of a table, the column that holds texts; guessed, if left out.
-        image_column: of a table, the column that holds images or paths of such.
-        label_column: of a table, the column that holds classes; guessed, if left out.
-        cache_dir: a local folder that keeps files of shards in a bucket.
-        cache_bytes: what it may hold.
+        options: which data, how its files are read, and how it is split; `data` must be given.
 
     Raises:
         DataError: the data is damaged, inconsistent or in no known format.
         StorageError: the path is missing or may not be read.
     """
     # NumPy is not imported before the flags are checked.
-    from trainer.data.dataset import Dataset, ReadOptions
-    from trainer.data.shards.cache import Cache
+    from trainer.data.dataset import Dataset
 
-    options = ReadOptions(
-        allow_pickle=allow_pickle,
-        image_size=image_size,
-        text_column=text_column,
-        image_column=image_column,
-        label_column=label_column,
-        cache=Cache(cache_dir, cache_bytes) if cache_dir else None,
-    )
-    source = read(data, options)
-    for part, place in (("validation", validation_data), ("test", test_data)):
-        if place is not None:
-            source = _with_part(source, part, place, read(place, options))
-    with _about(data):
-        return Dataset.split(source, seed=seed, validation=validation, fold=fold)
+    if options.data is None:
+        raise UsageError("--data: not given, expected a data set")
+    splits = read(options.data, options)
+    separate = {"validation": options.validation_data, "test": options.test_data}
+    for name, data in separate.items():
+        if data is not None:
+            splits = _with_split(splits, name, data, read(data, options))
+    with _locate(options.data):
+        return Dataset.split(
+            splits,
+            seed=options.seed,
+            validation_split=options.validation_split,
+            fold=options.fold_of,
+        )
 
 
-def read(data: str, options: ReadOptions) -> RawSplits:
-    """Reads a data set, which is neither checked nor split yet.
+def read(data: str, options: ReadOptions, *, needs_training: bool = True) -> RawSplits:
+    """Reads a data set without checking or splitting it.
 
     Args:
-        data: name of a shipped set, or local path, or gs://bucket/path, or a pattern of either.
-        options: how its files are to be read.
+        data: name of a shipped set, local path, gs://bucket/path, or a pattern of either.
+        options: how its files are read.
+        needs_training: whether a training split is required; otherwise a test split alone is read
+            as unsplit data.
 
     Raises:
-        DataError: it is damaged, or in no known format.
+        DataError: the data is damaged, or in no known format.
         StorageError: the path is missing or may not be read.
     """
-    source = _shards(data, options)
-    if source is not None:
-        return source
-    with _opened(data, options) as (module, files, options):
-        found: RawSplits = module.read(files, options)
+    splits = _shards(data, options)
+    if splits is not None:
+        return splits
+    with _opened(data, options, needs_training=needs_training) as (module, files, request):
+        found: RawSplits = module.read(files, request)
     return found
 
 
 @contextlib.contextmanager
-def streamed(data: str, options: ReadOptions) -> Iterator[Stream]:
-    """Gives a data set piece by piece; one whose format cannot be read so is read before that.
+def streamed(data: str, options: ReadOptions, *, shuffled: bool = False) -> Iterator[Stream]:
+    """Yields a data set as a stream of blocks; a format that cannot stream is read first.
 
-    Takes and raises what `read` does, and is checked; but what is damaged may show not before its
-    piece is asked for.
+    Args:
+        data: as in `read`.
+        options: as in `read`.
+        shuffled: whether the examples come in the order of `external_shuffle`, and not in that of
+            the files.
+
+    Raises:
+        DataError: as in `read`; damage within a block is raised when the block is read.
+        StorageError: as in `read`.
     """
     from trainer.data import checks
     from trainer.data.dataset import checked
     from trainer.data.shards import shard_format
 
-    def whole(source: RawSplits) -> Stream:
-        parts = checked(source)
-        classes = source.classes or checks.class_names(parts["train"].labels)
-        for name, part in parts.items():
-            checks.check_known(name, part.labels, classes)
-        return shard_format.of_parts(parts, classes, mix=options.mixed)
+    def whole(raw: RawSplits) -> Stream:
+        splits = checked(raw)
+        classes = raw.classes or checks.class_names(splits["train"].labels)
+        for name, split in splits.items():
+            checks.check_known(name, split.labels, classes)
+        return shard_format.of_parts(splits, classes, mix=shuffled)
 
-    source = _shards(data, options)
-    if source is not None:
-        with _about(data):
-            yield whole(source)
+    shards = _shards(data, options)
+    if shards is not None:
+        with _locate(data):
+            yield whole(shards)
         return
-    with _opened(data, options) as (module, files, options):
-        stream = module.stream(files, options) if hasattr(module, "stream") else None
-        yield stream or whole(module.read(files, options))
+    with _opened(data, options, shuffled=shuffled) as (module, files, request):
+        stream = module.stream(files, request) if hasattr(module, "stream") else None
+        yield stream or whole(module.read(files, request))
 
 
 def _shards(data: str, options: ReadOptions) -> RawSplits | None:
-    """Returns a data set that is shards; None if it is not."""
+    """Returns a data set of shards; None if it is in another format."""
     from trainer.data.shards import shard_format
+    from trainer.data.shards.cache import Cache
 
     if data in SHIPPED or storage.is_pattern(data):
         return None
-    cache = options.cache if storage.is_remote(data) else None
+    cache = None
+    if options.cache_dir is not None and storage.is_remote(data):
+        cache = Cache(options.cache_dir, int(options.cache_gb * 1e9))
     return shard_format.source(storage.folder(data), cache)
 
 
 @contextlib.contextmanager
-def _about(data: str) -> Iterator[None]:
-    """Gives errors that are about no file the data as their place."""
+def _locate(data: str) -> Iterator[None]:
+    """Sets the location of errors that have none to the data."""
     try:
         yield
     except DataError as error:
@@ -153,23 +138,29 @@ def _about(data: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _opened(data: str, options: ReadOptions) -> Iterator[tuple[Any, list[Path], ReadOptions]]:
-    """Gives the module of a data set's format, its files, and how they are to be read."""
+def _opened(
+    data: str, options: ReadOptions, *, needs_training: bool = True, shuffled: bool = False
+) -> Iterator[tuple[Any, list[Path], ReadRequest]]:
+    """Yields the module of a data set's format, its files, and the request for it."""
+    from trainer.data.dataset import ReadRequest
+
     path = str(_BUILTIN / data) if data in SHIPPED else data
     with storage.local_copy(path) as local:
         whole = local.is_dir() and not storage.is_pattern(path)
         folder = path if whole else path.rpartition("/")[0]
-        options = dataclasses.replace(
-            options,
+        request = ReadRequest(
+            options=options,
             root=str(local) if whole else folder or ".",
             remote=storage.is_remote(path),
+            needs_training=needs_training,
+            shuffled=shuffled,
         )
 
         def as_given(place: Location | None) -> Location:
             """Returns a place in the copy as the user knows it."""
             if place is None:
                 return Location(data)
-            copied = options.remote and isinstance(place.file, Path)
+            copied = request.remote and isinstance(place.file, Path)
             if not copied:
                 return place
             within = Path(place.file).relative_to(local if whole else local.parent)
@@ -177,12 +168,12 @@ def _opened(data: str, options: ReadOptions) -> Iterator[tuple[Any, list[Path], 
 
         try:
             module, files = _recognise(local)
-            yield module, files, options
+            yield module, files, request
         except DataError as error:
             raise error.moved(as_given) from None
 
 
-def _with_part(source: RawSplits, name: str, place: str, other: RawSplits) -> RawSplits:
+def _with_split(source: RawSplits, name: str, place: str, other: RawSplits) -> RawSplits:
     """Returns the source with the examples of another one as its validation or test part.
 
     Raises:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from trainer.config import ReadOptions
 from trainer.data import digests, loader
-from trainer.data.dataset import Array, ReadOptions, Split
+from trainer.data.dataset import Array, Split
 from trainer.errors import DamagedFilesError, DataError
 
 _MAX_CLASSES = 20

@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data.dataset import Array
+from trainer.distributed.cluster import Cluster
 from trainer.errors import WorkerLostError
-from trainer.runtime.cloud_environment import Cluster
 
 _PART = 1 << 23  # Of 8 bytes each, in one sum.
 _LOST = (

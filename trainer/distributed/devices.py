@@ -18,10 +18,10 @@ from typing import Any
 import tensorflow as tf
 
 from trainer.distributed import rendezvous
+from trainer.distributed.cluster import Cluster
 from trainer.distributed.collectives import Workers
 from trainer.engine import precision as mixed
 from trainer.errors import DeviceError, UsageError
-from trainer.runtime.cloud_environment import Cluster
 
 DRIVER_LIBRARY = "libcuda.so.1"
 # What TensorFlow 2.21 opens at run time (its dso_loader).

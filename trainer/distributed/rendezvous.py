@@ -15,8 +15,8 @@ import sys
 import time
 from typing import Any
 
+from trainer.distributed.cluster import Cluster
 from trainer.errors import DeviceError, WorkerLostError
-from trainer.runtime.cloud_environment import Cluster
 from trainer.runtime.log import LOGGER
 
 _POLL_S = 0.2

@@ -1,25 +1,24 @@
-"""A second of real training, to tell what a run will take; the model is of no use after it."""
+"""Measures the speed of training and testing by a second of real steps, which change the model."""
 
 from __future__ import annotations
 
 import functools
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import keras
 import tensorflow as tf
 
-from trainer import storage
-from trainer.checkpoint import state
-from trainer.checkpoint.state import TrainState
+from trainer.config import ResolvedTrainOptions
 from trainer.data.dataset import Split
 from trainer.distributed.devices import Devices
 from trainer.engine import train_function
 from trainer.engine.features import FeatureExtractor
 from trainer.engine.loop import StepsPerExecutionTuner, batches
 from trainer.engine.train_function import TrainStepConfig
+from trainer.engine.train_state import TrainState
 
 _MIN_S = 1.0
 _MAX_TESTED = 2000
@@ -27,12 +26,12 @@ _MAX_TESTED = 2000
 
 @dataclass(frozen=True)
 class Throughput:
-    """How fast a run will be.
+    """Speed of a run.
 
     Attributes:
-        first_step_s: seconds of the first step, in which it is compiled.
-        trained_per_s: examples a second, after that.
-        tested_per_s: the same in a test or a validation.
+        first_step_s: seconds of the first step, including compilation.
+        trained_per_s: examples trained per second, after that.
+        tested_per_s: examples predicted per second, in validation and test.
     """
 
     first_step_s: float
@@ -40,46 +39,45 @@ class Throughput:
     tested_per_s: float
 
 
-def speed(
+def measure(
     model: keras.Model,
     train: Split,
+    options: ResolvedTrainOptions,
     *,
-    batch_size: int,
-    seed: int,
     devices: Devices,
     step_config: TrainStepConfig,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Throughput:
-    """Takes real steps, the first ones of the run, until a second is over.
+    """Runs the first steps of a run for one second, and predicts some examples.
 
     Args:
-        model: compiled within the scope of the strategy.
-        train: what it is fitted to.
-        batch_size: examples a step over all replicas.
-        seed: of the order of examples.
+        model: compiled within the scope of the strategy; its weights change.
+        train: training split.
+        options: batch size over all replicas, and seed.
         devices: where, and in which precision.
-        step_config: the loss, and what is done to examples.
-        clock: seconds, rising.
+        step_config: loss and augmentation.
+        clock: monotonic seconds.
 
     Raises:
         DivergedError: the loss became NaN or infinite.
     """
+    batch_size, seed = options.batch_size, options.seed
     started = clock()
     features = FeatureExtractor(model)
-    run_steps = train_function.make_train_function(
+    train_steps = train_function.make_train_function(
         features, train, model.optimizer, step_config, devices
     )
-    indices = batches(train.order(seed, 0), batch_size, run_steps.microbatches)
+    indices = batches(train.order(seed, 0), batch_size, train_steps.microbatches)
     key, counters = train_function.epoch_rng(seed, 0, len(indices))
-    tuner = StepsPerExecutionTuner(clock, lambda: run_steps.most(batch_size))
-    call = functools.partial(run_steps, key)
-    run_steps.start(seed=seed, epochs=1, epoch=0, position=0)
+    tuner = StepsPerExecutionTuner(clock, lambda: train_steps.max_steps(batch_size))
+    call = functools.partial(train_steps, key)
+    train_steps.start(seed=seed, epochs=1, epoch=0, position=0)
     next(tuner.executions(call, counters[:1], indices[:1], TrainState()))
     first_step_s = clock() - started
     seen, seconds = 0, 0.0
     while seconds < _MIN_S:
         epoch = TrainState()
-        run_steps.start(seed=seed, epochs=1, epoch=0, position=0)
+        train_steps.start(seed=seed, epochs=1, epoch=0, position=0)
         for _ in tuner.executions(call, counters, indices, epoch):
             if seconds + epoch.seconds >= _MIN_S:
                 break
@@ -93,26 +91,8 @@ def speed(
     return Throughput(first_step_s, seen / seconds, len(tested) / max(clock() - started, 1e-9))
 
 
-def checkpoint(
-    model: keras.Model, callbacks: Sequence[keras.callbacks.Callback]
-) -> tuple[int, float]:
-    """Writes a checkpoint to a temporary_directory folder.
-
-    Returns:
-        Its size in bytes, and the seconds that it took.
-    """
-    started = time.perf_counter()
-    with storage.temporary_directory() as place:
-        path = place / "checkpoint.h5"
-        state.write(
-            state.capture(model, callbacks, TrainState(), identity="", environment={}, seconds=0.0),
-            path,
-        )
-        return path.stat().st_size, time.perf_counter() - started
-
-
 def peak_memory() -> dict[str, int]:
-    """Returns the most bytes that were taken so far, by the name of the memory."""
+    """Returns the peak memory use so far in bytes, by the name of the memory."""
     peaks = {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
     for gpu in tf.config.list_logical_devices("GPU"):
         name = gpu.name.removeprefix("/device:")

@@ -15,7 +15,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.data.dataset import Array, Split
+from trainer.config import TrainOptions
+from trainer.data.dataset import Array, Dataset, Split
 from trainer.data.shards.reader import Shards
 from trainer.distributed.devices import Devices
 from trainer.engine import fused_optimizers
@@ -23,6 +24,8 @@ from trainer.engine import precision as mixed
 from trainer.engine.features import FeatureExtractor
 from trainer.engine.fused_batch_norm import can_use_microbatches, training_pass
 from trainer.engine.prefetch import Prefetcher
+from trainer.models import Recipe
+from trainer.models import augmentation as augmentations
 from trainer.models.augmentation import Augmentation
 from trainer.runtime.log import LOGGER
 
@@ -32,17 +35,17 @@ _PHILOX = 1  # In TensorFlow's tf.random.Algorithm.
 
 @dataclass(frozen=True)
 class TrainStepConfig:
-    """What a step does with its examples, besides what the network does.
+    """Loss and augmentation of a training step.
 
     Attributes:
-        label_smoothing: part of each target that is spread over all classes.
-        augmentation: changes training examples, if anything does.
-        class_weights: what the loss of an example counts, by its class: float32 (classes,); None
-            for 1.
+        label_smoothing: fraction of each target that is spread over all classes.
+        augmentation: random change of training examples; None for none.
+        class_weights: weight of an example's loss by its class, float32 (classes,); None for 1. As
+            in `Model.fit`, the mean is over the examples, not over the weights.
     """
 
-    label_smoothing: float
-    augmentation: Augmentation | None
+    label_smoothing: float = 0.0
+    augmentation: Augmentation | None = None
     class_weights: Array | None = None
 
     def losses(self, labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
@@ -59,6 +62,15 @@ class TrainStepConfig:
         if self.class_weights is None:
             return losses
         return losses * tf.gather(tf.constant(self.class_weights, tf.float32), labels)
+
+
+def make_step_config(options: TrainOptions, recipe: Recipe, data: Dataset) -> TrainStepConfig:
+    """Returns what the options, and where they say nothing the recipe, decide for a step."""
+    return TrainStepConfig(
+        label_smoothing=recipe.label_smoothing,
+        augmentation=augmentations.select(options.augmentation, recipe, data.spec),
+        class_weights=data.weights(options.class_weights),
+    )
 
 
 class TrainFunction:
@@ -79,7 +91,7 @@ class TrainFunction:
         if self._prefetcher is not None:
             self._prefetcher.start(seed=seed, epochs=epochs, epoch=epoch, position=position)
 
-    def most(self, width: int) -> int | None:
+    def max_steps(self, width: int) -> int | None:
         """Returns how many steps of so many examples a call may have; None for any number."""
         if self._prefetcher is None:
             return None

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from trainer import storage
-from trainer.config import ResolvedConfig, check
+from trainer.config import ReadOptions, ResolvedConfig, check
 from trainer.data import loader
-from trainer.data.dataset import Array, Dataset, RawSplits, ReadOptions, Split, labelled, numbers_in
+from trainer.data.dataset import Array, Dataset, RawSplits, Split, labelled, numbers_in
 from trainer.errors import DataError, Location
 from trainer.runs import filenames, metrics, predictions
 from trainer.runs.finished_run import FinishedRun, Predictor
@@ -34,7 +34,7 @@ class EvaluationData:
     data: str
     part: str
     examples: Split
-    leaked: int
+    shared: int
 
 
 def read(found: FinishedRun, data: str | None, *, allow_pickle: bool = False) -> EvaluationData:
@@ -61,9 +61,8 @@ def read(found: FinishedRun, data: str | None, *, allow_pickle: bool = False) ->
         text_column=config.text_column,
         image_column=config.image_column,
         label_column=config.label_column,
-        needs_training=False,
     )
-    source = loader.read(data, options)
+    source = loader.read(data, options, needs_training=False)
     again = _split_as(config, source)
     if again is not None and again.fingerprint == found.manifest["data_fingerprint"]:
         return _fitted(found, data, "own", again.test, again.spec.classes)
@@ -87,7 +86,7 @@ def test(found: FinishedRun, on: EvaluationData, model: Predictor) -> dict[str, 
         "data": on.data,
         "part": on.part,
         "examples": len(on.examples),
-        "shared": on.leaked,
+        "shared": on.shared,
         **metrics.test(_predict(found, on, model), on.examples.labels, found.classes),
         "training": {
             "test": then["test"],
@@ -127,13 +126,13 @@ def _fitted(
         (predictions.digest(example), found.classes[label])
         for example, label in zip(examples, labels, strict=True)
     )
-    return EvaluationData(data, part, Split(examples, labels), leaked=(now & then).total())
+    return EvaluationData(data, part, Split(examples, labels), shared=(now & then).total())
 
 
 def _split_as(config: ResolvedConfig, source: RawSplits) -> Dataset | None:
     """Returns data split as the run's was; None if it cannot be, so that it is no such data."""
     with contextlib.suppress(DataError):
         return Dataset.split(
-            source, seed=config.seed, validation=config.validation_split, fold=config.fold_of
+            source, seed=config.seed, validation_split=config.validation_split, fold=config.fold_of
         )
     return None

@@ -11,7 +11,6 @@ from trainer.errors import DataError
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from trainer.config import Config
     from trainer.data.dataset import Spec
     from trainer.models import Recipe
 
@@ -119,13 +118,13 @@ _FEW_PIXELS = 2  # Up to so many, images are cut out of versions of themselves.
 _SHIFTED = 10  # Images are moved by up to one part in so many of their shorter side.
 
 
-def of(config: Config, recipe: Recipe, spec: Spec) -> Augmentation | None:
-    """Returns the augmentation of a run: what its settings name, else that of the recipe.
+def select(name: str | None, recipe: Recipe, spec: Spec) -> Augmentation | None:
+    """Returns the augmentation of a run: the named one, or else that of the recipe.
 
     Raises:
         DataError: as `named`.
     """
-    return named(config.augmentation, spec) if config.augmentation else recipe.augmentation
+    return named(name, spec) if name else recipe.augmentation
 
 
 def named(name: str, spec: Spec) -> Augmentation | None:

@@ -119,13 +119,13 @@ class Pair:
     Attributes:
         first: the run that the other is compared with.
         second: the other run.
-        shared: how many examples that are.
+        common: how many examples that are.
         both_right: of them, so many were classified rightly by both,
         only_first: by the first alone,
         only_second: by the second alone.
         same_class: so many were said to be of the same class, right or wrong.
         conflicting: further examples in both test parts, which have another class in each.
-        p: of McNemar's exact test; 1 without a shared example.
+        p: of McNemar's exact test; 1 without a common example.
         corrected: p, corrected for the number of tests.
     """
 
@@ -354,7 +354,7 @@ def _pairs(runs: Sequence[Run]) -> list[Pair]:
     chances = {
         number: significance.mcnemar(counts["only_first"], counts["only_second"])
         for number, counts in counted.items()
-        if counts["shared"]
+        if counts["common"]
     }
     corrected = dict(zip(chances, significance.holm(list(chances.values())), strict=True))
     return [
@@ -375,7 +375,7 @@ def _counts(first: Run, second: Run) -> dict[str, int]:
     right = Counter((a.true == a.predicted, b.true == b.predicted) for a, b in both)
     examples = [Counter(example for example, _, _ in run.tested) for run in (first, second)]
     return {
-        "shared": len(both),
+        "common": len(both),
         "both_right": right[True, True],
         "only_first": right[True, False],
         "only_second": right[False, True],

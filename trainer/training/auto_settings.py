@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from trainer import models
 from trainer.config import LocatedConfig, ResolvedConfig, complete, flag_name
 from trainer.errors import DataError
-from trainer.models import ModelEntry, augmentation
+from trainer.models import ModelEntry
 from trainer.runtime.log import LOGGER
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def select_candidate(
     devices: Devices,
 ) -> str:
     """Returns the value of a setting with which the model is right most often in validation."""
-    from trainer.engine import loop, model_builder
+    from trainer.engine import loop, model_builder, train_function
     from trainer.runs.metrics import loss_accuracy
 
     try:
@@ -79,18 +79,14 @@ def select_candidate(
         settled = models.choose(model_entry, small.spec, with_it)
         resolved = complete(ResolvedConfig, with_it, **settled)
         model = model_builder.build(resolved, model_entry, small.spec, devices)
-        loop.fit(
-            model,
-            small.train,
-            None,
-            epochs=resolved.epochs,
-            batch_size=resolved.batch_size,
-            seed=resolved.seed,
+        loop.TrainingLoop(
+            model=model,
+            train=small.train,
+            validation=None,
+            options=resolved,
             devices=devices,
-            label_smoothing=model_entry.recipe.label_smoothing,
-            augmentation=augmentation.of(resolved, model_entry.recipe, small.spec),
-            class_weights=small.weights(resolved.class_weights),
-        )
+            step_config=train_function.make_step_config(resolved, model_entry.recipe, small),
+        ).run()
         probabilities = loop.predict(model, small.test, batch_size=resolved.batch_size)
         measured = loss_accuracy(probabilities, small.test.labels)["accuracy"]
         accuracies[candidate] = devices.workers.broadcast([measured])[0]

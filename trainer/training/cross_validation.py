@@ -12,6 +12,7 @@ from typing import Any
 
 from trainer import models, storage, train
 from trainer.config import Config, LocatedConfig
+from trainer.data import loader
 from trainer.errors import RunExistsError
 from trainer.runs import filenames, manifest
 from trainer.runs.directory import RunDirectory
@@ -36,7 +37,7 @@ def run(config: Config, folds: int, *, started: float | None = None) -> str:
     """
     located, model_entry = setup.resolve(config)
     settings = [of_fold(located, fold) for fold in range(1, folds + 1)]
-    models.check_data(model_entry, setup.load(settings[0]).spec)
+    models.check_data(model_entry, loader.load(settings[0]).spec)
     folder = storage.folder(located.out)
     _check_alone(folder, folds)
     if located.overwrite and folder.generation(filenames.FOLDS):
@@ -99,7 +100,7 @@ def _looked_at(run: LocatedConfig) -> LocatedConfig:
         finished = RunDirectory(kept).is_finished()
         if finished:
             was = manifest.read(storage.folder(run.out))["data_fingerprint"]
-            if was != setup.load(run).fingerprint:
+            if was != loader.load(run).fingerprint:
                 raise RunExistsError(f"--out {run.out}: holds this fold of data that has changed")
     except RunExistsError:
         if not run.overwrite:

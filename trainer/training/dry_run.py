@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from trainer import storage
 from trainer.config import Config, LocatedConfig, flag_name
 from trainer.models import ModelEntry
 from trainer.runs.directory import RunDirectory, checkpoints_path
@@ -44,23 +45,18 @@ def run(config: Config, *, started: float | None = None) -> None:
     job = setup.prepare(_with_candidates(located, model_entry), model_entry, timer)
     begin_s = timer.total()
     from trainer.distributed import devices
-    from trainer.engine import throughput, train_function
+    from trainer.engine import throughput
     from trainer.runs import model_files
 
     with devices.translate_errors():
-        speed = throughput.speed(
+        speed = throughput.measure(
             job.model,
             job.data.train,
-            batch_size=job.config.batch_size,
-            seed=job.config.seed,
+            job.config,
             devices=job.devices,
-            step_config=train_function.TrainStepConfig(
-                model_entry.recipe.label_smoothing,
-                job.augmentation,
-                job.class_weights,
-            ),
+            step_config=job.step_config,
         )
-        size_bytes, checkpoint_s = throughput.checkpoint(job.model, job.callbacks)
+        size_bytes, checkpoint_s = _write_checkpoint(job)
         peaks = throughput.peak_memory()
         before = time.perf_counter()
         model_files.check_saveable(job.model, job.config.model)
@@ -78,6 +74,21 @@ def run(config: Config, *, started: float | None = None) -> None:
     )  # fmt: skip
     _tell_time(job, begin_s + speed.first_step_s + write_s, speed, runs=runs)
     LOGGER.info("all checks passed; nothing was left behind")
+
+
+def _write_checkpoint(job: TrainingJob) -> tuple[int, float]:
+    """Writes a checkpoint to a temporary folder; returns its size in bytes and the seconds."""
+    from trainer.checkpoint import state
+    from trainer.engine.train_state import TrainState
+
+    started = time.perf_counter()
+    with storage.temporary_directory() as folder:
+        path = folder / "checkpoint.h5"
+        checkpoint = state.capture(
+            job.model, job.callbacks, TrainState(), identity="", environment={}, seconds=0.0
+        )
+        state.write(checkpoint, path)
+        return path.stat().st_size, time.perf_counter() - started
 
 
 def _with_candidates(config: LocatedConfig, model_entry: ModelEntry) -> LocatedConfig:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from trainer import models, storage
 from trainer.config import Config, LocatedConfig, ResolvedConfig, check, complete
 from trainer.data import loader
+from trainer.distributed.cluster import Cluster
 from trainer.errors import StorageError, UsageError
 from trainer.models import ModelEntry, augmentation
 from trainer.runtime import cloud_environment, imports, memory
-from trainer.runtime.cloud_environment import Cluster
 from trainer.runtime.log import LOGGER
 from trainer.runtime.timers import StageTimer
 from trainer.training import auto_settings
@@ -26,9 +26,9 @@ from trainer.writers.tuning import TuningReport
 if TYPE_CHECKING:
     import keras
 
-    from trainer.data.dataset import Array, Dataset
+    from trainer.data.dataset import Dataset
     from trainer.distributed.devices import Devices
-    from trainer.models.augmentation import Augmentation
+    from trainer.engine.train_function import TrainStepConfig
     from trainer.runs.finished_run import FinishedRun
 
 _IMBALANCED = 10  # Times as many examples of one class as of another.
@@ -45,7 +45,7 @@ class TrainingJob:
         devices: opened.
         model: built and compiled.
         callbacks: of the recipe.
-        augmentation: of the training examples, if there is one.
+        step_config: loss and augmentation of a training step.
         trial: the report of a tuning trial, if the run is one.
     """
 
@@ -55,13 +55,8 @@ class TrainingJob:
     devices: Devices
     model: keras.Model
     callbacks: Sequence[keras.callbacks.Callback]
-    augmentation: Augmentation | None
+    step_config: TrainStepConfig
     trial: TuningReport | None
-
-    @property
-    def class_weights(self) -> Array | None:
-        """What an example counts in training, by its class: float32 (classes,); None for 1."""
-        return self.data.weights(self.config.class_weights)
 
 
 def prepare(
@@ -89,7 +84,7 @@ def prepare(
     trial = tuning.report(os.environ) if writes else None
     if config.weights is not None:
         _check_there("--weights", config.weights)
-    data = load(config)
+    data = loader.load(config)
     models.check_data(model_entry, data.spec)
     if config.augmentation is not None:
         augmentation.named(config.augmentation, data.spec)
@@ -105,7 +100,7 @@ def prepare(
     # Not before all that is cheap to check is known to be right: TensorFlow takes seconds.
     with imports.keras():
         from trainer.distributed import devices
-        from trainer.engine import model_builder
+        from trainer.engine import model_builder, train_function
         from trainer.runs import model_files
 
         timer.record("import")
@@ -132,7 +127,7 @@ def prepare(
         device,
         model,
         models.callbacks(model_entry, validation=data.validation is not None),
-        augmentation.of(resolved, model_entry.recipe, data.spec),
+        train_function.make_step_config(resolved, model_entry.recipe, data),
         trial,
     )
 
@@ -231,27 +226,8 @@ def reload(run: FinishedRun, data: str | None = None) -> Dataset:
     labels = {name: f"{run.run}/config.json: {name}" for name in values}
     config = check(ResolvedConfig, values, labels=labels)
     try:
-        return load(config)
+        return loader.load(config)
     except StorageError as error:
         if data is not None:
             raise
         raise type(error)(f"{error}; --data says where the data is now") from None
-
-
-def load(config: LocatedConfig) -> Dataset:
-    """Reads the data of a run, as `datasets.load`."""
-    return loader.load(
-        config.data,
-        seed=config.seed,
-        validation=config.validation_split,
-        fold=config.fold_of,
-        validation_data=config.validation_data,
-        test_data=config.test_data,
-        allow_pickle=config.allow_pickle,
-        image_size=config.image_size,
-        text_column=config.text_column,
-        image_column=config.image_column,
-        label_column=config.label_column,
-        cache_dir=config.cache_dir,
-        cache_bytes=int(config.cache_gb * 1e9),
-    )

@@ -16,7 +16,9 @@ from trainer.runtime.log import LOGGER
 
 
 @contextlib.contextmanager
-def shown(config: ResolvedConfig, *, examples: int) -> Iterator[keras.callbacks.Callback]:
+def progress_callback(
+    config: ResolvedConfig, *, examples: int
+) -> Iterator[keras.callbacks.Callback]:
     """Gives the callback that fits where the log goes, and ends it when training does."""
     if config.log == "text" and sys.stderr.isatty():
         bar = ProgressBar(config.batch_size, examples)

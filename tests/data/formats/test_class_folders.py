@@ -12,6 +12,7 @@ import pytest
 
 from tests.data.formats.test_images import encoded
 from trainer import storage
+from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.errors import DataError
 
@@ -32,7 +33,7 @@ def images(prefix: str = "", count: int = 10) -> dict[str, bytes]:
 
 
 def test_a_folder_is_a_class(tmp_path: Path) -> None:
-    data = loader.load(write(tmp_path, images()), seed=0)
+    data = loader.load(DataOptions(data=write(tmp_path, images()), seed=0))
     assert (data.spec.classes, data.spec.shape) == (("cats", "dogs"), (6, 4, 3))
     assert data.spec.sizes == {"train": 18, "test": 2}
     assert data.train.examples[data.train.labels == 0].max() < 20
@@ -42,9 +43,9 @@ def test_parts_are_as_they_lie_and_from_a_bucket_too(tmp_path: Path, bucket: str
     files = images("train/") | images("val/", 3) | images("test/", 2)
     write(tmp_path, files)
     storage.write_all(storage.folder(f"{bucket}/pets"), {name: tmp_path / name for name in files})
-    local = loader.load(str(tmp_path), seed=0)
+    local = loader.load(DataOptions(data=str(tmp_path), seed=0))
     assert local.spec.sizes == {"train": 20, "validation": 6, "test": 4}
-    assert loader.load(f"{bucket}/pets", seed=0).fingerprint == local.fingerprint
+    assert loader.load(DataOptions(data=f"{bucket}/pets", seed=0)).fingerprint == local.fingerprint
 
 
 def test_texts_are_whole_files(tmp_path: Path) -> None:
@@ -54,7 +55,7 @@ def test_texts_are_whole_files(tmp_path: Path) -> None:
         for name in ("neg", "pos")
         for n in range(3)
     }
-    data = loader.load(write(tmp_path, files), seed=0)
+    data = loader.load(DataOptions(data=write(tmp_path, files), seed=0))
     assert data.spec.sizes == {"train": 6, "test": 6}
     assert data.test.examples[0] == "neg film\nin two lines 0"
 
@@ -69,7 +70,7 @@ def test_what_is_neither_is_told_and_hidden_files_are_not(
         "__MACOSX/cats/._1.png": b"",
     }
     with caplog.at_level(logging.WARNING, "trainer"):
-        data = loader.load(write(tmp_path, images() | others), seed=0)
+        data = loader.load(DataOptions(data=write(tmp_path, images() | others), seed=0))
     assert data.spec.sizes == {"train": 18, "test": 2}
     assert [record.getMessage() for record in caplog.records] == [
         "left out: 2 files that are no images, as README.md, notes.txt"
@@ -79,8 +80,8 @@ def test_what_is_neither_is_told_and_hidden_files_are_not(
 def test_a_size_brings_all_to_one(tmp_path: Path) -> None:
     path = write(tmp_path, images() | {"cats/large.png": encoded(np.zeros((90, 60), np.uint8))})
     with pytest.raises(DataError, match=r"cats/large.png: an image of 60x90, expected 4x6"):
-        loader.load(path, seed=0)
-    assert loader.load(path, seed=0, image_size=8).spec.shape == (8, 8, 3)
+        loader.load(DataOptions(data=path, seed=0))
+    assert loader.load(DataOptions(data=path, seed=0, image_size=8)).spec.shape == (8, 8, 3)
 
 
 @pytest.mark.parametrize(
@@ -100,5 +101,5 @@ def test_what_cannot_be_trained_on_is_named(
     tmp_path: Path, files: dict[str, bytes], message: str
 ) -> None:
     with pytest.raises(DataError, match=message) as caught:
-        loader.load(write(tmp_path, files), seed=0)
+        loader.load(DataOptions(data=write(tmp_path, files), seed=0))
     assert re.match(re.escape(str(tmp_path)), str(caught.value))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.kills import write_idx
+from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.data.dataset import Dataset
 from trainer.errors import DataError
@@ -38,7 +39,10 @@ def test_plain_files_under_any_name_give_what_gzipped_ones_do(digits: Path, tmp_
     for file in digits.iterdir():
         name = file.name.replace("t10k", "test").replace("-ubyte.gz", "").replace("idx", "")
         (tmp_path / name).write_bytes(gzip.decompress(file.read_bytes()))
-    plain, zipped = loader.load(str(tmp_path), seed=0), loader.load(str(digits), seed=0)
+    plain, zipped = (
+        loader.load(DataOptions(data=str(tmp_path), seed=0)),
+        loader.load(DataOptions(data=str(digits), seed=0)),
+    )
     assert plain.fingerprint == zipped.fingerprint
     assert plain.spec.sizes == {"train": 1000, "test": 300}
 
@@ -46,7 +50,9 @@ def test_plain_files_under_any_name_give_what_gzipped_ones_do(digits: Path, tmp_
 def test_without_test_files_a_tenth_is_held_out(folder: Path) -> None:
     for file in folder.glob("t10k*"):
         file.unlink()
-    assert loader.load(str(folder), seed=0).spec.sizes["test"] == pytest.approx(100, abs=5)
+    assert loader.load(DataOptions(data=str(folder), seed=0)).spec.sizes["test"] == pytest.approx(
+        100, abs=5
+    )
 
 
 def _bytes(path: Path, change: Callable[[bytes], bytes]) -> None:
@@ -94,5 +100,5 @@ def _promise(path: Path) -> None:
 def test_damage_is_named(folder: Path, damage: Callable[[Path], None], message: str) -> None:
     damage(folder)
     with pytest.raises(DataError, match=message) as caught:
-        loader.load(str(folder), seed=0)
+        loader.load(DataOptions(data=str(folder), seed=0))
     assert str(caught.value).startswith(str(folder))

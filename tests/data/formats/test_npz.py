@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
+from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.errors import DataError
 
@@ -27,7 +28,7 @@ def save(path: Path, **changes: Any) -> str:
 
 
 def test_keras_layout_is_read(tmp_path: Path) -> None:
-    data = loader.load(save(tmp_path), seed=0)
+    data = loader.load(DataOptions(data=save(tmp_path), seed=0))
     assert data.spec.sizes == {"train": 60, "test": 9}
     assert (data.train.examples[..., 0] == X).all()
     assert (data.spec.shape, data.spec.dtype, data.spec.high) == ((16, 16, 1), "uint8", 255)
@@ -35,22 +36,27 @@ def test_keras_layout_is_read(tmp_path: Path) -> None:
 
 def test_a_folder_with_only_the_archive_is_the_archive(tmp_path: Path) -> None:
     path = save(tmp_path)
-    assert loader.load(str(tmp_path), seed=0).fingerprint == loader.load(path, seed=0).fingerprint
+    assert (
+        loader.load(DataOptions(data=str(tmp_path), seed=0)).fingerprint
+        == loader.load(DataOptions(data=path, seed=0)).fingerprint
+    )
 
 
 def test_content_decides_and_not_the_name(tmp_path: Path) -> None:
     renamed = Path(save(tmp_path)).rename(tmp_path / "set.data")
-    assert loader.load(str(renamed), seed=0).spec.sizes["train"] == 60
+    assert loader.load(DataOptions(data=str(renamed), seed=0)).spec.sizes["train"] == 60
 
 
 def test_float_images_keep_their_range(tmp_path: Path) -> None:
-    data = loader.load(save(tmp_path, x_train=X / 256, x_test=X[:9] / 256), seed=0)
+    data = loader.load(
+        DataOptions(data=save(tmp_path, x_train=X / 256, x_test=X[:9] / 256), seed=0)
+    )
     assert (data.spec.dtype, data.spec.low) == ("float32", 0)
     assert data.spec.high == pytest.approx(255 / 256)
 
 
 def test_one_hot_labels_are_read(tmp_path: Path) -> None:
-    data = loader.load(save(tmp_path, y_train=np.eye(3)[Y]), seed=0)
+    data = loader.load(DataOptions(data=save(tmp_path, y_train=np.eye(3)[Y]), seed=0))
     assert (data.train.labels == Y).all()
 
 
@@ -79,7 +85,7 @@ def test_what_cannot_be_trained_on_is_named(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(DataError, match=message) as caught:
-        loader.load(save(tmp_path, **changes), seed=0)
+        loader.load(DataOptions(data=save(tmp_path, **changes), seed=0))
     assert str(caught.value).startswith(str(tmp_path))
 
 
@@ -88,7 +94,7 @@ def test_a_truncated_archive_is_named(tmp_path: Path, cut: int) -> None:
     path = Path(save(tmp_path))
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(DataError, match=r"set\.npz: damaged or truncated"):
-        loader.load(str(path), seed=0)
+        loader.load(DataOptions(data=str(path), seed=0))
 
 
 def test_a_damaged_array_is_named(tmp_path: Path) -> None:
@@ -97,7 +103,7 @@ def test_a_damaged_array_is_named(tmp_path: Path) -> None:
     content[200:220] = bytes(20)
     path.write_bytes(content)
     with pytest.raises(DataError, match="array 'x_train': damaged"):
-        loader.load(str(path), seed=0)
+        loader.load(DataOptions(data=str(path), seed=0))
 
 
 def save_sparse(path: Path, **changes: Any) -> str:
@@ -109,7 +115,7 @@ def save_sparse(path: Path, **changes: Any) -> str:
 
 
 def test_a_sparse_matrix_is_read_and_split(tmp_path: Path) -> None:
-    data = loader.load(save_sparse(tmp_path), seed=0)
+    data = loader.load(DataOptions(data=save_sparse(tmp_path), seed=0))
     assert data.spec.sizes == {"train": 54, "test": 6}
     assert (data.spec.kind, data.spec.shape, data.spec.dtype) == ("vector", (256,), "uint8")
     assert data.train.examples.sum() + data.test.examples.sum() == (X % 7 // 5).sum()
@@ -131,4 +137,4 @@ def test_a_damaged_sparse_matrix_is_named(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        loader.load(save_sparse(tmp_path, **changes), seed=0)
+        loader.load(DataOptions(data=save_sparse(tmp_path, **changes), seed=0))

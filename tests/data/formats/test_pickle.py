@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
+from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.errors import DataError
 
@@ -27,11 +28,11 @@ def parts() -> list[Any]:
 
 def test_a_pickle_is_refused_with_a_way_out() -> None:
     with pytest.raises(DataError, match=r"run any code.*np\.savez.*--allow-pickle"):
-        loader.load(str(SEED), seed=0)
+        loader.load(DataOptions(data=str(SEED), seed=0))
 
 
 def test_a_pickle_of_python_2_is_read() -> None:
-    data = loader.load(str(SEED), seed=0, allow_pickle=True)
+    data = loader.load(DataOptions(data=str(SEED), seed=0, allow_pickle=True))
     assert data.spec.sizes == {"train": 40, "test": 20}
     assert (data.spec.shape, data.spec.classes) == ((30,), ("0", "1"))
     rows, labels = data.train.examples, data.train.labels
@@ -42,7 +43,7 @@ def test_a_pickle_of_python_2_is_read() -> None:
 def test_every_protocol_is_recognised_by_content(tmp_path: Path, protocol: int) -> None:
     path = tmp_path / "set"
     path.write_bytes(pickle.dumps(parts(), protocol))
-    data = loader.load(str(path), seed=0, allow_pickle=True)
+    data = loader.load(DataOptions(data=str(path), seed=0, allow_pickle=True))
     assert (data.train.labels == np.arange(40) % 2).all()
 
 
@@ -76,7 +77,7 @@ def test_anything_but_arrays_is_refused(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "set.pickle").write_bytes(pickle.dumps(content, protocol))
     with pytest.raises(DataError, match=message):
-        loader.load("set.pickle", seed=0, allow_pickle=True)
+        loader.load(DataOptions(data="set.pickle", seed=0, allow_pickle=True))
     assert [path.name for path in tmp_path.iterdir()] == ["set.pickle"]
 
 
@@ -84,4 +85,4 @@ def test_a_damaged_pickle_is_named(tmp_path: Path) -> None:
     path = tmp_path / "set.pickle"
     path.write_bytes(SEED.read_bytes()[:5000])
     with pytest.raises(DataError, match=r"set\.pickle: damaged pickle"):
-        loader.load(str(path), seed=0, allow_pickle=True)
+        loader.load(DataOptions(data=str(path), seed=0, allow_pickle=True))

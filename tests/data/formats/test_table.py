@@ -16,6 +16,7 @@ from pyarrow import parquet
 
 from tests.data.formats.test_images import encoded
 from trainer import storage
+from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.data.dataset import Dataset
 from trainer.errors import DataError, StorageError
@@ -78,7 +79,7 @@ def tf_records(path: Path, rows: list[dict[str, Any]]) -> None:
 
     with tf.io.TFRecordWriter(str(path)) as writer:
         for row in rows:
-            features = tf.train.FeatureExtractor(feature={k: feature(v) for k, v in row.items()})
+            features = tf.train.Features(feature={k: feature(v) for k, v in row.items()})
             writer.write(tf.train.Example(features=features).SerializeToString())
 
 
@@ -88,7 +89,7 @@ def test_tf_records_of_texts_and_images_are_tables_too(tmp_path: Path) -> None:
     images_place.mkdir()
     lines = [{"text": text.encode(), "label": label.encode()} for text, label in LINES]
     tf_records(texts_place / "a.tfrecords", lines)
-    assert texts(loader.load(str(texts_place), seed=0)) == dict(LINES)
+    assert texts(loader.load(DataOptions(data=str(texts_place), seed=0))) == dict(LINES)
     pictures = [
         {"image": encoded(np.full((5, 4), n, np.uint8)), "label": n % 2, "number": n}
         for n in range(20)
@@ -96,7 +97,7 @@ def test_tf_records_of_texts_and_images_are_tables_too(tmp_path: Path) -> None:
     tf_records(images_place / "my-train.tfrecord-00000-of-00002", pictures[:10])
     tf_records(images_place / "my-train.tfrecord-00001-of-00002", pictures[10:16])
     tf_records(images_place / "my-test.tfrecord-00000-of-00001", pictures[16:])
-    spec = loader.load(str(images_place), seed=0).spec
+    spec = loader.load(DataOptions(data=str(images_place), seed=0)).spec
     assert (spec.sizes, spec.classes) == ({"train": 16, "test": 4}, ("0", "1"))
     file = images_place / "my-train.tfrecord-00001-of-00002"
     for content, message in (
@@ -105,7 +106,7 @@ def test_tf_records_of_texts_and_images_are_tables_too(tmp_path: Path) -> None:
     ):
         file.write_bytes(content)
         with pytest.raises(DataError, match=f"00001-of-00002: {message}"):
-            loader.load(str(images_place), seed=0)
+            loader.load(DataOptions(data=str(images_place), seed=0))
 
 
 @pytest.mark.parametrize(
@@ -123,15 +124,15 @@ def test_all_kinds_hold_the_same(tmp_path: Path, name: str) -> None:
             content = json_lines([{"label": label, "text": text} for text, label in LINES])
         write(tmp_path, {name: content})
     for path in (tmp_path, tmp_path / name):
-        assert texts(loader.load(str(path), seed=0)) == dict(LINES)
+        assert texts(loader.load(DataOptions(data=str(path), seed=0))) == dict(LINES)
 
 
 def test_files_are_parts_by_their_names(tmp_path: Path) -> None:
     files = {"train-0.csv": rows(lines=LINES[:20]), "train-1.csv": rows(lines=LINES[20:30]),
              "val.csv": rows(lines=LINES[30:34]), "test.csv": rows(lines=LINES[34:])}  # fmt: skip
-    data = loader.load(write(tmp_path, files), seed=0)
+    data = loader.load(DataOptions(data=write(tmp_path, files), seed=0))
     assert data.spec.sizes == {"train": 30, "validation": 4, "test": 6}
-    whole = loader.load(f"{tmp_path}/train-*.csv", seed=0)
+    whole = loader.load(DataOptions(data=f"{tmp_path}/train-*.csv", seed=0))
     assert whole.spec.sizes == {"train": 26, "test": 4}
 
 
@@ -139,20 +140,22 @@ def test_columns_are_named_where_they_are_not_plain(tmp_path: Path) -> None:
     lines = [(text, "7", label) for text, label in LINES]
     path = write(tmp_path, {"a.csv": rows(lines=lines, header="said,stars,verdict")})
     with pytest.raises(DataError, match=r"found the columns 'said', 'stars', 'verdict'; --label-c"):
-        loader.load(path, seed=0)
+        loader.load(DataOptions(data=path, seed=0))
     with pytest.raises(DataError, match=r"'verdict'; --text-column or --image-column says"):
-        loader.load(path, seed=0, label_column="verdict")
-    found = loader.load(path, seed=0, label_column="verdict", text_column="said")
+        loader.load(DataOptions(data=path, seed=0, label_column="verdict"))
+    found = loader.load(DataOptions(data=path, seed=0, label_column="verdict", text_column="said"))
     assert texts(found) == dict(LINES)
     with pytest.raises(
         DataError, match=r"a.csv: no column 'say' for --text-column, found 'said', 'sta"
     ):
-        loader.load(path, seed=0, label_column="verdict", text_column="say")
+        loader.load(DataOptions(data=path, seed=0, label_column="verdict", text_column="say"))
 
 
 def test_classes_that_are_numbers_are_in_their_order(tmp_path: Path) -> None:
     make_parquet(tmp_path / "a.parquet", {"label": [n % 11 for n in range(44)], "text": ["x"] * 44})
-    assert loader.load(str(tmp_path), seed=0).spec.classes == tuple(map(str, range(11)))
+    assert loader.load(DataOptions(data=str(tmp_path), seed=0)).spec.classes == tuple(
+        map(str, range(11))
+    )
 
 
 def test_names_of_class_numbers_are_kept(tmp_path: Path) -> None:
@@ -161,7 +164,7 @@ def test_names_of_class_numbers_are_kept(tmp_path: Path) -> None:
     picture = {"bytes": encoded(np.zeros((5, 4), np.uint8)), "path": "x.png"}
     columns = {"image": [picture] * 20, "label": [n % 2 for n in range(20)]}
     make_parquet(tmp_path / "train-00000-of-00001.parquet", columns, metadata)
-    spec = loader.load(str(tmp_path), seed=0).spec
+    spec = loader.load(DataOptions(data=str(tmp_path), seed=0)).spec
     assert (spec.classes, spec.shape) == (("cat", "dog"), (5, 4, 1))
 
 
@@ -171,11 +174,11 @@ def test_images_lie_beside_the_table_also_in_a_bucket(tmp_path: Path, bucket: st
     files = {**pictures, "data.csv": table}
     write(tmp_path, files)
     storage.write_all(storage.folder(f"{bucket}/d"), {name: tmp_path / name for name in files})
-    local = loader.load(f"{tmp_path}/data.csv", seed=0)
+    local = loader.load(DataOptions(data=f"{tmp_path}/data.csv", seed=0))
     assert local.spec.shape == (5, 4, 1)
     assert sorted(local.train.examples[:, 0, 0, 0] % 2) == sorted(local.train.labels)
     for place in (str(tmp_path), f"{bucket}/d", f"{bucket}/d/data.csv", f"{bucket}/d/da*.csv"):
-        assert loader.load(place, seed=0).fingerprint == local.fingerprint
+        assert loader.load(DataOptions(data=place, seed=0)).fingerprint == local.fingerprint
 
 
 def test_an_image_that_a_table_names_is_told_by_the_path_that_was_given(
@@ -191,12 +194,12 @@ def test_an_image_that_a_table_names_is_told_by_the_path_that_was_given(
     pictures = [place.removesuffix("/data.csv") + "/pictures/1.png" for place in places]
     for place, picture in zip(places, pictures, strict=True):
         with pytest.raises(DataError, match=f"^{picture}: no image, or a damaged one: found 8 by"):
-            loader.load(place, seed=0)
+            loader.load(DataOptions(data=place, seed=0))
     (tmp_path / "d/pictures/1.png").unlink()
     storage.folder(bucket).remove("d/pictures/1.png")
     for place, picture in zip(places, pictures, strict=True):
         with pytest.raises((DataError, StorageError), match=f"^{picture}: no such file"):
-            loader.load(place, seed=0)
+            loader.load(DataOptions(data=place, seed=0))
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../secret.png", "a/../../secret.png"])
@@ -209,7 +212,7 @@ def test_a_table_from_a_bucket_reads_no_file_of_this_machine(
         with pytest.raises(
             DataError, match=re.escape(f"line 2: {path}: expected gs://bucket/path")
         ):
-            loader.load(place, seed=0, image_column="image")
+            loader.load(DataOptions(data=place, seed=0, image_column="image"))
 
 
 def test_rows_without_a_label_or_example_are_left_out_and_told(
@@ -221,7 +224,7 @@ def test_rows_without_a_label_or_example_are_left_out_and_told(
     }
     make_parquet(tmp_path / "a.parquet", columns)
     with caplog.at_level(logging.WARNING, "trainer"):
-        data = loader.load(str(tmp_path), seed=0)
+        data = loader.load(DataOptions(data=str(tmp_path), seed=0))
     assert (data.spec.classes, sum(data.spec.sizes.values())) == (("0", "1"), 39)
     assert [record.getMessage() for record in caplog.records] == [
         "left out: 2 of 41 rows lack a label or an example: a.parquet: row 1, a.parquet: row 2"
@@ -254,5 +257,5 @@ def test_what_cannot_be_trained_on_is_named(
     tmp_path: Path, files: dict[str, bytes], message: str
 ) -> None:
     with pytest.raises((DataError, StorageError), match=message) as caught:
-        loader.load(write(tmp_path, files), seed=0)
+        loader.load(DataOptions(data=write(tmp_path, files), seed=0))
     assert str(caught.value).startswith(str(tmp_path))

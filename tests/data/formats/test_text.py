@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.data.dataset import Dataset
 from trainer.errors import DataError
@@ -24,13 +25,13 @@ def test_shipped_reviews_are_whole(reviews: Dataset) -> None:
 
 def test_classes_are_named_after_their_files(tmp_path: Path) -> None:
     lines = b"\n".join(b"line %d" % n for n in range(20))
-    data = loader.load(write(tmp_path, sun=lines, rain=lines, snow=lines), seed=0)
+    data = loader.load(DataOptions(data=write(tmp_path, sun=lines, rain=lines, snow=lines), seed=0))
     assert data.spec.classes == ("rain", "snow", "sun")
 
 
 def test_only_line_feeds_part_examples(tmp_path: Path) -> None:
     lines = "\ufeffa\x0cb\u2028c\r\n\n  \nd\n".encode()
-    data = loader.load(write(tmp_path, one=lines, two=lines), seed=0)
+    data = loader.load(DataOptions(data=write(tmp_path, one=lines, two=lines), seed=0))
     assert sorted({*data.train.examples, *data.test.examples}) == ["a\x0cb\u2028c", "d"]
 
 
@@ -48,5 +49,5 @@ def test_what_cannot_be_trained_on_is_named(
     tmp_path: Path, files: dict[str, bytes], message: str
 ) -> None:
     with pytest.raises(DataError, match=message) as caught:
-        loader.load(write(tmp_path, **files), seed=0)
+        loader.load(DataOptions(data=write(tmp_path, **files), seed=0))
     assert str(caught.value).startswith(str(tmp_path))

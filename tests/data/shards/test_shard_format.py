@@ -14,6 +14,7 @@ import pytest
 
 from tests.fault_proxy import FaultProxy
 from trainer import storage
+from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.data.shards import shard_format
 from trainer.data.shards.reader import Shards, array
@@ -94,8 +95,8 @@ def test_a_window_is_read_in_its_order(shards: Shards, pool: concurrent.futures.
 
 def test_parts_are_held_out_as_of_data_in_memory(tmp_path: Path) -> None:
     np.savez(tmp_path / "whole.npz", x_train=EXAMPLES, y_train=LABELS)
-    whole = loader.load(f"{tmp_path}/whole.npz", seed=3, validation=0.2)
-    data = loader.load(write(f"{tmp_path}/shards"), seed=3, validation=0.2)
+    whole = loader.load(DataOptions(data=f"{tmp_path}/whole.npz", seed=3, validation_split=0.2))
+    data = loader.load(DataOptions(data=write(f"{tmp_path}/shards"), seed=3, validation_split=0.2))
     assert data.spec.classes == CLASSES
     assert (data.spec.low, data.spec.high) == (0, 5999)
     for ours, theirs in zip(
@@ -107,15 +108,15 @@ def test_parts_are_held_out_as_of_data_in_memory(tmp_path: Path) -> None:
         assert theirs is not None
         np.testing.assert_array_equal(np.stack(list(ours.examples)), theirs.examples)
         np.testing.assert_array_equal(ours.labels, theirs.labels)
-    other = loader.load(f"{tmp_path}/shards", seed=4, validation=0.2)
+    other = loader.load(DataOptions(data=f"{tmp_path}/shards", seed=4, validation_split=0.2))
     assert len({data.fingerprint, whole.fingerprint, other.fingerprint}) == 3
 
 
 def test_a_bucket_holds_them_too(tmp_path: Path, bucket: str) -> None:
     test = {"test": (iter([EXAMPLES[:10]]), LABELS[:10])}
-    local = loader.load(write(str(tmp_path), **test), seed=0)
+    local = loader.load(DataOptions(data=write(str(tmp_path), **test), seed=0))
     test = {"test": (iter([EXAMPLES[:10]]), LABELS[:10])}
-    remote = loader.load(write(f"{bucket}/d", shard_bytes=8000, **test), seed=0)
+    remote = loader.load(DataOptions(data=write(f"{bucket}/d", shard_bytes=8000, **test), seed=0))
     assert (remote.spec.sizes, local.spec.sizes) == ({"train": 1000, "test": 10},) * 2
     np.testing.assert_array_equal(remote.train.examples[::7], EXAMPLES[::7])
 
@@ -128,7 +129,12 @@ def test_a_cache_keeps_what_it_has_room_for(
     def epoch(cache_bytes: int, damaged: bool = False) -> int:
         """Reads all, and returns how many files the bucket was asked for."""
         data = loader.load(
-            f"{bucket}/d", seed=0, cache_dir=f"{tmp_path}/cache", cache_bytes=cache_bytes
+            DataOptions(
+                data=f"{bucket}/d",
+                seed=0,
+                cache_dir=f"{tmp_path}/cache",
+                cache_gb=cache_bytes / 1e9,
+            )
         )
         if damaged:
             next((tmp_path / "cache").glob("*train-00002*")).write_bytes(b"")
@@ -169,7 +175,7 @@ def test_a_damaged_index_is_named(tmp_path: Path, values: dict[str, Any], messag
     place = write(str(tmp_path))
     change(tmp_path / shard_format.INDEX, **values)
     with pytest.raises(DataError, match=message) as caught:
-        loader.load(place, seed=0)
+        loader.load(DataOptions(data=place, seed=0))
     assert f"{place}/index.json" in str(caught.value)
 
 
@@ -179,12 +185,12 @@ def test_an_index_names_files_of_its_own_folder_only(tmp_path: Path) -> None:
     parts["train"]["examples"][0]["file"] = "../train-00000.npy"
     change(tmp_path / shard_format.INDEX, parts=parts)
     with pytest.raises(DataError, match=r"examples.0.file: String should match pattern"):
-        loader.load(place, seed=0)
+        loader.load(DataOptions(data=place, seed=0))
 
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY", None])
 def test_a_damaged_file_is_named_when_it_is_read(tmp_path: Path, content: bytes | None) -> None:
-    data = loader.load(write(str(tmp_path)), seed=0)
+    data = loader.load(DataOptions(data=write(str(tmp_path)), seed=0))
     file = tmp_path / "train-00003.npy"
     if content is None:
         file.unlink()
@@ -194,7 +200,7 @@ def test_a_damaged_file_is_named_when_it_is_read(tmp_path: Path, content: bytes 
         list(data.train.examples)
     (tmp_path / "train-labels.npy").write_bytes(b"")
     with pytest.raises(DataError, match="train-labels.npy: missing, or damaged"):
-        loader.load(str(tmp_path), seed=0)
+        loader.load(DataOptions(data=str(tmp_path), seed=0))
 
 
 def test_examples_that_parts_share_are_counted_without_reading_them(tmp_path: Path) -> None:
@@ -204,11 +210,16 @@ def test_examples_that_parts_share_are_counted_without_reading_them(tmp_path: Pa
     write(place, test=(iter([again]), np.arange(8) % 3), validation=(iter([again[4:]]), LABELS[:4]))
     for file in (tmp_path / "shards").glob("*-0*.npy"):
         file.unlink()
-    assert loader.load(place, seed=0).leaked == {"validation": 0, "test": 3}
+    assert loader.load(DataOptions(data=place, seed=0)).leaked == {"validation": 0, "test": 3}
     np.savez(tmp_path / "test.npz", x_train=EXAMPLES[10:30], y_train=LABELS[10:30])
     write(str(tmp_path / "alone"))
     apart = loader.load(
-        str(tmp_path / "alone"), seed=0, validation=0.5, test_data=str(tmp_path / "test.npz")
+        DataOptions(
+            data=str(tmp_path / "alone"),
+            seed=0,
+            validation_split=0.5,
+            test_data=str(tmp_path / "test.npz"),
+        )
     )
     kept = apart.train.examples.rows
     assert apart.leaked == {"validation": 0, "test": int(np.isin(np.arange(10, 30), kept).sum())}
@@ -222,7 +233,7 @@ def test_shards_that_were_made_without_digests_are_read_and_share_nobody_knows_w
     for part in index["parts"].values():
         del part["digests"]
     (tmp_path / "index.json").write_text(json.dumps(index))
-    assert loader.load(str(tmp_path), seed=0).leaked == {}
+    assert loader.load(DataOptions(data=str(tmp_path), seed=0)).leaked == {}
 
 
 @pytest.mark.parametrize("kind", ["|u1", "<f4", "<i4", "<u8"])
@@ -247,4 +258,4 @@ def test_data_that_was_cut_short_is_none(tmp_path: Path) -> None:
         shard_format.write(storage.folder(str(tmp_path)), stream, shard_bytes=1000)
     assert not (tmp_path / shard_format.INDEX).exists()
     with pytest.raises(DataError, match="no known format"):
-        loader.load(str(tmp_path), seed=0)
+        loader.load(DataOptions(data=str(tmp_path), seed=0))

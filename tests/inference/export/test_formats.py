@@ -21,6 +21,7 @@ from ai_edge_litert.interpreter import Interpreter
 from tests.inference.export.conftest import Export
 from tests.kills import ROOT
 from trainer import models
+from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.data.dataset import Array
 from trainer.inference.export import exporter
@@ -78,7 +79,7 @@ def test_images(
     assert (code, err) == (0, "")
     assert lines[-1] == str(out)
     assert any("on 300 examples of the run's test part" in line for line in lines)
-    test = loader.load(str(digits), seed=0).test
+    test = loader.load(DataOptions(data=str(digits), seed=0)).test
     with load_model(read_run(str(finished_run))) as model:
         expected = model.predict(test.examples)
     for count in (1, 300):
@@ -147,7 +148,7 @@ def test_8_bits_are_a_quarter_of_the_size_and_their_accuracy_is_told(
     )
     assert (code, err, lines[-1]) == (0, "", str(small))
     assert small.stat().st_size < 0.3 * whole.stat().st_size
-    test = loader.load(str(digits), seed=0).test
+    test = loader.load(DataOptions(data=str(digits), seed=0)).test
     right = np.mean(by_litert(small, test.examples).argmax(axis=1) == test.labels)
     (accuracy,) = (line for line in lines if line.startswith("accuracy"))
     assert f"{right:.2%}, and" in accuracy

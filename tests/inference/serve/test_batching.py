@@ -31,16 +31,18 @@ def ones(*values: int) -> Any:
     return np.array(values)[:, np.newaxis]
 
 
-def batcher(model: Model, *, max_batch: int = 4, max_queue_size: int = 20) -> DynamicBatcher:
+def running_batcher(
+    model: Model, *, max_batch: int = 4, max_queue_size: int = 20
+) -> DynamicBatcher:
     return DynamicBatcher(model, max_batch=max_batch, max_queue_size=max_queue_size)
 
 
 def test_who_comes_while_a_batch_is_computed_is_in_the_next_one() -> None:
     async def asked(model: Model) -> list[Any]:
-        async with (asking := batcher(model)).running():
-            first = asking.ask(ones(1))
+        async with (batcher := running_batcher(model)).running():
+            first = batcher.submit(ones(1))
             await asyncio.sleep(0.05)  # The model has it now.
-            others = [asking.ask(ones(value)) for value in range(2, 8)]
+            others = [batcher.submit(ones(value)) for value in range(2, 8)]
             model.let.set()
             return await asyncio.gather(first, *others)
 
@@ -52,9 +54,9 @@ def test_who_comes_while_a_batch_is_computed_is_in_the_next_one() -> None:
 
 def test_who_is_alone_does_not_wait_for_others() -> None:
     async def asked(model: Model) -> None:
-        async with (asking := batcher(model)).running():
+        async with (batcher := running_batcher(model)).running():
             for value in range(3):
-                await asyncio.wait_for(asking.ask(ones(value)), 1)
+                await asyncio.wait_for(batcher.submit(ones(value)), 1)
 
     model = Model()
     model.let.set()
@@ -64,12 +66,12 @@ def test_who_is_alone_does_not_wait_for_others() -> None:
 
 def test_what_nobody_wants_any_more_is_not_computed() -> None:
     async def asked(model: Model) -> None:
-        async with (asking := batcher(model)).running():
-            first, second, third = (asking.ask(ones(value)) for value in range(3))
+        async with (batcher := running_batcher(model)).running():
+            first, second, third = (batcher.submit(ones(value)) for value in range(3))
             second.cancel()
             model.let.set()
             await asyncio.gather(first, third)
-            assert asking.waiting == 0
+            assert batcher.waiting == 0
 
     model = Model()
     asyncio.run(asked(model))
@@ -78,11 +80,11 @@ def test_what_nobody_wants_any_more_is_not_computed() -> None:
 
 def test_what_the_model_fails_at_costs_the_others_nothing() -> None:
     async def asked(model: Model) -> list[Any]:
-        async with (asking := batcher(model)).running():
-            parts = [asking.ask(ones(*values)) for values in ((1, 2), (13,), (3,))]
+        async with (batcher := running_batcher(model)).running():
+            parts = [batcher.submit(ones(*values)) for values in ((1, 2), (13,), (3,))]
             model.let.set()
             answers = await asyncio.gather(*parts, return_exceptions=True)
-            assert asking.alive
+            assert batcher.alive
             return answers
 
     good, bad, other = asyncio.run(asked(Model()))
@@ -93,8 +95,8 @@ def test_what_the_model_fails_at_costs_the_others_nothing() -> None:
 
 def test_a_question_larger_than_a_batch_is_computed_in_several() -> None:
     async def asked(model: Model) -> Any:
-        async with (asking := batcher(model)).running():
-            return await asking.ask(ones(*range(9)))
+        async with (batcher := running_batcher(model)).running():
+            return await batcher.submit(ones(*range(9)))
 
     model = Model()
     model.let.set()
@@ -104,13 +106,13 @@ def test_a_question_larger_than_a_batch_is_computed_in_several() -> None:
 
 def test_no_more_wait_than_may() -> None:
     async def asked(model: Model) -> None:
-        async with (asking := batcher(model, max_queue_size=3)).running():
-            first = asking.ask(ones(0))
+        async with (batcher := running_batcher(model, max_queue_size=3)).running():
+            first = batcher.submit(ones(0))
             await asyncio.sleep(0.05)
-            second = asking.ask(ones(1, 2))
+            second = batcher.submit(ones(1, 2))
             with pytest.raises(BusyError, match="2 examples wait"):
-                asking.ask(ones(3, 4))
+                batcher.submit(ones(3, 4))
             model.let.set()
-            await asyncio.gather(first, second, asking.ask(ones(3)))
+            await asyncio.gather(first, second, batcher.submit(ones(3)))
 
     asyncio.run(asked(Model()))

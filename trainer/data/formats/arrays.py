@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from trainer.data import checks
-from trainer.data.dataset import Array, ReadOptions
+from trainer.data.dataset import Array, ReadRequest
 from trainer.data.shards.external_shuffle import in_order
 from trainer.data.shards.shard_format import Stream
 from trainer.errors import DataError, Location
@@ -96,12 +96,12 @@ class ArrayFile:
         )
 
 
-def stream(parts: Mapping[str, tuple[ArrayFile, Array]], options: ReadOptions) -> Stream:
+def stream(parts: Mapping[str, tuple[ArrayFile, Array]], request: ReadRequest) -> Stream:
     """Gives arrays of numbers piece by piece.
 
     Args:
         parts: "train" and perhaps "test": examples, and labels as they were read.
-        options: how they are to be read.
+        request: how they are to be read.
 
     Raises:
         DataError: they cannot be trained on, which is found as `checks.part` would; or damaged.
@@ -127,7 +127,7 @@ def stream(parts: Mapping[str, tuple[ArrayFile, Array]], options: ReadOptions) -
     pieces = {}
     for name, stored in arrays.items():
         blocks = _converted(name, stored, dtype)
-        pieces[name] = in_order(blocks, labels[name], mix=options.mixed)
+        pieces[name] = in_order(blocks, labels[name], mix=request.shuffled)
     return Stream(pieces, classes, low, high)
 
 

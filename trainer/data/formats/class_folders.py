@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.data import splits
-from trainer.data.dataset import RawSplits, ReadOptions
+from trainer.data.dataset import RawSplits, ReadRequest
 from trainer.data.formats import images, text
 from trainer.data.shards.shard_format import Stream
 from trainer.errors import DataError, Location
@@ -30,7 +30,7 @@ def recognises(files: Sequence[Path]) -> bool:
     return any(_kind(file) for file in files)
 
 
-def read(files: Sequence[Path], options: ReadOptions) -> RawSplits:
+def read(files: Sequence[Path], request: ReadRequest) -> RawSplits:
     """Reads every file; a class is named as its folder, whatever folders are within that one.
 
     Raises:
@@ -38,10 +38,10 @@ def read(files: Sequence[Path], options: ReadOptions) -> RawSplits:
     """
     kind, chosen = _chosen(files)
     _tell(files, chosen, kind)
-    labels, part_of = _labels_and_parts(chosen, options)
+    labels, part_of = _labels_and_parts(chosen, request)
     items = images.of_files(chosen)
     if kind == "image":
-        examples = images.read(items, len(chosen), size=options.image_size)
+        examples = images.read(items, len(chosen), size=request.options.image_size)
     else:
         size_bytes = sum(file.stat().st_size for file in chosen)
         memory.check_data(4 * size_bytes, f"{len(chosen)} texts")  # Bytes, text, strings.
@@ -49,7 +49,7 @@ def read(files: Sequence[Path], options: ReadOptions) -> RawSplits:
     return splits.source(examples, labels, part_of)
 
 
-def stream(files: Sequence[Path], options: ReadOptions) -> Stream | None:
+def stream(files: Sequence[Path], request: ReadRequest) -> Stream | None:
     """Gives images some at a time, so that they need not fit into memory.
 
     Returns:
@@ -62,7 +62,7 @@ def stream(files: Sequence[Path], options: ReadOptions) -> Stream | None:
     if kind != "image":
         return None
     _tell(files, chosen, kind)
-    return images.stream(chosen, *_labels_and_parts(chosen, options), options)
+    return images.stream(chosen, *_labels_and_parts(chosen, request), request)
 
 
 def _chosen(files: Sequence[Path]) -> tuple[str, list[Path]]:
@@ -84,9 +84,9 @@ def _tell(files: Sequence[Path], chosen: Sequence[Path], kind: str) -> None:
         LOGGER.warning("left out: %d files that are no %ss, as %s", len(others), kind, some)
 
 
-def _labels_and_parts(files: Sequence[Path], options: ReadOptions) -> tuple[list[str], list[str]]:
+def _labels_and_parts(files: Sequence[Path], request: ReadRequest) -> tuple[list[str], list[str]]:
     """Returns of each file its class, and the part of the data that it belongs to."""
-    found = [_label_and_part(file, Path(options.root)) for file in files]
+    found = [_label_and_part(file, Path(request.root)) for file in files]
     return [label for label, _ in found], [part for _, part in found]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from trainer.data.checks import check_example
-from trainer.data.dataset import RawSplits, ReadOptions
+from trainer.data.dataset import RawSplits, ReadRequest
 from trainer.data.formats import arrays
 from trainer.data.formats.arrays import ArrayFile
 from trainer.data.shards.shard_format import Stream
@@ -37,29 +37,29 @@ def recognises(files: Sequence[Path]) -> bool:
     return any(_is_idx(file) for file in files)
 
 
-def read(files: Sequence[Path], options: ReadOptions) -> RawSplits:
+def read(files: Sequence[Path], request: ReadRequest) -> RawSplits:
     """Reads images and labels; files named t10k or test are the test part.
 
     Raises:
         DataError: a file is damaged, missing or there twice.
     """
-    parts = _parts(files, options)
+    parts = _parts(files, request)
     found = {name: (images.read(), labels.read()) for name, (images, labels) in parts.items()}
     return RawSplits(found["train"], found.get("test"))
 
 
-def stream(files: Sequence[Path], options: ReadOptions) -> Stream:
+def stream(files: Sequence[Path], request: ReadRequest) -> Stream:
     """Gives images some at a time.
 
     Raises:
         DataError: as `read`; what is damaged may show when its block is asked for.
     """
-    parts = _parts(files, options)
+    parts = _parts(files, request)
     found = {name: (images, labels.read()) for name, (images, labels) in parts.items()}
-    return arrays.stream(found, options)
+    return arrays.stream(found, request)
 
 
-def _parts(files: Sequence[Path], options: ReadOptions) -> dict[str, tuple[ArrayFile, ArrayFile]]:
+def _parts(files: Sequence[Path], request: ReadRequest) -> dict[str, tuple[ArrayFile, ArrayFile]]:
     """Returns images and labels of each part by its name, of which the headers are read."""
     found: dict[tuple[bool, bool], ArrayFile] = {}
     for file in filter(_is_idx, files):
@@ -72,7 +72,7 @@ def _parts(files: Sequence[Path], options: ReadOptions) -> dict[str, tuple[Array
             )
         found[key] = stored
     train, test = _pair(found, test=False), _pair(found, test=True)
-    if train is None and test is not None and not options.needs_training:
+    if train is None and test is not None and not request.needs_training:
         train, test = test, None
     if train is None:
         raise DataError("found no training images and labels beside it", Location(files[0]))

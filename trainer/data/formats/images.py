@@ -15,7 +15,7 @@ import numpy as np
 
 from trainer import storage
 from trainer.data import splits
-from trainer.data.dataset import Array, ReadOptions
+from trainer.data.dataset import Array, ReadRequest
 from trainer.data.shards.external_shuffle import shuffled
 from trainer.data.shards.shard_format import Stream
 from trainer.errors import DamagedFilesError, DataError, Location
@@ -136,7 +136,7 @@ class ImageReader:
 
 
 def stream(
-    files: Sequence[Path | str], labels: Sequence[str], part_of: Sequence[str], options: ReadOptions
+    files: Sequence[Path | str], labels: Sequence[str], part_of: Sequence[str], request: ReadRequest
 ) -> Stream:
     """Gives images in files some at a time, so that they need not fit into memory.
 
@@ -144,17 +144,17 @@ def stream(
         files: local ones as Path, those in a bucket as gs://.
         labels: the class of each.
         part_of: of each, "train", "validation" or "test".
-        options: how they are to be read.
+        request: how they are to be read.
 
     Raises:
         DataError: as `parts.class_names`; of what is damaged when its block is asked for.
         StorageError: one is not there, or may not be read.
     """
     classes, numbers, rows = splits.class_names(labels, part_of)
-    pieces = ImageReader(channels(files), options.image_size)
+    pieces = ImageReader(channels(files), request.options.image_size)
     found = {}
     for name, at in rows.items():
-        order = shuffled(at) if options.mixed else at
+        order = shuffled(at) if request.shuffled else at
         items = of_files([files[row] for row in order])
         found[name] = pieces.blocks(items, len(order)), numbers[order]
     return Stream(found, classes)

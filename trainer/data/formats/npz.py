@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 
 from trainer.data.checks import check_example, check_shape
-from trainer.data.dataset import Array, RawSplits, ReadOptions
+from trainer.data.dataset import Array, RawSplits, ReadRequest
 from trainer.data.formats import arrays
 from trainer.data.formats.arrays import ArrayFile, Readable
 from trainer.data.shards.shard_format import Stream
@@ -146,19 +146,19 @@ def recognises(files: Sequence[Path]) -> bool:
     )
 
 
-def read(files: Sequence[Path], options: ReadOptions) -> RawSplits:
+def read(files: Sequence[Path], request: ReadRequest) -> RawSplits:
     """Reads the arrays of both parts.
 
     Raises:
         DataError: the file is damaged, or an array is missing or holds objects.
     """
     (file,) = files
-    parts = _parts(file, options)
+    parts = _parts(file, request)
     found = {part: (array(file, x), array(file, y)) for part, (x, y) in parts.items()}
     return RawSplits(found["train"], found.get("test"))
 
 
-def stream(files: Sequence[Path], options: ReadOptions) -> Stream | None:
+def stream(files: Sequence[Path], request: ReadRequest) -> Stream | None:
     """Gives the examples of both parts some at a time.
 
     Returns:
@@ -169,20 +169,20 @@ def stream(files: Sequence[Path], options: ReadOptions) -> Stream | None:
     """
     (file,) = files
     found = {}
-    for part, (x, y) in _parts(file, options).items():
+    for part, (x, y) in _parts(file, request).items():
         examples = _stored(file, x)
         if examples is None:
             return None
         found[part] = examples, array(file, y)
-    return arrays.stream(found, options)
+    return arrays.stream(found, request)
 
 
-def _parts(file: Path, options: ReadOptions) -> dict[str, tuple[str, str]]:
+def _parts(file: Path, request: ReadRequest) -> dict[str, tuple[str, str]]:
     """Returns the names of the arrays of each part: of examples, and of labels."""
     if not zipfile.is_zipfile(file):
         raise DataError("damaged or truncated, expected a zip file of arrays", Location(file))
     train, test = ("x_train", "y_train"), ("x_test", "y_test")
     names = members(file)
-    if not options.needs_training and not {*train} & names:
+    if not request.needs_training and not {*train} & names:
         return {"train": test}
     return {"train": train, "test": test} if {*test} & names else {"train": train}

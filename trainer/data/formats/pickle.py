@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data.dataset import Array, RawSplits, ReadOptions
+from trainer.data.dataset import Array, RawSplits, ReadRequest
 from trainer.data.formats.sparse import dense
 from trainer.errors import DataError, Location
 from trainer.runtime import memory
@@ -40,14 +40,14 @@ def recognises(files: Sequence[Path]) -> bool:
     )
 
 
-def read(files: Sequence[Path], options: ReadOptions) -> RawSplits:
+def read(files: Sequence[Path], request: ReadRequest) -> RawSplits:
     """Reads the four parts; sparse ones become dense.
 
     Raises:
         DataError: pickles are not allowed, or this one holds anything but such arrays.
     """
     (file,) = files
-    if not options.allow_pickle:
+    if not request.options.allow_pickle:
         raise DataError(
             "a pickle can run any code when it is read, so it is refused. Expected an .npz: "
             f"{_INSTEAD}. If you trust where it comes from, give --allow-pickle.",

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer.data.checks import check_shape
-from trainer.data.dataset import Array, RawSplits, ReadOptions
+from trainer.data.dataset import Array, RawSplits, ReadRequest
 from trainer.data.formats import npz
 from trainer.errors import DataError, Location
 
@@ -27,7 +27,7 @@ def recognises(files: Sequence[Path]) -> bool:
     return len(files) == 1 and {"format", "shape", "data"} <= npz.members(files[0])
 
 
-def read(files: Sequence[Path], options: ReadOptions) -> RawSplits:
+def read(files: Sequence[Path], request: ReadRequest) -> RawSplits:
     """Reads the matrix (N, D) and its labels (N,); the data comes in one piece.
 
     Raises:

@@ -14,7 +14,7 @@ import numpy as np
 
 from trainer import storage
 from trainer.data import checks, splits
-from trainer.data.dataset import Array, RawSplits, ReadOptions
+from trainer.data.dataset import Array, RawSplits, ReadRequest
 from trainer.data.formats import images, rows, vertex_jsonl
 from trainer.data.formats.rows import MAX_CHARACTERS, listed
 from trainer.data.shards.external_shuffle import in_order
@@ -101,7 +101,7 @@ def recognises(files: Sequence[Path]) -> bool:
     return not (vertex_jsonl.recognises(tables) and vertex_jsonl.is_one(tables[0]))
 
 
-def read(files: Sequence[Path], options: ReadOptions) -> RawSplits:
+def read(files: Sequence[Path], request: ReadRequest) -> RawSplits:
     """Reads all rows; files named train, validation and test make the parts.
 
     Rows without a label or an example are left out, which is told.
@@ -114,18 +114,18 @@ def read(files: Sequence[Path], options: ReadOptions) -> RawSplits:
     tables = list(filter(rows.is_table, files))
     for table in tables:
         memory.check_data(rows.size_in_memory(table), "a table of this size", Location(table))
-    columns, left_out = _columns(tables, options), _LeftOut()
+    columns, left_out = _columns(tables, request), _LeftOut()
     cells = list(_cells(tables, columns, left_out))
     left_out.tell()
     if columns.are_images:
-        items = _items(cells, options)
-        examples = images.read(items, len(cells), size=options.image_size)
+        items = _items(cells, request)
+        examples = images.read(items, len(cells), size=request.options.image_size)
     else:
         examples = _texts(cells)
     return splits.source(examples, [cell.label for cell in cells], [cell.part for cell in cells])
 
 
-def stream(files: Sequence[Path], options: ReadOptions) -> Stream:
+def stream(files: Sequence[Path], request: ReadRequest) -> Stream:
     """Gives texts or images some at a time; labels, and the paths of images, are in memory.
 
     Raises:
@@ -133,30 +133,32 @@ def stream(files: Sequence[Path], options: ReadOptions) -> Stream:
         StorageError: as `read`.
     """
     tables = list(filter(rows.is_table, files))
-    columns, left_out = _columns(tables, options), _LeftOut()
+    columns, left_out = _columns(tables, request), _LeftOut()
     names: list[Path | str] = []
     labels, part_of, coloured = [], [], False
     for cell in _cells(tables, columns, left_out):
         labels.append(sys.intern(cell.label))
         part_of.append(cell.part)
         if columns.are_images and not isinstance(cell.value, bytes):
-            names.append(_file(cell, options))
+            names.append(_file(cell, request))
         elif columns.are_images and not coloured:
             coloured = images.has_colours(cell.value)
     left_out.tell()
     if len(names) == len(labels):
-        return images.stream(names, labels, part_of, options)
-    pieces = images.ImageReader(3 if coloured else images.channels(names), options.image_size)
+        return images.stream(names, labels, part_of, request)
+    pieces = images.ImageReader(
+        3 if coloured else images.channels(names), request.options.image_size
+    )
     classes, numbers, rows_of = splits.class_names(labels, part_of)
     found = {}
     for name, at in rows_of.items():
         of_part = [table for table in tables if _part(table) == part_of[at[0]]]
         cells = _cells(of_part, columns, _LeftOut())
         if columns.are_images:
-            blocks = pieces.blocks(_items(cells, options), len(at))
+            blocks = pieces.blocks(_items(cells, request), len(at))
         else:
             blocks = _text_blocks(cells)
-        found[name] = in_order(blocks, numbers[at], mix=options.mixed)
+        found[name] = in_order(blocks, numbers[at], mix=request.shuffled)
     return Stream(found, classes, texts=not columns.are_images)
 
 
@@ -214,20 +216,20 @@ def _cells(tables: Iterable[Path], columns: _Columns, left_out: _LeftOut) -> Ite
                 left_out.add(place)
 
 
-def _columns(tables: Sequence[Path], options: ReadOptions) -> _Columns:
+def _columns(tables: Sequence[Path], request: ReadRequest) -> _Columns:
     """Finds out by the first row which columns hold labels and examples."""
     place, first = next(itertools.chain.from_iterable(map(rows.read, tables)), (None, {}))
     if place is None:
         raise DataError("no rows", Location(tables[0]))
     table = Location(place.file)
-    label = _column(table, first, options.label_column, _LABELS, "--label-column")
-    if options.text_column and options.image_column:
+    label = _column(table, first, request.options.label_column, _LABELS, "--label-column")
+    if request.options.text_column and request.options.image_column:
         raise UsageError("--text-column and --image-column: expected one of them")
-    if options.text_column:
-        text = _column(table, first, options.text_column, (), "--text-column")
+    if request.options.text_column:
+        text = _column(table, first, request.options.text_column, (), "--text-column")
         return _Columns(label, text, are_images=False)
-    if options.image_column:
-        image = _column(table, first, options.image_column, (), "--image-column")
+    if request.options.image_column:
+        image = _column(table, first, request.options.image_column, (), "--image-column")
         return _Columns(label, image, are_images=True)
     others = [name for name in first if name != label]
     plain = [name for name in others if name.lower() in _TEXTS + _IMAGES]
@@ -305,16 +307,16 @@ def _text(cell: _Cell) -> str:
     return str(value).strip()
 
 
-def _items(cells: Iterable[_Cell], options: ReadOptions) -> Iterator[images.Item]:
+def _items(cells: Iterable[_Cell], request: ReadRequest) -> Iterator[images.Item]:
     """Gives images, of which several are read at a time where they are files of their own."""
     for within, some in itertools.groupby(cells, lambda cell: isinstance(cell.value, bytes)):
         if within:
             yield from ((cell.place, cell.value) for cell in some)
         else:
-            yield from images.of_files(_file(cell, options) for cell in some)
+            yield from images.of_files(_file(cell, request) for cell in some)
 
 
-def _file(cell: _Cell, options: ReadOptions) -> Path | str:
+def _file(cell: _Cell, request: ReadRequest) -> Path | str:
     """Returns where the image lies that a row names."""
     place, value = cell.place, cell.value
     if not isinstance(value, str):
@@ -322,8 +324,8 @@ def _file(cell: _Cell, options: ReadOptions) -> Path | str:
     if storage.is_remote(value):
         return value
     # A table from elsewhere is not to read any file of this machine.
-    if options.remote and (value.startswith("/") or ".." in value.split("/")):
+    if request.remote and (value.startswith("/") or ".." in value.split("/")):
         raise DataError(f"{value}: expected gs://bucket/path, or a path below the data", place)
-    if storage.is_remote(options.root):
-        return f"{options.root}/{value}"
-    return Path(options.root, value)
+    if storage.is_remote(request.root):
+        return f"{request.root}/{value}"
+    return Path(request.root, value)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data.dataset import Array, RawSplits, ReadOptions
+from trainer.data.dataset import Array, RawSplits, ReadRequest
 from trainer.errors import DataError, Location
 from trainer.runtime import memory
 
@@ -22,7 +22,7 @@ def recognises(files: Sequence[Path]) -> bool:
     return any(file.suffix == ".txt" for file in files)
 
 
-def read(files: Sequence[Path], options: ReadOptions) -> RawSplits:
+def read(files: Sequence[Path], request: ReadRequest) -> RawSplits:
     """Reads the lines of each class; blank ones are left out. The data comes in one piece.
 
     Raises:

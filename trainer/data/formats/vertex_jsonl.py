@@ -16,7 +16,7 @@ import numpy as np
 
 from trainer import storage
 from trainer.data import splits
-from trainer.data.dataset import Array, RawSplits, ReadOptions
+from trainer.data.dataset import Array, RawSplits, ReadRequest
 from trainer.data.formats import images, rows, text
 from trainer.data.shards.shard_format import Stream
 from trainer.errors import DataError, Location
@@ -51,7 +51,7 @@ def recognises(files: Sequence[Path]) -> bool:
     return bool(files) and all(file.suffix == ".jsonl" for file in files)
 
 
-def read(files: Sequence[Path], options: ReadOptions) -> RawSplits:
+def read(files: Sequence[Path], request: ReadRequest) -> RawSplits:
     """Reads all lines, and what they refer to in buckets.
 
     Lines that say what they are for (ml_use) make the parts; else the data comes in one piece.
@@ -66,13 +66,13 @@ def read(files: Sequence[Path], options: ReadOptions) -> RawSplits:
     items = list(_items(files))
     if items[0].is_image:
         names = [item.value for item in items]
-        examples = images.read(images.of_files(names), len(names), size=options.image_size)
+        examples = images.read(images.of_files(names), len(names), size=request.options.image_size)
     else:
         examples = _texts(items)
     return splits.source(examples, [item.label for item in items], [item.part for item in items])
 
 
-def stream(files: Sequence[Path], options: ReadOptions) -> Stream | None:
+def stream(files: Sequence[Path], request: ReadRequest) -> Stream | None:
     """Gives images some at a time, so that they need not fit into memory; their names do.
 
     Returns:
@@ -89,7 +89,7 @@ def stream(files: Sequence[Path], options: ReadOptions) -> Stream | None:
         names.append(item.value)
         labels.append(sys.intern(item.label))
         part_of.append(item.part)
-    return images.stream(names, labels, part_of, options)
+    return images.stream(names, labels, part_of, request)
 
 
 def is_one(file: Path) -> bool:
