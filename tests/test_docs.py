@@ -74,7 +74,7 @@ def test_jobs_that_are_submitted_would_be_accepted(
 def test_exports_have_flags_that_exist(command: str) -> None:
     words = shlex.split(command)[1:]
     settings = importlib.import_module(main.COMMANDS[words[0]][0]).Settings
-    flags = command_line.read(words[1:], option_specs(settings), program="", summary="")
+    flags = command_line.parse_values(words[1:], option_specs(settings), program="", summary="")
     check(settings, flags)
 
 
@@ -90,7 +90,7 @@ def test_exports_have_flags_that_exist(command: str) -> None:
 def test_questions_to_a_run_have_flags_that_exist(name: str, command: str) -> None:
     settings = importlib.import_module(main.COMMANDS[name][0]).Settings
     words = shlex.split(command)[2:]
-    given = command_line.read(
+    given = command_line.parse_values(
         words, option_specs(settings), program=name, summary="", names=task.NAMES
     )
     check(settings, given)

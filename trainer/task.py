@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None, *, program: str = PROGRAM) -> None:
     started = time.perf_counter()
     preemption.exit_at_once()
     arguments = sys.argv[1:] if argv is None else list(argv)
-    with command_line.exits(program, arguments):
+    with command_line.exit_codes(program, arguments):
         config = parse(arguments, program=program)
         cluster = read_cluster(os.environ)
         log.configure(config.log)
@@ -78,7 +78,7 @@ def parse(arguments: Sequence[str], *, program: str = PROGRAM) -> Config:
         UsageError: an unknown flag, a stray word, or a value that is wrong.
         SystemExit: with code 0, after the help was printed.
     """
-    flags = command_line.read(
+    flags = command_line.parse_values(
         arguments,
         option_specs(Config),
         program=program,

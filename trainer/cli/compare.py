@@ -51,8 +51,8 @@ class Settings:
 
 def main(arguments: Sequence[str], *, program: str) -> None:
     """Prints the tables, writes the page, and prints where it is."""
-    with command_line.exits(program, arguments):
-        settings = command_line.settings(
+    with command_line.exit_codes(program, arguments):
+        settings = command_line.parse(
             Settings,
             arguments,
             program=program,

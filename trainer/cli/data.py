@@ -46,7 +46,7 @@ class Convert(_DataSettings):
 
 def main(arguments: Sequence[str], *, program: str) -> None:
     """Hands over to the command that the first word names."""
-    with command_line.exits(program, arguments):
+    with command_line.exit_codes(program, arguments):
         name, *rest = arguments or ["--help"]
         if name in ("--help", "-h"):
             for known, (summary, _) in _COMMANDS.items():
@@ -106,7 +106,7 @@ def _convert(arguments: Sequence[str], program: str) -> None:
 
 
 def _settings(kind: type[_Kind], arguments: Sequence[str], program: str) -> _Kind:
-    return command_line.settings(
+    return command_line.parse(
         kind,
         arguments,
         program=program,

@@ -40,10 +40,10 @@ class Settings:
 def main(arguments: Sequence[str], *, program: str) -> None:
     """Prints how good a run's model is, beside the figures of the run's own test."""
     preemption.exit_at_once()
-    with command_line.exits(program, arguments):
+    with command_line.exit_codes(program, arguments):
         from trainer.data.loader import SHIPPED
 
-        settings = command_line.settings(
+        settings = command_line.parse(
             Settings,
             arguments,
             program=program,

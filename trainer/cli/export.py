@@ -53,8 +53,8 @@ class Settings:
 def main(arguments: Sequence[str], *, program: str) -> None:
     """Exports, and prints how the file compares with the run; its path is the last line."""
     preemption.exit_at_once()
-    with command_line.exits(program, arguments):
-        settings = command_line.settings(
+    with command_line.exit_codes(program, arguments):
+        settings = command_line.parse(
             Settings,
             arguments,
             program=program,

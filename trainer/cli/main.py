@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         module = importlib.import_module(COMMANDS[name][0])
         module.main(arguments[1:], program=f"trainer {name}")
         return
-    with command_line.exits("trainer", arguments):
+    with command_line.exit_codes("trainer", arguments):
         if name == "--version":
             print(__version__)
         elif name in ("--help", "-h", "help"):

@@ -62,8 +62,8 @@ class Settings:
 def main(arguments: Sequence[str], *, program: str) -> None:
     """Writes a row an example, and exits with 3 if something could not be read, else with 0."""
     preemption.exit_at_once()
-    with command_line.exits(program, arguments):
-        settings = command_line.settings(
+    with command_line.exit_codes(program, arguments):
+        settings = command_line.parse(
             Settings,
             arguments,
             program=program,

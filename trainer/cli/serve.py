@@ -52,7 +52,7 @@ class Settings:
 def main(arguments: Sequence[str], *, program: str) -> None:
     """Serves until it is told to stop, and exits with 0."""
     preemption.exit_at_once()
-    with command_line.exits(program, arguments):
+    with command_line.exit_codes(program, arguments):
         settings = read(arguments, os.environ, program=program)
         routes = cloud_environment.serving_routes(os.environ)
         log.configure(settings.log)
@@ -72,7 +72,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str], *, program: s
     """
 
     def typed(words: Sequence[str]) -> dict[str, str]:
-        return command_line.read(
+        return command_line.parse_values(
             words,
             option_specs(Settings),
             program=program,

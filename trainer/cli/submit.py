@@ -96,8 +96,8 @@ class Settings:
 def main(arguments: Sequence[str], *, program: str) -> None:
     """Submits a job and follows it to its end; exits with the job's own code."""
     mine, of_job = _split(arguments)
-    with command_line.exits(program, mine):
-        flags = command_line.read(
+    with command_line.exit_codes(program, mine):
+        flags = command_line.parse_values(
             mine,
             option_specs(Settings),
             program=program,

@@ -21,8 +21,8 @@ class Settings:
 
 def main(arguments: Sequence[str], *, program: str) -> None:
     """Prints what is missing, changed or extra, and exits with 3 if anything is, else with 0."""
-    with command_line.exits(program, arguments):
-        settings = command_line.settings(
+    with command_line.exit_codes(program, arguments):
+        settings = command_line.parse(
             Settings,
             arguments,
             program=program,

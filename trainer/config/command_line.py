@@ -19,27 +19,27 @@ import fire
 
 from trainer.config import check, flag_name, option_specs
 from trainer.config.fields import OptionSpec
+from trainer.config.help import format_help
 from trainer.errors import TrainerError, UsageError
 from trainer.runtime import cloud_environment, log
 
-_SWITCHED = ("true", "false", "yes", "no", "on", "off")
+_SWITCH_VALUES = ("true", "false", "yes", "no", "on", "off")
 
-_Settings = TypeVar("_Settings")
+_Options = TypeVar("_Options")
 
 
 @contextlib.contextmanager
-def exits(program: str, arguments: Sequence[str]) -> Iterator[None]:
-    """Ends the program when the block does, with the exit code that its errors call for.
+def exit_codes(program: str, arguments: Sequence[str]) -> Iterator[None]:
+    """Exits the program at the end of the block, with the exit code of its error.
 
-    0 done; 2 the user's mistake, in one line on stderr; 1 a defect of ours, with its traceback;
-    130 interrupted; 141 when nobody reads the output any more; another class of TrainerError has a
-    code of its own.
+    0: done; 2: the user's mistake, in one line on stderr; 1: an internal error, with its traceback;
+    130: interrupted; 141: stdout was closed. Other classes of TrainerError have their own code.
     """
 
     def report(message: str) -> None:
-        chosen = re.findall(r"--log[= ](text|json)", " ".join(arguments))
+        formats = re.findall(r"--log[= ](text|json)", " ".join(arguments))
         collected = cloud_environment.collects_logs(os.environ) is not None
-        if chosen[-1:] == ["json"] or (collected and not chosen):
+        if formats[-1:] == ["json"] or (collected and not formats):
             print(log.json_line("ERROR", message), flush=True)
             return
         if "\n" not in message:
@@ -54,7 +54,7 @@ def exits(program: str, arguments: Sequence[str]) -> Iterator[None]:
     except KeyboardInterrupt:
         report("interrupted")
         sys.exit(130)
-    except BrokenPipeError:  # Who reads the output has enough of it, as `| head` does.
+    except BrokenPipeError:  # The reader of stdout is done, as `| head` is.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except Exception:
@@ -64,180 +64,156 @@ def exits(program: str, arguments: Sequence[str]) -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """Returns a text without what would move a terminal's cursor, or change its colours."""
+    """Replaces characters that would move a terminal's cursor or change its colours."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-def settings(
-    kind: type[_Settings],
+def parse(
+    kind: type[_Options],
     arguments: Sequence[str],
     *,
     program: str,
     summary: str,
     names: Mapping[str, str] | None = None,
-) -> _Settings:
-    """Returns the checked settings of a command; answers `--help` by itself.
+) -> _Options:
+    """Returns the checked options of a command; prints the help and exits for `--help`.
 
     Args:
-        kind: their class.
+        kind: class of the options.
         arguments: of the command line.
         program: how the command is called, for the help.
         summary: what the command does, for the help.
-        names: what stands for `{name}` in the help of a setting.
+        names: replaces `{models}` and the like in help texts.
 
     Raises:
-        UsageError: one of them is wrong, unknown or missing.
-        SystemExit: with code 0, after the help was printed.
+        UsageError: an option is wrong, unknown or missing.
+        SystemExit: with code 0, after printing the help.
     """
-    known = option_specs(kind)
-    flags = read(arguments, known, program=program, summary=summary, names=names)
-    # Words are told of as the help shows them.
-    labels = {each.name: each.name.upper() for each in known if each.positional}
-    return check(kind, flags, labels=labels)
+    options = option_specs(kind)
+    values = parse_values(arguments, options, program=program, summary=summary, names=names)
+    return check(kind, values)
 
 
-def read(
+def parse_values(
     arguments: Sequence[str],
-    settings: Sequence[OptionSpec],
+    options: Sequence[OptionSpec],
     *,
     program: str,
     summary: str,
     names: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Lets fire take the arguments apart; answers `--help` by itself.
+    """Splits a command line into values by fire; prints the help and exits for `--help`.
 
     Args:
-        arguments: of the command line. If one of the settings takes any number of words, all that
-            stand behind a bare `--` are words of it, whatever they look like.
-        settings: what they may set.
+        arguments: of the command line. If an option takes any number of words, all that follow a
+            bare `--` are words of it, whatever they look like.
+        options: of the command.
         program: how the command is called, for the help.
         summary: what the command does, for the help.
-        names: what stands for `{name}` in the help of a setting.
+        names: replaces `{models}` and the like in help texts.
 
     Returns:
-        What the user gave, by the name of the setting; the strings that were typed. Of a setting
-        that takes any number of words, a tuple of them.
+        The given values, as typed, by the name of the option; a tuple for an option that takes any
+        number of words.
 
     Raises:
-        UsageError: an unknown flag, or a stray or missing word.
-        SystemExit: with code 0, after the help was printed.
+        UsageError: an unknown flag, or an unexpected or missing word.
+        SystemExit: with code 0, after printing the help.
     """
-    given: dict[str, Any] = {}
-    fixed = [setting.name for setting in settings if setting.positional and not setting.many]
-    many = next((setting.name for setting in settings if setting.many), None)
+    many = next((option.name for option in options if option.many), None)
+    rest: tuple[str, ...] = ()
+    if many is not None and "--" in arguments:
+        separator = list(arguments).index("--")
+        arguments, rest = arguments[:separator], tuple(arguments[separator + 1 :])
+    if {"--help", "-h"} & set(arguments):
+        print(format_help(program, summary, options, names or {}), flush=True)
+        sys.exit(0)
+    if "--" in arguments:
+        # Fire drops unknown flags behind "--": `-- --epochs 5` would train with the default.
+        raise UsageError("Unexpected '--'. Expected flags only, like --model cnn.")
 
-    # Fire goes on with the result: a trailing bare word is looked up in it. So it is an object with
-    # nothing to find, and anything else that comes back was found by a stray word.
+    values: dict[str, Any] = {}
+    single = [option.name for option in options if option.positional and not option.many]
+    # Fire looks trailing words up in the result of the call. In this object it finds nothing, and
+    # any other result means that there was a word too many.
     nothing = object()
 
     def command(*words: str, **flags: str) -> object:
-        given.update(flags)
-        given.update(zip(fixed, words, strict=many is None))
+        values.update(flags)
+        values.update(zip(single, words, strict=many is None))
         if many is not None:
-            given[many] = words[len(fixed) :]
+            values[many] = words[len(single) :]
         return nothing
 
-    _describe(command, settings, summary, names or {})
-    behind: tuple[str, ...] = ()
-    if many is None:
-        _refuse_separator(arguments)
-    elif "--" in arguments:
-        place = list(arguments).index("--")
-        arguments, behind = arguments[:place], tuple(arguments[place + 1 :])
-    said = io.StringIO()
+    _set_signature(command, options)
     try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            found = fire.Fire(
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            result = fire.Fire(
                 command,
-                command=_for_fire(arguments, settings),
+                command=_for_fire(arguments, options),
                 name=program,
                 serialize=lambda _: None,
             )
     except fire.core.FireExit as stop:
-        if stop.code != 0:
-            raise UsageError(_stray(stop.trace.elements[-1].ErrorAsStr(), settings)) from None
-        print(_tidy(said.getvalue(), program), flush=True)
-        sys.exit(0)
-    if found is not nothing:
-        raise UsageError(_stray(f"Could not consume arg: {arguments[-1]}", settings))
+        raise UsageError(_explain(stop.trace.elements[-1].ErrorAsStr(), options)) from None
+    if result is not nothing:
+        raise UsageError(_explain(f"Could not consume arg: {arguments[-1]}", options))
     if many is not None:
-        given[many] += behind
-        if not given[many]:
+        values[many] += rest
+        if not values[many]:
             raise UsageError(f"Missing {many.upper()}.")
-    return given
+    return values
 
 
-def _for_fire(arguments: Sequence[str], settings: Sequence[OptionSpec]) -> list[str]:
-    """Returns the arguments as fire understands them as everybody else does."""
-    if {"--help", "-h"} & set(arguments):
-        return ["--help"]  # Behind a word, fire would explain what the command returns.
-    switches = {flag_name(setting.name) for setting in settings if setting.kind is bool}
+def _for_fire(arguments: Sequence[str], options: Sequence[OptionSpec]) -> list[str]:
+    """Returns the arguments in the spelling that fire reads as other programs would."""
+    switches = {option.flag for option in options if option.kind is bool}
     # Fire would take any word behind a switch for its value.
-    spelt = [
+    spelled = [
         f"{argument}=True"
-        if argument.replace("_", "-") in switches and following.lower() not in _SWITCHED
+        if argument.replace("_", "-") in switches and following.lower() not in _SWITCH_VALUES
         else argument
         for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue="")
     ]
-    # Fire would take a bare "-" for the end of the command, unless something else is.
-    return [*spelt, *([] if "--" in spelt else ["--"]), "--separator=\0"]
+    # Fire would take a bare "-" for the end of the command, unless another separator is set.
+    return [*spelled, "--", "--separator=\0"]
 
 
-def _describe(
-    function: Any, settings: Sequence[OptionSpec], summary: str, names: Mapping[str, str]
-) -> None:
-    """Gives a function the settings as flags, for fire's parsing and help.
+def _set_signature(function: Any, options: Sequence[OptionSpec]) -> None:
+    """Gives a function the options as parameters, which fire reads.
 
-    Keyword-only, since fire passes those on only where the user gave them.
+    Flags are keyword-only, since fire passes those on only if the user gave them.
     """
     parameter = inspect.Parameter
-    word, flag = parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY
-    words = parameter.VAR_POSITIONAL
     function.__signature__ = inspect.Signature(
         [
-            parameter(setting.name, words if setting.many else word, annotation=setting.kind)
-            if setting.positional
-            else parameter(setting.name, flag, default=setting.default, annotation=setting.kind)
-            for setting in sorted(settings, key=lambda each: (not each.positional, each.many))
+            parameter(
+                option.name,
+                parameter.VAR_POSITIONAL if option.many else parameter.POSITIONAL_OR_KEYWORD,
+            )
+            if option.positional
+            else parameter(option.name, parameter.KEYWORD_ONLY, default=option.default)
+            for option in sorted(options, key=lambda each: (not each.positional, each.many))
         ]
     )
-    lines = [f"    {setting.name}: {setting.help.format(**names)}" for setting in settings]
-    function.__doc__ = "\n".join([summary, "", "Args:", *lines])
     fire.decorators.SetParseFn(str)(function)
 
 
-def _refuse_separator(arguments: Sequence[str]) -> None:
-    # Fire drops what it does not know behind "--": `-- --epochs 5` would train with the default.
-    if "--" in arguments:
-        rest = arguments[list(arguments).index("--") + 1 :]
-        if any(word not in ("--help", "-h", "--completion", "bash", "fish") for word in rest):
-            raise UsageError("Unexpected '--'. Expected flags only, like --model cnn.")
-
-
-def _stray(message: str, settings: Sequence[OptionSpec]) -> str:
-    """Says in the user's terms what fire could not make sense of."""
+def _explain(message: str, options: Sequence[OptionSpec]) -> str:
+    """Returns fire's error in the words of the command line."""
     missing = re.search(r"no value for the required argument: (\w+)", message)
     if missing:
         return f"Missing {missing[1].upper()}."
-    found = re.fullmatch(r"Could not consume arg: (.*)", message, re.DOTALL)
-    if not found:
+    unknown = re.fullmatch(r"Could not consume arg: (.*)", message, re.DOTALL)
+    if not unknown:
         return message
-    word = found[1]
-    names = [flag_name(setting.name) for setting in settings if not setting.positional]
+    word = unknown[1]
+    names = [flag_name(option.name) for option in options if not option.positional]
     if word == "-" or not word.startswith("-"):
         expected = " Expected flags only, like --model cnn." if "--model" in names else ""
         return f"Unexpected word {word!r}.{expected}"
     near = difflib.get_close_matches(word.split("=")[0], names, n=1, cutoff=0.75)
     hint = f"Expected one of: {', '.join(names)}." if names else "There are no flags."
-    if any(setting.many for setting in settings):
-        hint += " What stands behind a bare -- is no flag."
+    if any(option.many for option in options):
+        hint += " Words that begin with - may follow a bare --."
     return f"Unknown flag {word!r}. {f'Did you mean {near[0]}?' if near else hint}"
-
-
-def _tidy(text: str, program: str) -> str:
-    """Takes out of fire's help what is no flag of ours, and writes flags as the docs do."""
-    text = re.sub(r"\n\nGROUPS\n.*", "", re.sub(r"^INFO: .*\n+", "", text), flags=re.DOTALL)
-    text = re.sub(r"\n\nNOTES\n.*", "", text, flags=re.DOTALL)
-    text = text.replace("GROUP | ", "").replace(f"'{program}'", program)
-    text = re.sub(r"( <flags>)? \[([A-Z]+)\]\.\.\.", r" \2...\1", text)
-    return re.sub(r"--\w+(?==)", lambda flag: flag[0].replace("_", "-"), text).rstrip()

@@ -158,7 +158,7 @@ def option_specs(kind: type) -> list[OptionSpec]:
                 positional=extra["positional"],
                 many=typing.get_origin(hint) is tuple,
                 affects_result=extra["affects_result"],
-                group=getattr(_owner(kind, field.name), "GROUP", ""),
+                group=vars(_owner(kind, field.name)).get("GROUP", ""),
             )
         )
     classes = kind.__mro__

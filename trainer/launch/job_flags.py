@@ -44,7 +44,7 @@ def read(arguments: Sequence[str], *, program: str, mounted: str | None) -> JobF
     Raises:
         UsageError: a flag or value that the job would refuse, or that cannot work there.
     """
-    typed = command_line.read(
+    typed = command_line.parse_values(
         arguments,
         option_specs(Config),
         program=f"{program} ... --",

@@ -1,0 +1,74 @@
+"""The text of `--help`: usage, then the options in groups, each with its type, unit and default."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Mapping, Sequence
+
+from trainer.config import GROUPS
+from trainer.config.fields import OptionSpec
+
+_INDENT = 26  # Columns before the text of an option.
+_MAX_WIDTH = 100
+
+
+def format_help(
+    program: str, summary: str, options: Sequence[OptionSpec], names: Mapping[str, str]
+) -> str:
+    """Returns the help of a command.
+
+    Args:
+        program: how the command is called.
+        summary: what it does.
+        options: its options and positional arguments.
+        names: replaces `{models}` and the like in help texts.
+    """
+    width = min(shutil.get_terminal_size((_MAX_WIDTH, 24)).columns, _MAX_WIDTH)
+    arguments = [each for each in options if each.positional]
+    flags = [each for each in options if not each.positional]
+    words = [each.name.upper() + "..." * each.many for each in arguments]
+    usage = " ".join(["usage:", program, *words, *(["[--FLAG VALUE ...]"] if flags else [])])
+    lines = [usage, "", textwrap.fill(summary, width)]
+    if arguments:
+        lines += ["", "Arguments"]
+        for each, word in zip(arguments, words, strict=True):
+            lines += _entry(word, each.help.format(**names), width)
+    groups = list(dict.fromkeys(each.group for each in flags))
+    groups.sort(key=lambda group: GROUPS.index(group) if group in GROUPS else -1)
+    for group in groups:
+        lines += ["", group or "Options"]
+        for each in flags:
+            if each.group == group:
+                lines += _entry(
+                    f"{each.flag} {value_name(each)}".rstrip(), text(each, names), width
+                )
+    return "\n".join(lines)
+
+
+def value_name(option: OptionSpec) -> str:
+    """Returns what stands for the value of a flag: its choices, N, NUMBER, PATH or TEXT."""
+    if option.kind is bool:
+        return ""
+    if option.values:
+        return "|".join(map(str, option.values))
+    if option.kind in (int, float):
+        return {int: "N", float: "NUMBER"}[option.kind]
+    return "VALUE"
+
+
+def text(option: OptionSpec, names: Mapping[str, str]) -> str:
+    """Returns the help text of an option, with its default."""
+    shown = option.help.format(**names)
+    if option.kind is bool or option.default is None or "Default:" in shown:
+        return shown
+    default = f"{option.default:g}" if option.kind is float else option.default
+    return f"{shown} Default: {default}."
+
+
+def _entry(head: str, body: str, width: int) -> list[str]:
+    indent = " " * _INDENT
+    lines = textwrap.wrap(body, width, initial_indent=indent, subsequent_indent=indent)
+    if len(head) + 3 < _INDENT:
+        return [f"  {head}".ljust(_INDENT) + lines[0].lstrip(), *lines[1:]]
+    return [f"  {head}", *lines]
