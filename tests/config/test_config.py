@@ -36,7 +36,7 @@ from trainer.errors import UsageError
         ({"learning_rate": "inf"}, "--learning-rate: found 'inf', expected"),
         ({"seed": "-1"}, "--seed: found '-1', expected greater than or equal to 0"),
         ({"seed": "4294967296"}, "--seed: found '4294967296', expected less than"),
-        ({"validation": "1"}, "--validation-split: found '1', expected less than 1"),
+        ({"validation_split": "1"}, "--validation-split: found '1', expected less than 1"),
         (
             {"out": "runs/1", "tensorboard_dir": "runs/1/logs/"},
             "--tensorboard-dir: found 'runs/1/logs/', expected a folder outside of --out",
@@ -48,10 +48,10 @@ from trainer.errors import UsageError
         ({"device": "tpu"}, "--device: found 'tpu', expected 'auto', 'cpu' or 'gpu'"),
         ({"overwrite": "perhaps"}, "--overwrite: found 'perhaps', expected a valid boolean"),
         ({"model": ""}, "--model: found ''"),
-        ({"seed": "x", "epochs": "y"}, "--epochs: .*; --seed: "),
+        ({"seed": "x", "epochs": "y"}, "--seed: .*; --epochs: "),
     ],
 )
-def test_a_wrong_value_is_told_with_its_flag(flags: dict[str, Any], message: str) -> None:
+def test_a_wrong_value_is_reported_with_its_flag(flags: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         resolve(flags)
 
@@ -61,12 +61,13 @@ def test_a_wrong_value_is_told_with_its_flag(flags: dict[str, Any], message: str
     [
         ("{", "--config run.json: not JSON"),
         ("[1]", "--config run.json: found list, expected a JSON object"),
-        ('{"epoch": 1}', "--config run.json: epoch: no such setting, expected one of: model, data"),
+        ('{"epoch": 1}', "--config run.json: epoch: no such setting, did you mean epochs?"),
+        ('{"colour": 1}', "colour: no such setting, expected one of: device, dry_run, .*, model, "),
         ('{"epochs": "x"}', "--config run.json: epochs: found 'x'"),
         ('{"epochs": true}', "--config run.json: epochs: found True, expected a plain number"),
     ],
 )
-def test_a_wrong_file_is_told_with_its_name(text: str, message: str) -> None:
+def test_a_wrong_config_file_is_reported_with_its_name(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         resolve({"config": "run.json"}, text)
 
@@ -75,7 +76,7 @@ def test_a_wrong_file_is_told_with_its_name(text: str, message: str) -> None:
     ("given", "expected"),
     [("runs/1/", "runs/1"), ("gs://b/runs//", "gs://b/runs"), ("gs://b/", "gs://b"), ("/", "/")],
 )
-def test_a_slash_at_the_end_changes_nothing(given: str, expected: str) -> None:
+def test_a_trailing_slash_is_ignored(given: str, expected: str) -> None:
     assert resolve({"out": given}).out == expected
 
 
@@ -85,7 +86,7 @@ def test_flags_win_over_the_file() -> None:
     assert (config.epochs, config.seed) == (3, 7)
 
 
-def test_a_runs_own_settings_can_be_read_back() -> None:
+def test_the_settings_of_a_run_can_be_read_back() -> None:
     numbers = {"epochs": 1, "batch_size": 2, "learning_rate": 0.5}
     config = complete(LocatedConfig, Config(seed=4), data="mnist", out="x", **numbers)
     again = resolve({"config": "config.json"}, to_json(config))
@@ -94,40 +95,52 @@ def test_a_runs_own_settings_can_be_read_back() -> None:
     assert differences(config, json.loads(to_json(config))) == []
 
 
-def test_what_is_given_wins_over_the_recipe() -> None:
+def test_flags_win_over_the_recipe() -> None:
     numbers = {"epochs": 1, "batch_size": 2, "learning_rate": 0.5}
     config = complete(ResolvedConfig, Config(epochs=9), data="mnist", out="x", **numbers)
     assert (config.epochs, config.batch_size) == (9, 2)
 
 
-def test_every_setting_says_what_it_is() -> None:
+def test_every_option_has_a_help_text() -> None:
     for setting in option_specs(Config):
         assert setting.help.endswith("."), setting.name
 
 
-def chosen_run(**settings: Any) -> ResolvedConfig:
+def run_config(**settings: Any) -> ResolvedConfig:
     values = {"data": "d", "out": "x", "epochs": 7, "batch_size": 2, "learning_rate": 0.5}
     return ResolvedConfig(model="image", **{**values, "width": 32, **settings})
 
 
-def test_what_the_data_decided_is_the_same_as_what_is_left_open() -> None:
-    earlier = json.loads(to_json(chosen_run(chosen=("epochs", "width"))))
-    left_open = {"model": "image", "data": "d", "out": "x", "batch_size": 2, "learning_rate": 0.5}
-    assert differences(LocatedConfig(**left_open), earlier) == []
+def test_an_open_setting_equals_an_auto_setting() -> None:
+    earlier = json.loads(to_json(run_config(auto_settings=("epochs", "width"))))
+    open_settings = {
+        "model": "image",
+        "data": "d",
+        "out": "x",
+        "batch_size": 2,
+        "learning_rate": 0.5,
+    }
+    assert differences(LocatedConfig(**open_settings), earlier) == []
     assert saved_auto_settings(earlier) == {"epochs": 7, "width": 32}
-    other = LocatedConfig(**left_open, epochs=8)
+    other = LocatedConfig(**open_settings, epochs=8)
     assert differences(other, earlier) == ["--epochs was 7, now 8"]
 
 
-def test_what_was_given_is_not_the_same_as_what_is_left_open() -> None:
-    earlier = json.loads(to_json(chosen_run(chosen=("epochs",))))
-    left_open = {"model": "image", "data": "d", "out": "x", "batch_size": 2, "learning_rate": 0.5}
-    found = differences(LocatedConfig(**left_open), earlier)
-    assert found == ["--width was 32, now null"]
+def test_an_open_setting_differs_from_a_given_one() -> None:
+    earlier = json.loads(to_json(run_config(auto_settings=("epochs",))))
+    open_settings = {
+        "model": "image",
+        "data": "d",
+        "out": "x",
+        "batch_size": 2,
+        "learning_rate": 0.5,
+    }
+    differing = differences(LocatedConfig(**open_settings), earlier)
+    assert differing == ["--width was 32, now null"]
 
 
-def test_settings_that_were_chosen_are_given_when_a_run_is_read_back() -> None:
-    text = to_json(chosen_run(chosen=("epochs", "width")))
+def test_auto_settings_are_given_when_a_run_is_read_back() -> None:
+    text = to_json(run_config(auto_settings=("epochs", "width")))
     again = resolve({"config": "config.json"}, text)
     assert (again.epochs, again.width) == (7, 32)
 
@@ -145,7 +158,7 @@ def test_settings_that_were_chosen_are_given_when_a_run_is_read_back() -> None:
         ({"augmentation": "turn"}, "--augmentation: found 'turn', expected 'none', 'shift' or "),
     ],
 )
-def test_settings_of_models_that_do_not_fit_together_are_refused(
+def test_model_settings_that_exclude_each_other_are_refused(
     flags: dict[str, str], message: str
 ) -> None:
     with pytest.raises(UsageError) as refused:

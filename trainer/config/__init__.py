@@ -7,6 +7,7 @@ Nothing heavy is imported here.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import typing
 from collections.abc import Mapping
@@ -131,7 +132,7 @@ def resolve(
     from_file: dict[str, Any] = {}
     if file_text is not None:
         from_file = _from_json(file_text, str(flags["config"]))
-    from_service = cloud_environment.flags(environment or {}, typed=flags, in_file=from_file)
+    from_service = cloud_environment.flags(environment or {}, from_flags=flags, from_file=from_file)
     labels = {name: f"--config {flags.get('config')}: {name}" for name in from_file}
     labels |= {name: variable for name, (variable, _) in from_service.items()}
     labels |= {name: flag_name(name) for name in flags}
@@ -239,8 +240,10 @@ def _from_json(text: str, path: str) -> dict[str, Any]:
 def _format_problem(detail: Any, kind: type) -> str:
     """Returns one of pydantic's error records as `found ..., expected ...`."""
     if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        known = ", ".join(field.name for field in dataclasses.fields(kind))
-        return f"no such setting, expected one of: {known}"
+        names = [each.name for each in option_specs(kind)]
+        near = difflib.get_close_matches(detail["loc"][0], names, n=1, cutoff=0.75)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of: {', '.join(names)}"
+        return f"no such setting, {hint}"
     expected = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     expected = expected.replace("String should have", "a text of")
     return f"found {detail['input']!r}, expected {expected}"
