@@ -21,7 +21,7 @@ from pathlib import Path
 
 from trainer.inference.export import examples, exporter, output_comparison
 from trainer.runs.finished_run import read_run
-from trainer.runtime.log import output_hidden
+from trainer.runtime.log import suppress_output
 
 FORMATS = [[name] for name in exporter.FORMATS] + [["litert", "--quantize", "int8"]]
 CALLS, WARM_UP, BATCH = 1000, 50, 100
@@ -79,7 +79,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.measure:
         name, path = options.measure
-        with output_hidden():
+        with suppress_output():
             found = measure(options.run, name, Path(path))
         print(json.dumps(found))
         return

@@ -54,7 +54,7 @@ def train_once(name: str, kind: str) -> float:
                         config,
                         data_fingerprint=data.fingerprint,
                         devices=device,
-                        lease=stack.enter_context(lease.held(out)),
+                        lease=stack.enter_context(lease.acquire(out)),
                         timer=StageTimer(),
                     )
                 )

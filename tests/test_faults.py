@@ -130,7 +130,7 @@ def test_the_failure_is_clear_and_the_run_goes_on(
     done = job(*command)
     assert done.returncode == 0, done.stderr
     if "halfway" in fault or "final write" in fault:
-        assert "going on from" in done.stderr
+        assert "resuming from" in done.stderr
     assert without_place(fingerprint(out, tmp_path)) == undisturbed
     shutil.rmtree(tmp_path / "runs", ignore_errors=True)
 
@@ -194,7 +194,7 @@ def test_a_full_disk(moment: str, machine: Machine, undisturbed: Any) -> None:
     assert "No space left on device. The last good checkpoint: " in said[at - 2]
     assert said[-1] == "code 0"
     kept = str(machine.folder / "kept")
-    assert any("going on from" in line for line in said[at:]) == (moment != "a checkpoint")
+    assert any("resuming from" in line for line in said[at:]) == (moment != "a checkpoint")
     assert without_place(fingerprint(kept, machine.folder)) == undisturbed
 
 
@@ -210,7 +210,7 @@ def test_a_full_disk_for_temporary_files(size_kb: int, machine: Machine, undistu
     """)
     at = said.index("more")
     assert said[at - 1] == "code 2"
-    assert "small: No space left on device. TMPDIR names another folder" in said[at - 2]
+    assert "small: No space left on device. Set TMPDIR to another folder" in said[at - 2]
     assert said[-1] == "code 0"
     assert without_place(fingerprint(str(machine.folder / "kept"), machine.folder)) == undisturbed
 
@@ -230,7 +230,7 @@ def test_a_folder_that_turns_read_only(machine: Machine, undisturbed: Any) -> No
     at = said.index("more")
     assert said[at - 1] == "code 2"
     assert "Read-only file system" in said[at - 2]
-    assert any("going on from" in line for line in said[at:])
+    assert any("resuming from" in line for line in said[at:])
     assert said[-1] == "code 0"
     assert without_place(fingerprint(str(machine.folder / "kept"), machine.folder)) == undisturbed
 
@@ -255,7 +255,7 @@ def test_a_run_directory_that_is_deleted(machine: Machine, undisturbed: Any) -> 
 def test_too_few_addresses_are_told_before_training(machine: Machine) -> None:
     said = machine.run("ulimit -v 1500000; job")
     assert said[-1] == "code 2"
-    assert "the limit of addresses (ulimit -v) is 1.5 GB, expected at least 2.5 GB" in said[-2]
+    assert "the limit of the address space (ulimit -v) is 1.5 GB, expected at least 2.5 GB" in said[-2]
 
 
 def test_too_little_memory_is_told_before_training(job: Job, digits: Path) -> None:

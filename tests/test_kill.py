@@ -76,7 +76,7 @@ def test_data_that_is_read_as_needed_changes_nothing_of_that(
         process.kill()
         process.wait()
     runner.finish("killed")
-    assert "going on from killed/checkpoints/" in runner.log.read_text()
+    assert "resuming from killed/checkpoints/" in runner.log.read_text()
     undisturbed, killed = (
         fingerprint(str(tmp_path / out), tmp_path) for out in ("undisturbed", "killed")
     )
@@ -92,11 +92,11 @@ def test_sigterm_saves_a_checkpoint_and_says_that_the_job_is_not_done(
     process.terminate()
     assert process.wait(20) == 143
     said = runner.log.read_text()
-    assert "stopped by SIGTERM; the same command goes on from ended/checkpoints/" in said
+    assert "stopped by SIGTERM; the same command resumes from ended/checkpoints/" in said
     runner.finish("ended")
     said = runner.log.read_text()
-    assert "going on from ended/checkpoints/" in said
-    assert "may differ" not in said
+    assert "resuming from ended/checkpoints/" in said
+    assert "bit-identical" not in said
     seconds = json.loads((runner.folder / "ended" / filenames.METRICS).read_text())["seconds"]
     assert 1 < seconds["earlier_attempts"] < seconds["total"]
     assert fingerprint(str(runner.folder / "ended"), runner.folder) == undisturbed
@@ -121,8 +121,8 @@ def test_another_machine_goes_on_and_says_that_bits_may_differ(runner: Runner) -
     process.terminate()
     assert process.wait(20) == 143
     said = runner.log.read_text()
-    assert "going on from moved/checkpoints/" in said
-    assert "the result may differ in its last bits: device was CPU: " in said
+    assert "resuming from moved/checkpoints/" in said
+    assert "the result may not be bit-identical: device was CPU: " in said
     assert "1 cores" in said
 
 
@@ -211,8 +211,8 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(
     runner.finish("damaged", "--checkpoint-steps=10")
     said = runner.log.read_text()
     assert f"{newest.name}: " in said
-    assert "going on without it" in said
-    assert f"going on from damaged/checkpoints/{latest[1]}" in said
+    assert "skipping this checkpoint" in said
+    assert f"resuming from damaged/checkpoints/{latest[1]}" in said
     assert fingerprint(str(runner.folder / "damaged"), runner.folder) == undisturbed
 
 
@@ -230,4 +230,4 @@ def test_an_unfinished_run_of_other_settings_is_refused(runner: Runner) -> None:
         assert runner.start("other", *arguments).wait(60) == 2
         assert message in runner.log.read_text()
     runner.finish("other", "--resume=never", "--overwrite", "--epochs=1")
-    assert "going on from" not in runner.log.read_text()
+    assert "resuming from" not in runner.log.read_text()

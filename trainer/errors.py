@@ -1,6 +1,6 @@
-"""What can go wrong outside the program, each told to the user in one line.
+"""Errors that are reported to the user in one line, with their exit codes.
 
-The text of an error names the flag or file, what was found and what was expected.
+A message names the flag or file, what was found, what was expected, and what to do.
 """
 
 from __future__ import annotations
@@ -11,150 +11,152 @@ from pathlib import Path
 
 
 class TrainerError(Exception):
-    """Base of all errors that `trainer` reports without a traceback."""
+    """Base class of all errors that are reported without a traceback."""
 
     exit_code = 2
 
 
 class UsageError(TrainerError):
-    """A flag, or a combination of flags, that cannot work."""
+    """A flag or a combination of flags is invalid."""
 
 
 @dataclass(frozen=True)
 class Location:
-    """Where in the data something is.
+    """A position in a data set, for error messages.
 
     Attributes:
-        file: as a Path, where it lies on this machine, which may be a copy; as a str, what the user
-            would call it.
-        row: the part of the file, as "line 3"; "" for all of it.
+        file: a Path on this machine, perhaps of a temporary copy; or a str, the name that the user
+            knows the file by.
+        row: position in the file, such as "line 3"; "" for the whole file.
     """
 
     file: Path | str
     row: str = ""
 
     def __str__(self) -> str:
-        """Returns it as messages begin with it."""
+        """Returns the prefix of a message: the file and the row."""
         return f"{self.file}: {self.row}" if self.row else str(self.file)
 
     @property
     def name(self) -> str:
-        """The place without the folders that the file is in."""
+        """The location without the folders of the file."""
         return str(Location(Path(self.file).name, self.row))
 
 
 class DataError(TrainerError):
-    """Data that cannot be trained on: missing, damaged, or of the wrong kind."""
+    """Data is missing, damaged, or of the wrong kind."""
 
-    def __init__(self, found: str, place: Location | None = None) -> None:
-        """Makes the error.
+    def __init__(self, problem: str, location: Location | None = None) -> None:
+        """Creates the error.
 
         Args:
-            found: what was found and what was expected.
-            place: where that is; None if it is all of the data, or no file of it.
+            problem: what was found and what was expected.
+            location: position of the problem; None for the data set as a whole.
         """
-        super().__init__(found if place is None else f"{place}: {found}")
-        self.found, self.place = found, place
+        super().__init__(problem if location is None else f"{location}: {problem}")
+        self.problem, self.location = problem, location
 
-    def at(self, place: Location) -> DataError:
-        """Returns the error with a place, if it has none."""
-        return self.moved(lambda known: known or place)
+    def at(self, location: Location) -> DataError:
+        """Returns the error with `location`, unless it has a location already."""
+        return self.relocated(lambda current: current or location)
 
-    def moved(self, move: Callable[[Location | None], Location]) -> DataError:
-        """Returns the error with another place, which is found by the one that it has."""
-        return DataError(self.found, move(self.place))
+    def relocated(self, relocate: Callable[[Location | None], Location]) -> DataError:
+        """Returns the error with its location replaced by `relocate(location)`."""
+        return DataError(self.problem, relocate(self.location))
 
 
 class DamagedFilesError(DataError):
-    """Files of the data that cannot be read; the message names the first of them."""
+    """Several files of a data set cannot be read; the message names the first ones."""
 
     MAX_NAMED = 5
 
-    def __init__(self, findings: Sequence[DataError], of: int) -> None:
-        """Makes the error.
+    def __init__(self, errors: Sequence[DataError], file_count: int) -> None:
+        """Creates the error.
 
         Args:
-            findings: what is wrong with each damaged file.
-            of: how many files were read.
+            errors: one per damaged file.
+            file_count: number of files that were read.
         """
-        more = f" ({len(findings)} of {of} files)" if len(findings) > 1 else ""
-        super().__init__("; ".join(map(str, findings[: self.MAX_NAMED])) + more)
-        self.findings, self.of = findings, of
+        counts = f" ({len(errors)} of {file_count} files)" if len(errors) > 1 else ""
+        super().__init__("; ".join(map(str, errors[: self.MAX_NAMED])) + counts)
+        self.errors, self.file_count = errors, file_count
 
-    def moved(self, move: Callable[[Location | None], Location]) -> DamagedFilesError:
-        """Returns the error with each finding moved."""
-        return DamagedFilesError([finding.moved(move) for finding in self.findings], self.of)
+    def relocated(self, relocate: Callable[[Location | None], Location]) -> DamagedFilesError:
+        """Returns the error with the location of each file's error replaced."""
+        errors = [error.relocated(relocate) for error in self.errors]
+        return DamagedFilesError(errors, self.file_count)
 
 
 class DeviceError(TrainerError):
-    """A device that was asked for, or is there, but cannot be opened."""
+    """A device is missing, cannot be opened, or has too little memory."""
 
 
 class DivergedError(TrainerError):
-    """Training whose loss is no number any more."""
+    """The loss or the predictions became NaN or infinite."""
 
 
 class StoppedError(TrainerError):
-    """A run that was ended by SIGTERM, with a checkpoint saved."""
+    """SIGTERM stopped the run; a checkpoint is saved."""
 
     exit_code = 143
 
 
 class RunExistsError(TrainerError):
-    """`--out` already holds something that this run would destroy."""
+    """`--out` holds files or a run that this run would overwrite."""
 
 
 class DamagedRunError(TrainerError):
-    """A finished run whose files are not those of its manifest."""
+    """Files of a finished run are missing, changed, or of another format version."""
 
     exit_code = 3
 
 
 class UnreadableInputError(TrainerError):
-    """Files that could not be read, each told of by then; what could be read is done."""
+    """Some input files could not be read and were reported; the others were processed."""
 
     exit_code = 3
 
 
 class StorageError(TrainerError):
-    """A path or bucket that is missing, or that may not be read or written."""
+    """A path or bucket is missing, or may not be read or written."""
 
 
 class ConflictError(StorageError):
-    """Storage that another process has changed meanwhile."""
+    """Another process has changed a file or a run directory meanwhile."""
 
 
 class TransientStorageError(StorageError):
-    """Storage that failed though the request was right; trying again may help.
+    """Storage failed although the request was valid; a later attempt may succeed.
 
-    The exit code is not the user's 2, so that a cloud service runs the job again.
+    The exit code is 1, not 2 as for user errors, so that a cloud service retries the job.
     """
 
     exit_code = 1
 
 
 class WorkerLostError(TrainerError):
-    """Another worker of the job that is gone, or never came; none can go on without it.
+    """Another worker of the job is lost or never started; no worker can continue without it.
 
-    The exit code is not the user's 2, so that a cloud service starts them all again.
+    The exit code is 1, not 2 as for user errors, so that a cloud service restarts all workers.
     """
 
     exit_code = 1
 
 
 class ExportMismatchError(TrainerError):
-    """A converted model that answers otherwise than the one it was made of.
+    """The outputs of a converted model differ from those of the original model.
 
-    The exit code is not the user's 2: the fault is a converter's, a runtime's or ours.
+    The exit code is 1, not 2 as for user errors: the cause is in the converter, the runtime or
+    this program.
     """
 
     exit_code = 1
 
 
 class RemoteJobError(TrainerError):
-    """A job on other machines that has ended without success; the exit code is that job's."""
+    """A job on other machines failed; the exit code is that job's."""
 
     def __init__(self, message: str, *, exit_code: int) -> None:
-        """Makes the error; `exit_code` is 1 to 255."""
+        """Creates the error; `exit_code` is 1 to 255."""
         super().__init__(message)
         self.exit_code = exit_code

@@ -1,4 +1,4 @@
-"""Entry point of the job: `python -m trainer.task --model cnn`."""
+"""Entry point of the training job: `python -m trainer.task --model cnn`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from trainer.runtime import log, preemption
 from trainer.runtime.log import LOGGER
 
 PROGRAM = "python -m trainer.task"
-NAMES = {"models": ", ".join(MODELS), "datasets": ", ".join(SHIPPED)}  # In the help of flags.
+NAMES = {"models": ", ".join(MODELS), "datasets": ", ".join(SHIPPED)}  # Shown in `--help`.
 
 
 def main(argv: Sequence[str] | None = None, *, program: str = PROGRAM) -> None:
-    """Runs the job described by the command line and exits, with 143 if SIGTERM ended it."""
+    """Runs the job that the command line describes and exits; with 143 after SIGTERM."""
     started = time.perf_counter()
-    preemption.exit_at_once()
+    preemption.exit_on_sigterm()
     arguments = sys.argv[1:] if argv is None else list(argv)
     with command_line.exit_codes(program, arguments):
         config = parse(arguments, program=program)
@@ -30,14 +30,14 @@ def main(argv: Sequence[str] | None = None, *, program: str = PROGRAM) -> None:
         log.configure(config.log)
         if cluster is not None:
             check_workers(config, len(cluster.addresses))
-            log.hide_native_errors()
-        # Not before the flags are checked: a typo must be answered at once, without NumPy's and
-        # TensorFlow's imports.
+            log.suppress_native_errors()
+        # Imported after the flags are checked, so that a typo is reported before NumPy and
+        # TensorFlow are imported.
         from trainer import train
         from trainer.training import cross_validation, dry_run
 
         if cluster is not None and not cluster.is_chief:
-            _follow(config, cluster)
+            _run_worker(config, cluster)
             return
         if config.dry_run:
             dry_run.run(config, started=started)
@@ -46,43 +46,43 @@ def main(argv: Sequence[str] | None = None, *, program: str = PROGRAM) -> None:
             out = cross_validation.run(config, config.folds, started=started)
         else:
             out = train.run(config, cluster=cluster, started=started)
-        # The last line on stdout is the run directory, for scripts to read.
+        # The last line on stdout is the run directory, so that scripts can read it.
         print(log.json_line("INFO", out) if config.log == "json" else out, flush=True)
 
 
 def check_workers(config: Config, workers: int) -> None:
-    """Raises UsageError for what is one worker's work, if there are several."""
-    for flag, given in (
+    """Raises UsageError for flags that one worker supports only, if there are several."""
+    for flag, is_set in (
         ("--dry-run", config.dry_run),
         ("--folds", config.folds and not config.fold),
     ):
-        if given and workers > 1:
+        if is_set and workers > 1:
             raise UsageError(f"{flag}: found {workers} workers, expected one")
 
 
-def _follow(config: Config, cluster: Cluster) -> None:
-    """Trains along with the chief, whose log is the job's."""
+def _run_worker(config: Config, cluster: Cluster) -> None:
+    """Trains as a worker that is not the chief; progress and results are in the chief's log."""
     from trainer import train
 
     LOGGER.info(
-        "worker %d of %d: trains its share; the chief (%s) writes and tells",
+        "worker %d of %d started; progress and results are in the log of the chief (%s)",
         cluster.index, len(cluster.addresses), cluster.addresses[0],
     )  # fmt: skip
     train.follow(config, cluster)
 
 
 def parse(arguments: Sequence[str], *, program: str = PROGRAM) -> Config:
-    """Turns command line arguments into a checked Config; answers `--help` by itself.
+    """Returns the checked Config of command line arguments; `--help` prints and exits.
 
     Raises:
-        UsageError: an unknown flag, a stray word, or a value that is wrong.
-        SystemExit: with code 0, after the help was printed.
+        UsageError: an unknown flag, an unexpected word, or an invalid value.
+        SystemExit: with code 0, after `--help`.
     """
     flags = command_line.parse_values(
         arguments,
         option_specs(Config),
         program=program,
-        summary="Trains a model on labelled data and leaves a run directory behind.",
+        summary="Trains a model on labelled data and writes a run directory.",
         names=NAMES,
     )
     file_text = None

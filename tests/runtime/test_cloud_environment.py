@@ -1,4 +1,4 @@
-"""What a cloud service says in the environment becomes defaults of flags."""
+"""Tests of how the environment variables of cloud services become defaults of flags."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VERTEX = {
     "AIP_CHECKPOINT_DIR": f"{BASE}/checkpoints/",
     "AIP_TENSORBOARD_LOG_DIR": f"{BASE}/logs/",
     "CLOUD_ML_PROJECT_ID": "123456789",
-    # As the service writes it: `job` is JSON in a string, and `trial` is empty.
+    # Format of the service: `job` is JSON in a string, and `trial` is empty.
     "CLUSTER_SPEC": '{"cluster": {"workerpool0": ["127.0.0.1:2222"]}, "environment": "cloud",'
     ' "task": {"type": "workerpool0", "index": 0, "trial": ""}, "job": "{\\"region\\": \\"\\"}"}',
 }
@@ -36,7 +36,7 @@ def settings(environment: dict[str, str], **flags: Any) -> Config:
     return resolve(flags, None, environment)
 
 
-def test_vertex_ai_says_where_to_write() -> None:
+def test_vertex_ai_sets_the_output_folders() -> None:
     config = settings(VERTEX)
     assert config.out == f"{BASE}/model"
     assert config.checkpoint_dir == f"{BASE}/checkpoints"
@@ -44,22 +44,22 @@ def test_vertex_ai_says_where_to_write() -> None:
     assert (config.log, config.data) == ("json", None)
 
 
-def test_a_managed_data_set_comes_in_parts() -> None:
+def test_a_managed_data_set_sets_all_splits() -> None:
     config = settings(VERTEX | MANAGED)
     assert config.data == f"{BASE}/data/training-*.jsonl"
     assert config.validation_data == f"{BASE}/data/validation-*.jsonl"
     assert config.test_data == f"{BASE}/data/test-*.jsonl"
 
 
-def test_flags_and_files_win() -> None:
+def test_flags_take_precedence() -> None:
     config = settings(VERTEX | MANAGED, out="runs/1", data="mnist", log="text")
     assert (config.out, config.data, config.log) == ("runs/1", "mnist", "text")
-    # Parts of another data set than the one that was given are none of its parts.
+    # The managed data set's other splits do not belong to --data.
     assert (config.validation_data, config.test_data) == (None, None)
     assert config.checkpoint_dir == f"{BASE}/checkpoints"
 
 
-def test_an_earlier_runs_settings_do_not_lead_into_its_directory() -> None:
+def test_the_config_of_an_earlier_run_does_not_set_the_output_folder() -> None:
     earlier = to_json(
         complete(
             ResolvedConfig,
@@ -74,14 +74,14 @@ def test_an_earlier_runs_settings_do_not_lead_into_its_directory() -> None:
     assert resolve({"config": "config.json"}, earlier, {}).out == f"{BASE}/earlier"
 
 
-def test_examples_that_came_for_validation_are_not_dropped() -> None:
+def test_a_validation_split_beside_managed_validation_data_is_refused() -> None:
     with pytest.raises(
         UsageError, match="--validation-split: found '0.2', expected 0, since --valid"
     ):
-        settings(VERTEX | MANAGED, validation="0.2")
+        settings(VERTEX | MANAGED, validation_split="0.2")
 
 
-def test_an_empty_variable_says_nothing() -> None:
+def test_an_empty_variable_is_ignored() -> None:
     config = settings({"AIP_MODEL_DIR": "", "AIP_TRAINING_DATA_URI": "", "CLOUD_RUN_JOB": ""})
     assert (config.out, config.data, config.log) == (None, None, "text")
 
@@ -92,24 +92,24 @@ def test_tables_are_refused(kind: str) -> None:
         settings(MANAGED | {"AIP_DATA_FORMAT": kind})
 
 
-def test_a_wrong_value_names_its_variable() -> None:
+def test_an_invalid_value_is_reported_with_its_variable() -> None:
     with pytest.raises(UsageError, match="^AIP_MODEL_DIR: found "):
         settings({"AIP_MODEL_DIR": "gs://a\0b"})
 
 
-def test_the_environment_reaches_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIP_MODEL_DIR", f"{BASE}/model/")
     assert task.parse([]).out == f"{BASE}/model"
     assert task.parse(["--out=here"]).out == "here"
 
 
-def test_a_trial_is_known_by_its_variables() -> None:
+def test_a_tuning_trial_is_recognised_by_its_variables() -> None:
     assert cloud_environment.trial(VERTEX | {"CLOUD_ML_TRIAL_ID": ""}) is None
     assert cloud_environment.trial({"CLOUD_ML_TRIAL_ID": "3"}) == "3"
     assert cloud_environment.trial({"CLOUD_ML_HP_METRIC_FILE": "/some/file"}) == "0"
 
 
-def described(cluster: dict[str, Any], task: dict[str, Any]) -> dict[str, str]:
+def tf_config(cluster: dict[str, Any], task: dict[str, Any]) -> dict[str, str]:
     return {"TF_CONFIG": json.dumps({"cluster": cluster, "task": task, "environment": "cloud"})}
 
 
@@ -123,12 +123,12 @@ def described(cluster: dict[str, Any], task: dict[str, Any]) -> dict[str, str]:
         ({"chief": ["a:1"], "worker": ["b:1", "c:1"], "ps": []}, {"type": "chief", "index": 0}, 0),
     ],
 )
-def test_workers_are_those_of_tf_config_the_chief_first(
+def test_tf_config_lists_the_workers_with_the_chief_first(
     cluster: dict[str, Any], task: dict[str, Any], index: int
 ) -> None:
-    found = read_cluster(VERTEX | described(cluster, task))
-    assert found == Cluster(("a:1", "b:1", "c:1"), index)
-    assert found.is_chief == (index == 0)
+    result = read_cluster(VERTEX | tf_config(cluster, task))
+    assert result == Cluster(("a:1", "b:1", "c:1"), index)
+    assert result.is_chief == (index == 0)
 
 
 @pytest.mark.parametrize(
@@ -137,8 +137,8 @@ def test_workers_are_those_of_tf_config_the_chief_first(
         {},
         VERTEX,
         {"TF_CONFIG": "no JSON", "CLUSTER_SPEC": "[]"},
-        described({"chief": ["a:1"]}, {"type": "chief", "index": 0}),
-        described({}, {"type": "worker", "index": 0}),
+        tf_config({"chief": ["a:1"]}, {"type": "chief", "index": 0}),
+        tf_config({}, {"type": "worker", "index": 0}),
     ],
 )
 def test_one_replica_is_no_cluster(environment: dict[str, str]) -> None:
@@ -157,31 +157,31 @@ def test_one_replica_is_no_cluster(environment: dict[str, str]) -> None:
         ({"worker": ["a:1", "b:1"]}, {}, "found the task {}"),
     ],
 )
-def test_workers_without_a_part_in_the_training_are_refused(
+def test_an_unsupported_tf_config_is_refused(
     cluster: dict[str, Any], task: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=f"^TF_CONFIG: .*{message}"):
-        read_cluster(described(cluster, task))
+        read_cluster(tf_config(cluster, task))
 
 
-def test_replicas_that_do_not_know_each_other_are_refused() -> None:
-    """Each would train alone, into the same folder."""
+def test_several_replicas_without_tf_config_are_refused() -> None:
+    """Each replica would train on its own and write to the same folder."""
     pools = {"cluster": {"workerpool0": ["a:1"], "workerpool1": ["b:1", "c:1"]}}
     with pytest.raises(UsageError, match="^CLUSTER_SPEC: found 3 replicas, expected TF_CONFIG"):
         read_cluster({"CLUSTER_SPEC": json.dumps(pools)})
 
 
-def test_a_run_directory_that_goes_with_its_container_is_told(
+def test_a_run_directory_inside_the_container_is_reported(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO", "trainer")
     setup._check_persistent("/no/such/folder")
     assert caplog.text == ""
     monkeypatch.setenv("TRAINER_IMAGE", "cpu")
-    setup._check_persistent("/dev/shm/run")  # A mount, as a volume is.
+    setup._check_persistent("/dev/shm/run")  # A mount, like a volume.
     assert caplog.text == ""
     setup._check_persistent("/no/such/folder")
-    assert "--out /no/such/folder: lies in the container and goes with it" in caplog.text
+    assert "--out /no/such/folder: is inside the container" in caplog.text
     monkeypatch.setenv("CLOUD_RUN_JOB", "job")
-    with pytest.raises(UsageError, match="goes away with the job .CLOUD_RUN_JOB is set"):
+    with pytest.raises(UsageError, match="deleted with the job .CLOUD_RUN_JOB is set"):
         setup._check_persistent("/no/such/folder")

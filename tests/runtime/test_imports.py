@@ -1,4 +1,4 @@
-"""TensorFlow is imported without what is not needed, and nothing is lost by it."""
+"""Tests of how Keras and TensorFlow are imported."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import sys
 from tests.kills import ROOT
 
 
-def test_nothing_is_left_behind_but_keras() -> None:
+def test_importing_keras_restores_garbage_collection_and_leaves_pyplot_importable() -> None:
     code = """
 import gc, sys
-from trainer import imports
+from trainer.runtime import imports
 with imports.keras():
     assert not gc.isenabled()
 assert gc.isenabled() and gc.get_freeze_count() > 100_000
 assert "keras" in sys.modules and "matplotlib.pyplot" not in sys.modules
-import matplotlib.pyplot  # As a user's module may.
+import matplotlib.pyplot  # A user's module may import it.
 try:
     with imports.gc_paused():
         raise ImportError

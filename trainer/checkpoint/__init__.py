@@ -1,1 +1,1 @@
-"""CheckpointManager of an unfinished run: the state, the manager of files, and the training hooks."""
+"""Checkpoints of unfinished runs: their state, their files, and the training hooks."""

@@ -1,7 +1,7 @@
-"""Keeps a run safe between its steps: checkpoints, SIGTERM, the lease, and what workers agree on.
+"""Training hooks, called between steps: checkpoints, SIGTERM, the lease, agreement of workers.
 
-Of several workers the chief keeps the run, and the others follow it: they have its checkpoint, which it
-sends them, and end when it does.
+Of several workers only the chief reads and writes checkpoints. The others receive its checkpoint
+when training starts, and stop when it stops.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ from trainer.runtime.log import LOGGER
 from trainer.runtime.preemption import PreemptionSignal
 from trainer.runtime.timers import StageTimer
 
-_UNLIKE = (
-    "a worker has other settings, other data or another model than the chief; its log says more"
+_MISMATCH = (
+    "a worker has other settings, other data or another model than the chief, expected the same on "
+    "all workers; see its log"
 )
 
 
@@ -57,39 +58,42 @@ def chief_hook(
     lease: Lease,
     timer: StageTimer,
 ) -> Iterator[TrainingHook]:
-    """Gives the keeper of a run, and waits at the end for the checkpoint that is being written.
+    """Yields the hook of the chief; waits at the end for a checkpoint that is being written.
 
     Args:
         model: compiled.
-        callbacks: those whose memory is part of the run.
-        config: its settings.
-        data_fingerprint: SHA-256 of the data that it is trained on.
-        devices: what it is trained on.
-        lease: of its run directory.
-        timer: its time, over all attempts.
+        callbacks: callbacks whose state is saved in checkpoints.
+        config: settings of the run.
+        data_fingerprint: SHA-256 of the training data.
+        devices: devices that the model is trained on.
+        lease: lease of the run directory.
+        timer: timer of the run, over all attempts.
+
+    Raises:
+        TrainerError: an error of training, with the path of the last good checkpoint added.
     """
-    checkpoints = CheckpointManager(
+    manager = CheckpointManager(
         checkpoints_path(config),
         lease,
         every_s=config.checkpoint_seconds,
         every_steps=config.checkpoint_steps,
     )
-    run = RunMetadata(
+    metadata = RunMetadata(
         identity=_identity(config, data_fingerprint),
         environment={"device": devices.description, **manifest.versions()},
         timer=timer,
     )
-    with preemption.defer_sigterm() as request:
+    with preemption.defer_sigterm() as sigterm:
         try:
-            yield ChiefHook(model, callbacks, checkpoints, run, lease, request, devices.workers)
+            yield ChiefHook(model, callbacks, manager, metadata, lease, sigterm, devices.workers)
         except ConflictError:
-            raise  # The checkpoints are not this job's any more.
+            raise  # The checkpoints belong to another job now.
         except (DivergedError, DeviceError, WorkerLostError, StorageError) as error:
-            checkpoints.close()  # One may still be on its way.
-            error.args = (f"{error}. The last good checkpoint: {checkpoints.last_good()}",)
+            manager.close()  # Completes a checkpoint that is being written.
+            error.args = (f"{error}. The last good checkpoint: {manager.last_good()}",)
             raise
         finally:
-            checkpoints.close()
+            manager.close()
 
 
 @contextlib.contextmanager
@@ -101,18 +105,18 @@ def worker_hook(
     data_fingerprint: str,
     workers: Workers,
 ) -> Iterator[TrainingHook]:
-    """Gives the keeper of a worker that is not the chief; nothing is read or written.
+    """Yields the hook of a worker that is not the chief; it reads and writes no files.
 
     Args:
         model: compiled.
-        callbacks: those whose memory is part of the run.
-        config: its settings.
-        data_fingerprint: SHA-256 of the data that it is trained on.
-        workers: those that train together.
+        callbacks: callbacks whose state is part of the run.
+        config: settings of the run.
+        data_fingerprint: SHA-256 of the training data.
+        workers: the workers that train together.
     """
-    with preemption.defer_sigterm() as request:
+    with preemption.defer_sigterm() as sigterm:
         identity = _identity(config, data_fingerprint)
-        yield WorkerHook(model, callbacks, identity, request, workers)
+        yield WorkerHook(model, callbacks, identity, sigterm, workers)
 
 
 def _identity(config: ResolvedConfig, data_fingerprint: str) -> str:
@@ -122,12 +126,13 @@ def _identity(config: ResolvedConfig, data_fingerprint: str) -> str:
 
 @dataclass(frozen=True)
 class RunMetadata:
-    """What a checkpoint says of the run it belongs to.
+    """What a checkpoint stores about its run.
 
     Attributes:
-        identity: of settings and data; a checkpoint of another is refused.
-        environment: device and versions; with another, a run goes on, but not to the bit.
-        timer: the run's time, over all attempts.
+        identity: digest of settings and data; a checkpoint with another identity is refused.
+        environment: device and versions; in another environment a run resumes, but its result is
+            not bit-identical.
+        timer: timer of the run, over all attempts.
     """
 
     identity: str
@@ -136,106 +141,106 @@ class RunMetadata:
 
 
 class ChiefHook(TrainingHook):
-    """Takes checkpoints of a run, restores the latest, and stops when it is asked to."""
+    """Saves checkpoints, restores the latest one, and stops the run after SIGTERM."""
 
     def __init__(
         self,
         model: keras.Model,
         callbacks: Sequence[keras.callbacks.Callback],
-        checkpoints: CheckpointManager,
-        run: RunMetadata,
+        manager: CheckpointManager,
+        metadata: RunMetadata,
         lease: Lease,
         preemption: PreemptionSignal,
         workers: Workers,
     ) -> None:
-        """Looks after the training of `model`.
+        """Creates the hook for the training of `model`.
 
         Args:
             model: compiled.
-            callbacks: those whose memory is part of the run.
-            checkpoints: where checkpoints are.
-            run: what a checkpoint says of the run.
-            lease: of the run directory.
-            preemption: whether the end was asked for.
-            workers: those that train together; this is their chief.
+            callbacks: callbacks whose state is saved in checkpoints.
+            manager: manager of the checkpoints' files.
+            metadata: what a checkpoint stores about the run.
+            lease: lease of the run directory.
+            preemption: records SIGTERM.
+            workers: the workers that train together, with this one as chief.
         """
         self._model, self._callbacks = model, callbacks
-        self._checkpoints, self._run = checkpoints, run
-        self._lease, self._termination, self._workers = lease, preemption, workers
+        self._manager, self._metadata = manager, metadata
+        self._lease, self._preemption, self._workers = lease, preemption, workers
 
     def max_steps(self) -> int | None:
-        """Returns the steps until the next checkpoint is due, if they are counted."""
-        return self._checkpoints.steps_until_save()
+        """Returns the steps until the next checkpoint, or None if only seconds count."""
+        return self._manager.steps_until_save()
 
     def restore(self) -> TrainState:
-        """Returns where the run stands: at the latest checkpoint, or at its start.
+        """Restores the latest checkpoint, if there is one; returns the state to resume from.
 
         Raises:
-            CheckpointError: no checkpoint is whole, or they are of another run.
-            UsageError: another worker trains something else.
+            CheckpointError: all checkpoints are damaged, or they belong to another run.
+            UsageError: another worker has other settings, other data or another model.
         """
-        checkpoint = self._checkpoints.latest()
-        state = TrainState() if checkpoint is None else self._restored(checkpoint)
+        checkpoint = self._manager.latest()
+        state = TrainState() if checkpoint is None else self._load(checkpoint)
         if self._workers.count > 1:
             content = io.BytesIO()
-            checkpoint_state.write(checkpoint or self._captured(state), content)
+            checkpoint_state.write(checkpoint or self._capture(state), content)
             self._workers.broadcast_bytes(content.getvalue())
             if self._workers.any(False):
-                raise UsageError(_UNLIKE)
+                raise UsageError(_MISMATCH)
         return state
 
-    def _restored(self, checkpoint: Checkpoint) -> TrainState:
+    def _load(self, checkpoint: Checkpoint) -> TrainState:
         try:
             state = checkpoint_state.restore(
-                checkpoint, self._model, self._callbacks, self._run.identity
+                checkpoint, self._model, self._callbacks, self._metadata.identity
             )
         except CheckpointError as error:
-            raise CheckpointError(f"{self._checkpoints.last_good()}: {error}") from None
+            raise CheckpointError(f"{self._manager.last_good()}: {error}") from None
         LOGGER.info(
-            "going on from %s: epoch %d, step %d",
-            self._checkpoints.last_good(), state.epoch + 1, state.step,
+            "resuming from %s: epoch %d, step %d",
+            self._manager.last_good(), state.epoch + 1, state.step,
         )  # fmt: skip
-        self._warn_of_other_environment(checkpoint.metadata["environment"])
-        self._run.timer.add_earlier(checkpoint.metadata["seconds"])
+        self._warn_about_environment(checkpoint.metadata["environment"])
+        self._metadata.timer.add_earlier_attempts(checkpoint.metadata["seconds"])
         return state
 
     def after_steps(self, state: TrainState, steps: int, *, epoch_end: bool = False) -> None:
-        """Takes a checkpoint if it is time for one.
+        """Saves a checkpoint if one is due.
 
         Raises:
-            StoppedError: SIGTERM came; a checkpoint is saved.
-            ConflictError: another job has taken the run directory over.
-            StorageError: checkpoints cannot be written any more.
+            StoppedError: after SIGTERM, when a checkpoint is saved.
+            ConflictError: another job has taken over the run directory.
+            StorageError: checkpoints cannot be written.
         """
         self._lease.check()
-        if self._workers.any(self._termination.made):
-            path = self._checkpoints.save(self._captured(state))
-            raise StoppedError(f"stopped by SIGTERM; the same command goes on from {path}")
-        capture = functools.partial(self._captured, state)
-        self._checkpoints.maybe_save(capture, steps=steps, epoch_end=epoch_end)
+        if self._workers.any(self._preemption.received):
+            path = self._manager.save(self._capture(state))
+            raise StoppedError(f"stopped by SIGTERM; the same command resumes from {path}")
+        capture = functools.partial(self._capture, state)
+        self._manager.maybe_save(capture, steps=steps, epoch_end=epoch_end)
 
-    def _captured(self, state: TrainState) -> Checkpoint:
+    def _capture(self, state: TrainState) -> Checkpoint:
         return checkpoint_state.capture(
             self._model,
             self._callbacks,
             state,
-            identity=self._run.identity,
-            environment=self._run.environment,
-            seconds=self._run.timer.total(),
+            identity=self._metadata.identity,
+            environment=self._metadata.environment,
+            seconds=self._metadata.timer.total(),
         )
 
-    def _warn_of_other_environment(self, earlier: dict[str, str]) -> None:
-        different = [
+    def _warn_about_environment(self, earlier: dict[str, str]) -> None:
+        differences = [
             f"{name} was {earlier.get(name)}, now {value}"
-            for name, value in self._run.environment.items()
+            for name, value in self._metadata.environment.items()
             if earlier.get(name) != value
         ]
-        if different:
-            LOGGER.warning("the result may differ in its last bits: %s", "; ".join(different))
+        if differences:
+            LOGGER.warning("the result may not be bit-identical: %s", "; ".join(differences))
 
 
 class WorkerHook(TrainingHook):
-    """Begins where the chief does, and stops when any worker is asked to."""
+    """Starts from the state of the chief, and stops after SIGTERM on any worker."""
 
     def __init__(
         self,
@@ -245,23 +250,23 @@ class WorkerHook(TrainingHook):
         preemption: PreemptionSignal,
         workers: Workers,
     ) -> None:
-        """Follows the chief in the training of `model`.
+        """Creates the hook for the training of `model`.
 
         Args:
             model: compiled.
-            callbacks: those whose memory is part of the run.
-            identity: of settings and data; that of the chief must be the same.
-            preemption: whether the end was asked for.
-            workers: those that train together.
+            callbacks: callbacks whose state is part of the run.
+            identity: digest of settings and data; the chief's must be the same.
+            preemption: records SIGTERM.
+            workers: the workers that train together.
         """
         self._model, self._callbacks, self._identity = model, callbacks, identity
-        self._termination, self._workers = preemption, workers
+        self._preemption, self._workers = preemption, workers
 
     def restore(self) -> TrainState:
-        """Returns where the chief stands, with its variables, callbacks and generators.
+        """Loads the variables, callbacks and random generators of the chief; returns its state.
 
         Raises:
-            UsageError: a worker trains something else.
+            UsageError: a worker has other settings, other data or another model.
         """
         content = io.BytesIO(self._workers.broadcast_bytes(b""))
         problem = ""
@@ -272,14 +277,14 @@ class WorkerHook(TrainingHook):
         except CheckpointError as error:
             problem = f"the chief's state: {error}"
         if self._workers.any(bool(problem)):
-            raise UsageError(problem or _UNLIKE)
+            raise UsageError(problem or _MISMATCH)
         return state
 
     def after_steps(self, state: TrainState, steps: int, *, epoch_end: bool = False) -> None:
-        """Looks at SIGTERM.
+        """Checks for SIGTERM on all workers.
 
         Raises:
-            StoppedError: it came, here or on another worker.
+            StoppedError: a worker has received SIGTERM.
         """
-        if self._workers.any(self._termination.made):
+        if self._workers.any(self._preemption.received):
             raise StoppedError("stopped by SIGTERM; the chief saves a checkpoint")

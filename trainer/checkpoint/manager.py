@@ -1,9 +1,8 @@
-"""Checkpoints of an unfinished run, in `checkpoints/` of its run directory: the last two of them.
+"""Manages the checkpoint files of an unfinished run; the last two are kept.
 
-A checkpoint is a new file under a name of its own; then `latest.json` is put in place of the one
-before it, and only then an older checkpoint is removed. So at every instant there is a whole checkpoint
-that `latest.json` names. It is written in the background: training waits for a copy in memory
-alone.
+A checkpoint is written to a new file, then `latest.json` is replaced, and only then are older
+checkpoints removed. So at any time `latest.json` names a complete checkpoint. Writing runs in
+the background: training waits only for a copy in memory.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ from trainer.runs.lease import Lease
 from trainer.runtime.log import LOGGER
 
 _POINTER = "latest.json"
-_KEPT = 2
-_MAX_SHARE = 0.02  # Of the time, for checkpoints at the ends of epochs.
+_MAX_CHECKPOINTS = 2
+_MAX_TIME_FRACTION = 0.02  # For checkpoints at the ends of epochs.
 
 
 class CheckpointManager:
-    """Keeps the checkpoints of one run."""
+    """Saves, loads and removes the checkpoints of one run."""
 
     def __init__(
         self,
@@ -40,71 +39,73 @@ class CheckpointManager:
         every_steps: int | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Keeps checkpoints in `folder`, local or gs://; nothing is read or written yet.
+        """Creates the manager; reads and writes no files yet.
 
         Args:
-            folder: where they are.
-            lease: must still be held when a checkpoint is made the latest.
+            folder: folder of the checkpoints, local or gs://.
+            lease: lease of the run, checked before `latest.json` is replaced.
             every_s: seconds between two checkpoints.
-            every_steps: steps between two checkpoints; None leaves it to the seconds.
-            clock: seconds, rising.
+            every_steps: maximum number of steps between two checkpoints; None for no maximum.
+            clock: monotonic clock, in seconds.
         """
         self._every_steps = every_steps
         self._folder = storage.folder(folder)
         self._lease, self._every_s, self._clock = lease, every_s, clock
-        self._kept: list[str] = []  # Names, the latest first.
-        self._generation = 0  # Of the pointer, as this job left it.
+        self._names: list[str] = []  # Names of the checkpoints, the latest first.
+        self._generation = 0  # Generation of the pointer that this job wrote.
         self._last_s, self._steps, self._due = clock(), 0, False
-        self._cost_s = 0.0
+        self._cost_s = 0.0  # CPU time of the last checkpoint.
         self._writer = concurrent.futures.ThreadPoolExecutor(1)
         self._writing: concurrent.futures.Future[None] | None = None
 
     def latest(self) -> Checkpoint | None:
-        """Returns the newest checkpoint that is whole, or None if there is none at all.
+        """Returns the newest undamaged checkpoint, or None if the run has no checkpoints.
 
         Raises:
-            CheckpointError: there are checkpoints, and none of them is whole.
+            CheckpointError: all checkpoints are damaged.
         """
         self._generation = self._folder.generation(_POINTER)
         pointer = self._folder.read(_POINTER)
         if pointer is None:
             return None
         try:
-            self._kept = [str(name) for name in json.loads(pointer)["checkpoints"]]
+            self._names = [str(name) for name in json.loads(pointer)["checkpoints"]]
         except (ValueError, KeyError, TypeError):
-            self._kept = [name for name in self._folder.names() if name.endswith(".h5")]
+            self._names = [name for name in self._folder.names() if name.endswith(".h5")]
             LOGGER.warning("%s/%s is damaged", self._folder.path, _POINTER)
-        for name in list(self._kept):
+        for name in list(self._names):
             try:
                 return self._read(name)
             except CheckpointError as error:
-                LOGGER.warning("%s/%s: %s; going on without it", self._folder.path, name, error)
-                self._kept.remove(name)
+                LOGGER.warning(
+                    "%s/%s: %s; skipping this checkpoint", self._folder.path, name, error
+                )
+                self._names.remove(name)
         raise CheckpointError(
-            f"{self._folder.path}: no checkpoint is whole; --resume never "
-            "with --overwrite starts anew"
+            f"{self._folder.path}: all checkpoints are damaged; --resume never with --overwrite "
+            "starts from the beginning"
         )
 
     def last_good(self) -> str:
-        """Says which checkpoint is the latest, for a message."""
-        return f"{self._folder.path}/{self._kept[0]}" if self._kept else "none"
+        """Returns the path of the latest checkpoint, or "none", for messages."""
+        return f"{self._folder.path}/{self._names[0]}" if self._names else "none"
 
     def maybe_save(self, capture: Callable[[], Checkpoint], *, steps: int, epoch_end: bool) -> None:
-        """Takes a checkpoint if it is time for one; an earlier one still being written puts it off.
+        """Starts to save a checkpoint if one is due and no earlier one is being written.
 
         Args:
-            capture: copies the state.
-            steps: that were done since the last offer.
-            epoch_end: whether an epoch ended, which is a time for one, unless epochs are so short
-                that checkpoints would take more than 2 % of the time.
+            capture: copies the state of the run.
+            steps: training steps since the previous call.
+            epoch_end: whether an epoch has ended. A checkpoint is due then, unless epochs are so
+                short that checkpoints would take more than 2 % of the time.
 
         Raises:
-            StorageError: an earlier checkpoint could not be written, and trying again is no use.
+            StorageError: an earlier checkpoint could not be written, for a permanent reason.
         """
         self._steps += steps
-        passed_s = self._clock() - self._last_s
-        self._due |= passed_s >= self._every_s
-        self._due |= epoch_end and passed_s * _MAX_SHARE >= self._cost_s
+        elapsed_s = self._clock() - self._last_s
+        self._due |= elapsed_s >= self._every_s
+        self._due |= epoch_end and elapsed_s * _MAX_TIME_FRACTION >= self._cost_s
         self._due |= self._every_steps is not None and self._steps >= self._every_steps
         if self._due and (self._writing is None or self._writing.done()):
             self._finish_writing()
@@ -114,55 +115,54 @@ class CheckpointManager:
             self._writing = self._writer.submit(self._write, checkpoint, self._last_s - started)
 
     def steps_until_save(self) -> int | None:
-        """Returns the steps until a checkpoint is due; None if only the seconds count."""
+        """Returns the steps until a checkpoint is due; None if only seconds count."""
         if self._every_steps is None:
             return None
         return max(1, self._every_steps - self._steps)
 
     def save(self, checkpoint: Checkpoint) -> str:
-        """Writes a checkpoint now, and returns its path when it is safe.
+        """Writes a checkpoint, waits until it is stored, and returns its path.
 
         Raises:
-            StorageError: it could not be written.
+            StorageError: the checkpoint could not be written.
         """
         self._finish_writing()
         self._write(checkpoint)
         return self.last_good()
 
     def close(self) -> None:
-        """Waits for what is being written."""
+        """Waits until a checkpoint that is being written is stored."""
         self._writer.shutdown()
 
     def _finish_writing(self) -> None:
         if self._writing is not None:
             try:
                 self._writing.result()
-            except (
-                TransientStorageError
-            ) as error:  # The next one may go through; the last good one is there.
-                LOGGER.warning("no checkpoint this time: %s", error)
+            except TransientStorageError as error:
+                # Not fatal: an earlier checkpoint exists, and the next one may succeed.
+                LOGGER.warning("checkpoint not saved: %s", error)
             self._writing = None
 
     def _write(self, checkpoint: Checkpoint, capture_s: float = 0.0) -> None:
         started = time.thread_time()
         name = f"{uuid.uuid4().hex}.h5"
-        with storage.temporary_directory() as place:
-            path = place / name
+        with storage.temporary_directory() as temporary:
+            path = temporary / name
             checkpoint_state.write(checkpoint, path)
             self._folder.write(name, path, if_generation_match=0)
             self._lease.check()
-            kept = [name, *self._kept[: _KEPT - 1]]
-            pointer = place / _POINTER
-            pointer.write_text(json.dumps({"checkpoints": kept}))
+            names = [name, *self._names[: _MAX_CHECKPOINTS - 1]]
+            pointer = temporary / _POINTER
+            pointer.write_text(json.dumps({"checkpoints": names}))
             self._generation = self._folder.write(
                 _POINTER, pointer, if_generation_match=self._generation
             )
-        self._kept = kept
-        # Those before, and what an attempt left behind that was killed in between.
+        self._names = names
+        # Removes older checkpoints, and incomplete ones of a killed attempt.
         for other in self._folder.names():
-            if other not in (*kept, _POINTER):
+            if other not in (*names, _POINTER):
                 self._folder.remove(other)
-        # What it takes from the cores: to wait for a disk or a bucket takes nothing from training.
+        # CPU time only: waiting for a disk or a bucket does not slow training down.
         self._cost_s = capture_s + time.thread_time() - started
 
     def _read(self, name: str) -> Checkpoint:

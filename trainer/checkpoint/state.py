@@ -1,9 +1,9 @@
-"""Everything of a run that must survive a kill, as one HDF5 file with a digest over its content.
+"""Captures and restores the complete state of a run, as one HDF5 file with a digest.
 
-That is: the variables of model and optimizer, with the states of dropout's random generators, which
-Keras's own weight files leave out; what Keras callbacks remember; Python's and NumPy's generators;
-and where the run stands. The order of examples is a function of (seed, epoch, position), so nothing
-of it is here.
+The state holds: the variables of model and optimizer; the random generators of dropout layers,
+which Keras's weight files leave out; the state of Keras callbacks; the random generators of Python
+and NumPy; and the position in the training. The order of examples is a function of seed, epoch and
+position, so it is not stored.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from trainer.data.dataset import Array
 from trainer.engine.train_state import TrainState
 from trainer.errors import TrainerError
 
-_METADATA = "metadata"  # JSON, as bytes: an HDF5 attribute would end at 64 KiB.
+_METADATA = "metadata"  # JSON, as a data set of bytes: HDF5 attributes are limited to 64 KiB.
 _DIGEST = "sha256"
 
 
 class CheckpointError(TrainerError):
-    """A checkpoint that is torn, corrupt, or of another run."""
+    """A checkpoint is truncated, corrupt, or of another run."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Checkpoint:
     """The state of a run, in memory.
 
     Attributes:
-        metadata: what JSON can hold.
-        arrays: the rest, by name.
+        metadata: the values that JSON can represent.
+        arrays: the arrays, by name.
     """
 
     metadata: dict[str, Any]
@@ -55,33 +55,33 @@ def capture(
     environment: Mapping[str, str],
     seconds: float,
 ) -> Checkpoint:
-    """Copies the state of a run; training may go on when it returns.
+    """Copies the state of a run; training may continue while the copy is written.
 
     Args:
-        model: compiled, its optimizer built.
-        callbacks: those whose memory is part of the run.
-        train_state: position of the run.
-        identity: of settings and data; `restore` demands the same.
-        environment: device and versions, on which the last bits of a result depend.
-        seconds: that the run has taken so far, over all attempts.
+        model: compiled, with a built optimizer.
+        callbacks: callbacks whose state is part of the run.
+        train_state: position in the training.
+        identity: digest of settings and data; `restore` requires the same.
+        environment: device and versions; results are bit-identical only with the same.
+        seconds: duration of the run so far, over all attempts.
     """
     arrays = {f"variables/{n}": _value(v) for n, v in enumerate(_variables(model))}
     _, keys, position, has_gauss, cached = np.random.get_state()
     arrays["numpy_keys"] = np.array(keys)
     version, state, gauss = random.getstate()
     arrays["python_state"] = np.array(state, np.uint64)
-    memories = []
+    callback_states = []
     for number, callback in enumerate(callbacks):
-        plain, arrays_of = _callback_state(callback)
-        memories.append(plain)
-        for name, values in arrays_of.items():
+        plain, callback_arrays = _callback_state(callback)
+        callback_states.append(plain)
+        for name, values in callback_arrays.items():
             arrays |= {f"callbacks/{number}/{name}/{n}": v for n, v in enumerate(values)}
     metadata = {
         "identity": identity,
         "environment": dict(environment),
         "seconds": seconds,
         "train_state": asdict(train_state),
-        "callbacks": memories,
+        "callbacks": callback_states,
         "numpy": [int(position), int(has_gauss), float(cached)],
         "python": [version, gauss],
     }
@@ -94,14 +94,14 @@ def restore(
     callbacks: Sequence[keras.callbacks.Callback],
     identity: str,
 ) -> TrainState:
-    """Brings a run back to where a checkpoint was taken.
+    """Loads a checkpoint into model, callbacks and random generators; returns the train state.
 
     Raises:
-        CheckpointError: the checkpoint is of other settings, data or another network.
+        CheckpointError: the checkpoint is of other settings, other data or another network.
     """
     metadata, arrays = checkpoint.metadata, checkpoint.arrays
     if metadata["identity"] != identity:
-        raise CheckpointError("it is of other settings, or the data has changed since it was taken")
+        raise CheckpointError("it is of other settings, or the data has changed since it was saved")
     variables = _variables(model)
     values = [arrays.get(f"variables/{n}") for n in range(len(variables))]
     shapes = [None if value is None else value.shape for value in values]
@@ -129,23 +129,23 @@ def write(checkpoint: Checkpoint, file: Path | BinaryIO) -> None:
 
 
 def read(file: Path | BinaryIO) -> Checkpoint:
-    """Reads a checkpoint back.
+    """Reads a checkpoint.
 
     Raises:
-        CheckpointError: it is torn or corrupt.
+        CheckpointError: the file is truncated or corrupt.
     """
     arrays: dict[str, Array] = {}
 
-    def take(name: str, item: Any) -> None:
+    def read_array(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
             arrays[name] = item[()]
 
     try:
         with h5py.File(file, "r") as opened:
             metadata = opened[_METADATA][()].tobytes()
-            opened["arrays"].visititems(take)
+            opened["arrays"].visititems(read_array)
             expected = opened.attrs[_DIGEST]
-    except Exception as error:  # HDF5 raises nearly anything at a damaged file.
+    except Exception as error:  # h5py raises errors of many types for a damaged file.
         raise CheckpointError(f"it cannot be read: {error}") from None
     if _digest(metadata, arrays) != expected:
         raise CheckpointError("its content does not match its digest")
@@ -157,7 +157,7 @@ def _variables(model: keras.Model) -> list[keras.Variable]:
 
 
 def _value(variable: keras.Variable) -> Array:
-    return np.array(variable.value)  # A copy: steps that follow change the variable in place.
+    return np.array(variable.value)  # A copy, since later steps change the variable in place.
 
 
 def _digest(metadata: bytes, arrays: Mapping[str, Array]) -> str:
@@ -172,7 +172,7 @@ def _digest(metadata: bytes, arrays: Mapping[str, Array]) -> str:
 def _callback_state(
     callback: keras.callbacks.Callback,
 ) -> tuple[dict[str, Any], dict[str, list[Array]]]:
-    """Returns what a callback remembers: plain values, and lists of arrays such as best weights."""
+    """Returns the state of a callback: plain values, and lists of arrays such as best weights."""
     plain: dict[str, Any] = {}
     arrays: dict[str, list[Array]] = {}
     for name, value in vars(callback).items():
@@ -184,7 +184,7 @@ def _callback_state(
             plain[name] = {"arrays": len(value)}
             arrays[name] = value
         elif _is_library_function(getattr(value, "__module__", None)):
-            # Keras chooses how to compare when it first does so, and must not do it again.
+            # A comparison function, which Keras chooses once, at the first epoch.
             plain[name] = {"function": [value.__module__, getattr(value, "__qualname__", "")]}
     return plain, arrays
 
@@ -201,9 +201,7 @@ def _load_callback_state(
         elif isinstance(value, dict):
             module, function = value["function"]
             if not _is_library_function(module):
-                raise CheckpointError(
-                    f"it names {module}.{function}, which is no function of Keras"
-                )
+                raise CheckpointError(f"it names {module}.{function}, expected a function of Keras")
             value = getattr(importlib.import_module(module), function, None)
         setattr(callback, name, value)
 

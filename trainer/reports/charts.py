@@ -122,7 +122,7 @@ def curves(
         return _svg(figure)
 
 
-def over_one_another(
+def overlaid_curves(
     runs: Sequence[Series],
     *,
     percent: bool = False,

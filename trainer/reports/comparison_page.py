@@ -70,6 +70,6 @@ def _curves(runs: Sequence[Run]) -> list[dict[str, Any]]:
                     )
                 )
         if lines:
-            svg = charts.over_one_another(lines, **how)
+            svg = charts.overlaid_curves(lines, **how)
             found.append({"title": title, "svg": svg, "figure": figure, "lines": lines})
     return found

@@ -78,7 +78,7 @@ class RunDirectory:
         Raises:
             RunExistsError: another job is running on it, or has just finished this run.
         """
-        with lease.held(self._config.out) as self._lease:
+        with lease.acquire(self._config.out) as self._lease:
             if self.is_finished():
                 raise RunExistsError(f"--out {self._config.out}: another job just finished it")
             self._begin()

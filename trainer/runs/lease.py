@@ -34,7 +34,7 @@ class Lease(Protocol):
 
 
 @contextlib.contextmanager
-def held(out: str) -> Iterator[Lease]:
+def acquire(out: str) -> Iterator[Lease]:
     """Holds the lease of a run directory, which is made if it is not there.
 
     Raises:
@@ -52,7 +52,7 @@ class _LocalLease:
 
     @contextlib.contextmanager
     def acquired(self) -> Iterator[None]:
-        with storage.explained(self._out):
+        with storage.translate_errors(self._out):
             os.makedirs(self._out, exist_ok=True)
             descriptor = os.open(self._out, os.O_RDONLY)
         try:

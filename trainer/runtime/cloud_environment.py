@@ -1,4 +1,4 @@
-"""What the service that runs the job says in its environment: defaults of flags, workers, trials.
+"""Reads the environment variables of cloud services: defaults of flags, ports, routes, trials.
 
 Sources: Vertex AI's custom training (AIP_*, CLOUD_ML_*, CLUSTER_SPEC) and custom containers for
 prediction (AIP_*), TensorFlow's TF_CONFIG, and Cloud Run's jobs (CLOUD_RUN_JOB).
@@ -11,91 +11,95 @@ from collections.abc import Collection, Mapping
 
 from trainer.errors import UsageError
 
-_PLACES = {
+_OUTPUT_VARIABLES = {
     "out": "AIP_MODEL_DIR",
     "checkpoint_dir": "AIP_CHECKPOINT_DIR",
     "tensorboard_dir": "AIP_TENSORBOARD_LOG_DIR",
 }
-_DATA = {
+_DATA_VARIABLES = {
     "data": "AIP_TRAINING_DATA_URI",
     "validation_data": "AIP_VALIDATION_DATA_URI",
     "test_data": "AIP_TEST_DATA_URI",
 }
 _DATA_FORMAT = "AIP_DATA_FORMAT"
-_COLLECTS_LOGS = ("CLOUD_ML_PROJECT_ID", "CLOUD_RUN_JOB")  # And reads JSON lines.
+_LOG_COLLECTORS = ("CLOUD_ML_PROJECT_ID", "CLOUD_RUN_JOB")  # These services parse JSON lines.
 _SERVING_PORT = "AIP_HTTP_PORT"
 _SERVING_ROUTES = {"predict": "AIP_PREDICT_ROUTE", "health": "AIP_HEALTH_ROUTE"}
-_ALL_ADDRESSES = "0.0.0.0"  # noqa: S104 - Else nobody outside of a container reaches the server.
+_ALL_ADDRESSES = "0.0.0.0"  # noqa: S104 - Needed to reach the server from outside its container.
 SERVED_RUN = "AIP_STORAGE_URI"
 _IMAGE = "TRAINER_IMAGE"  # Set by the Dockerfile.
 
 
 def flags(
-    environment: Mapping[str, str], *, typed: Collection[str], in_file: Collection[str]
+    environment: Mapping[str, str], *, from_flags: Collection[str], from_file: Collection[str]
 ) -> dict[str, tuple[str, str]]:
-    """Returns the settings that the environment decides, unless the user did.
+    """Returns the settings that environment variables set and the user does not.
 
-    Where to write is not taken from a file before the environment: an earlier run's `config.json`
-    would lead into that run's directory.
+    For output folders the environment takes precedence over the user's file: the `config.json` of
+    an earlier run names that run's directory.
 
     Args:
-        environment: the variables of the process.
-        typed: names of settings that the user gave as flags.
-        in_file: names of settings in the user's file.
+        environment: environment variables of the process.
+        from_flags: names of the settings that the user gave as flags.
+        from_file: names of the settings in the user's file.
 
     Returns:
-        By the name of the setting: the variable that says so, and its value.
+        For each setting: the name of the variable, and its value.
 
     Raises:
-        UsageError: the data is not of a kind that can be trained on.
+        UsageError: the data has a format that is not supported.
     """
-    found = {name: variable for name, variable in _PLACES.items() if name not in typed}
-    given = {*typed, *in_file}
-    if "data" not in given and environment.get(_DATA["data"]):
+    variables = {
+        name: variable for name, variable in _OUTPUT_VARIABLES.items() if name not in from_flags
+    }
+    from_user = {*from_flags, *from_file}
+    if "data" not in from_user and environment.get(_DATA_VARIABLES["data"]):
         if environment.get(_DATA_FORMAT) != "jsonl":
             raise UsageError(
                 f"{_DATA_FORMAT}: found {environment.get(_DATA_FORMAT)!r}, expected 'jsonl', a "
                 "managed data set of images or texts; or give --data"
             )
-        found |= {name: variable for name, variable in _DATA.items() if name not in given}
-    decided = {
+        variables |= {
+            name: variable for name, variable in _DATA_VARIABLES.items() if name not in from_user
+        }
+    settings = {
         name: (variable, environment[variable])
-        for name, variable in found.items()
+        for name, variable in variables.items()
         if environment.get(variable)
     }
     collector = collects_logs(environment)
-    if collector is not None and "log" not in typed:
-        decided["log"] = (collector, "json")
-    return decided
+    if collector is not None and "log" not in from_flags:
+        settings["log"] = (collector, "json")
+    return settings
 
 
 def serving_flags(
-    environment: Mapping[str, str], *, typed: Collection[str]
+    environment: Mapping[str, str], *, from_flags: Collection[str]
 ) -> dict[str, tuple[str, str]]:
-    """Returns the settings of a server that the environment decides, unless the user did.
+    """Returns the settings of a server that environment variables set and flags do not.
 
     Args:
-        environment: the variables of the process.
-        typed: names of settings that the user gave as flags.
+        environment: environment variables of the process.
+        from_flags: names of the settings that the user gave as flags.
 
     Returns:
-        By the name of the setting: the variable that says so, and its value.
+        For each setting: the name of the variable, and its value.
     """
-    decided = {}
+    settings = {}
     if environment.get(_SERVING_PORT):
-        decided["port"] = (_SERVING_PORT, environment[_SERVING_PORT])
+        settings["port"] = (_SERVING_PORT, environment[_SERVING_PORT])
     if environment.get(_SERVING_PORT) or in_image(environment):
-        decided["host"] = (_SERVING_PORT, _ALL_ADDRESSES)
+        settings["host"] = (_SERVING_PORT, _ALL_ADDRESSES)
     if (collector := collects_logs(environment)) is not None:
-        decided["log"] = (collector, "json")
-    return {name: found for name, found in decided.items() if name not in typed}
+        settings["log"] = (collector, "json")
+    return {name: setting for name, setting in settings.items() if name not in from_flags}
 
 
 def serving_routes(environment: Mapping[str, str]) -> dict[str, str]:
-    """Returns the paths that the service asks a server at: of "predict" and "health", if it says.
+    """Returns the URL paths of "predict" and "health" that the service sets, if any.
 
     Raises:
-        UsageError: one of them is no plain path.
+        UsageError: a variable holds no plain path.
     """
     routes = {}
     for name, variable in _SERVING_ROUTES.items():
@@ -108,20 +112,20 @@ def serving_routes(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def collects_logs(environment: Mapping[str, str]) -> str | None:
-    """Returns the variable that says that JSON lines on stdout are collected, if there is one."""
-    return next(filter(environment.get, _COLLECTS_LOGS), None)
+    """Returns the name of the variable that marks a service which collects JSON lines, or None."""
+    return next(filter(environment.get, _LOG_COLLECTORS), None)
 
 
 def trial(environment: Mapping[str, str]) -> str | None:
-    """Returns the number of the tuning trial that this job is; None if it is none."""
+    """Returns the number of this job's tuning trial; None if the job is not a trial."""
     if environment.get("CLOUD_ML_TRIAL_ID") or environment.get("CLOUD_ML_HP_METRIC_FILE"):
         return environment.get("CLOUD_ML_TRIAL_ID") or "0"
     return None
 
 
 def in_image(environment: Mapping[str, str]) -> bool:
-    """Tells whether the program runs in its own image, whose containers come and go.
+    """Returns whether the program runs in its own image, whose containers are short-lived.
 
-    Containers are used as machines too, to develop in, so that to be in one says nothing.
+    Other containers do not count: some are long-lived development environments.
     """
     return _IMAGE in environment

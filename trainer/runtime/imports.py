@@ -1,4 +1,4 @@
-"""How TensorFlow, and what needs it, is imported: in silence, and without a search for garbage."""
+"""Imports TensorFlow and Keras without log lines and without garbage collection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainer.runtime.log import suppress_native_logs
 
 @contextlib.contextmanager
 def keras() -> Iterator[None]:
-    """Imports Keras, and TensorFlow with it; what needs them is imported within."""
+    """Imports Keras and TensorFlow; modules that need them are imported in the `with` block."""
     with gc_paused():
         _import_keras()
         yield
@@ -20,31 +20,31 @@ def keras() -> Iterator[None]:
 
 @contextlib.contextmanager
 def gc_paused() -> Iterator[None]:
-    """Lets heavy packages be imported within, if any are.
+    """Disables garbage collection while large packages are imported, and hides native log lines.
 
-    Python looks for garbage whenever it has made many objects. What a module makes stays, so that
-    is a fifth of the time for nothing; and it need not be looked at ever after.
+    Objects of modules are never garbage, but collections take a fifth of the import time. At the
+    end all objects are frozen, so that later collections skip them.
     """
-    collects = gc.isenabled()
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         with suppress_native_logs():
             yield
     finally:
         gc.freeze()
-        if collects:
+        if was_enabled:
             gc.enable()
 
 
 def _import_keras() -> None:
-    """Imports Keras, and TensorFlow with it, without matplotlib's windows.
+    """Imports Keras and TensorFlow, but not matplotlib.pyplot.
 
-    Keras wants them for a gallery of images, if they are there, and does without if they are not.
+    Keras imports pyplot for its image gallery if it is installed, and works without it.
     """
     pyplot = "matplotlib.pyplot"
     hidden = pyplot not in sys.modules
     if hidden:
-        sys.modules[pyplot] = None  # type: ignore[assignment]  # So that its import fails.
+        sys.modules[pyplot] = None  # type: ignore[assignment]  # Makes its import fail.
     try:
         import keras  # noqa: F401
     finally:

@@ -1,4 +1,4 @@
-"""Where messages go: plain lines on stderr, or JSON lines on stdout for a cloud's log collector."""
+"""Configures the log: text on stderr, or JSON lines on stdout for Cloud Logging."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ LOGGER = logging.getLogger("trainer")
 
 _LEVEL_VARIABLE = "TF_CPP_MIN_LOG_LEVEL"
 _ERRORS_ONLY, _FATAL_ONLY = "2", "3"
-# Information and warnings, and the CUDA driver that a machine without a GPU does not have.
-_GREETING = re.compile(
+# Information and warnings, and the missing CUDA driver of a machine without a GPU.
+_STARTUP_LINE = re.compile(
     r"[IW]\d{4} |WARNING: All log messages before absl|E\d{4} .*cuInit: .*\(303\)"
 )
 
 
 def configure(kind: str) -> None:
-    """Sends messages to stderr as text ("text"), or to stdout as JSON lines ("json")."""
+    """Logs to stderr as text ("text"), or to stdout as JSON lines ("json")."""
     handler = logging.StreamHandler(sys.stdout if kind == "json" else sys.stderr)
     handler.setFormatter(_JsonFormatter() if kind == "json" else logging.Formatter("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
@@ -35,7 +35,7 @@ def configure(kind: str) -> None:
 
 
 def json_line(severity: str, message: str) -> str:
-    """Returns a message as one line that Cloud Logging reads as a structured entry."""
+    """Returns a message as one JSON line, a structured entry of Cloud Logging."""
     now = datetime.datetime.now(datetime.UTC).isoformat()
     return json.dumps({"severity": severity, "message": message, "timestamp": now})
 
@@ -48,10 +48,10 @@ class _JsonFormatter(logging.Formatter):
         return json_line(record.levelname, message)
 
 
-def hide_native_errors() -> None:
-    """Keeps off stderr what TensorFlow's C++ says of a lost host, in a dozen lines.
+def suppress_native_errors() -> None:
+    """Hides the errors that TensorFlow's C++ code logs when a worker is lost.
 
-    Python gets it as an exception, which is told in one. It is to be called before TensorFlow is
+    They reach Python as one exception, which is reported. Must be called before TensorFlow is
     imported.
     """
     os.environ.setdefault(_LEVEL_VARIABLE, _FATAL_ONLY)
@@ -59,63 +59,64 @@ def hide_native_errors() -> None:
 
 @contextlib.contextmanager
 def suppress_native_logs() -> Iterator[None]:
-    """Keeps off stderr what TensorFlow's C++ says of itself while it starts; the rest passes.
+    """Hides the start-up lines that native code of TensorFlow writes to stderr; prints the rest.
 
-    It writes some lines before it reads TF_CPP_MIN_LOG_LEVEL. Who sets that lower gets everything.
+    TensorFlow writes some lines before it reads TF_CPP_MIN_LOG_LEVEL. If that variable is set to
+    0 or 1, nothing is hidden.
     """
     level = os.environ.setdefault(_LEVEL_VARIABLE, _ERRORS_ONLY)
     if level not in (_ERRORS_ONLY, _FATAL_ONLY):
         yield
         return
     sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as caught:
-        os.dup2(caught.fileno(), 2)
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
         try:
             yield
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            caught.seek(0)
-            for line in caught.read().decode(errors="replace").splitlines():
-                if not _GREETING.match(line):
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            captured.seek(0)
+            for line in captured.read().decode(errors="replace").splitlines():
+                if not _STARTUP_LINE.match(line):
                     print(line, file=sys.stderr)
 
 
 @functools.cache
-def _nowhere() -> TextIO:
-    # Open to the end: a library that begins to log meanwhile keeps the stream.
+def _null_stream() -> TextIO:
+    # Kept open until exit: a library that starts to log meanwhile keeps a reference to it.
     stream = open(os.devnull, "w")
     atexit.register(stream.close)
     return stream
 
 
 @contextlib.contextmanager
-def output_hidden() -> Iterator[None]:
-    """Keeps off stdout and stderr whatever is written there, by native code too.
+def suppress_output() -> Iterator[None]:
+    """Discards everything that Python and native code write to stdout and stderr.
 
-    For libraries that talk while they work; what goes wrong comes as an exception. Who sets
-    TF_CPP_MIN_LOG_LEVEL lower gets everything.
+    For libraries that print while they work and report errors by exceptions. If
+    TF_CPP_MIN_LOG_LEVEL is set to 0 or 1, nothing is discarded.
     """
     if os.environ.get(_LEVEL_VARIABLE, _ERRORS_ONLY) not in (_ERRORS_ONLY, _FATAL_ONLY):
         yield
         return
     sys.stdout.flush()
     sys.stderr.flush()
-    kept = os.dup(1), os.dup(2)
+    originals = os.dup(1), os.dup(2)
     disabled = logging.root.manager.disable
     try:
         logging.disable()
         for descriptor in (1, 2):
-            os.dup2(_nowhere().fileno(), descriptor)
+            os.dup2(_null_stream().fileno(), descriptor)
         with (
             warnings.catch_warnings(action="ignore"),
-            contextlib.redirect_stdout(_nowhere()),  # Python's own streams may lead elsewhere.
-            contextlib.redirect_stderr(_nowhere()),
+            contextlib.redirect_stdout(_null_stream()),  # sys.stdout may not be descriptor 1.
+            contextlib.redirect_stderr(_null_stream()),
         ):
             yield
     finally:
         logging.disable(disabled)
-        for descriptor, original in zip((1, 2), kept, strict=True):
+        for descriptor, original in zip((1, 2), originals, strict=True):
             os.dup2(original, descriptor)
             os.close(original)

@@ -1,4 +1,4 @@
-"""SIGTERM: the end of a cloud machine, announced; exit code 143 says that the job is not done."""
+"""Handles SIGTERM, which announces that a machine stops; exit code 143: the job is unfinished."""
 
 from __future__ import annotations
 
@@ -13,36 +13,39 @@ EXIT_CODE = 128 + signal.SIGTERM
 
 
 class PreemptionSignal:
-    """Whether the end was asked for."""
+    """Records whether SIGTERM was received."""
 
     def __init__(self) -> None:
-        """Starts without."""
-        self.made = False
+        """Starts as not received."""
+        self.received = False
 
 
-def exit_at_once() -> None:
-    """Lets SIGTERM end the program; process 1 of a container would ignore it."""
+def exit_on_sigterm() -> None:
+    """Makes SIGTERM exit with code 143; by default, process 1 of a container ignores it."""
     signal.signal(signal.SIGTERM, _exit)
 
 
 @contextlib.contextmanager
 def defer_sigterm() -> Iterator[PreemptionSignal]:
-    """Makes SIGTERM a request only, which whoever is at work looks at between two steps."""
-    request = PreemptionSignal()
+    """Yields a signal that records SIGTERM, to be checked between training steps.
+
+    If SIGTERM is received and nothing stops within, the program exits at the end.
+    """
+    preemption = PreemptionSignal()
     if threading.current_thread() is not threading.main_thread():
-        yield request  # Signals are the main thread's.
+        yield preemption  # Only the main thread can handle signals.
         return
 
-    def note(number: int, frame: FrameType | None) -> None:
-        request.made = True
+    def record(number: int, frame: FrameType | None) -> None:
+        preemption.received = True
 
-    before = signal.signal(signal.SIGTERM, note)
+    previous_handler = signal.signal(signal.SIGTERM, record)
     try:
-        yield request
+        yield preemption
     finally:
-        signal.signal(signal.SIGTERM, before)
-    if request.made:
-        sys.exit(EXIT_CODE)  # It came after the last look.
+        signal.signal(signal.SIGTERM, previous_handler)
+    if preemption.received:
+        sys.exit(EXIT_CODE)  # Received after the last check.
 
 
 def _exit(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Where the time of a run goes."""
+"""Times the stages of a run."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import time
 
 
 class StageTimer:
-    """Seconds that each stage of a run took."""
+    """Measures the seconds that each stage of a run takes."""
 
     def __init__(self, started: float | None = None) -> None:
-        """Starts at `started`, a time.perf_counter() of the past, or now."""
-        self._started = self._lapped = time.perf_counter() if started is None else started
-        self._laps: dict[str, float] = {}
+        """Starts at `started`, an earlier value of time.perf_counter(), or now."""
+        self._started = self._stage_started = time.perf_counter() if started is None else started
+        self._stages: dict[str, float] = {}
 
     def record(self, stage: str) -> None:
-        """Ends a stage, or a part of one, which began when the one before it ended."""
+        """Adds the time since the previous call, or since the start, to `stage`."""
         now = time.perf_counter()
-        self._laps[stage] = self._laps.get(stage, 0.0) + now - self._lapped
-        self._lapped = now
+        self._stages[stage] = self._stages.get(stage, 0.0) + now - self._stage_started
+        self._stage_started = now
 
-    def add_earlier(self, seconds: float) -> None:
-        """Counts in what earlier attempts at the same run took."""
-        self._laps["earlier_attempts"] = seconds
+    def add_earlier_attempts(self, seconds: float) -> None:
+        """Adds the seconds of earlier attempts at the same run."""
+        self._stages["earlier_attempts"] = seconds
 
     def total(self) -> float:
-        """Returns the seconds in all, those of earlier attempts among them."""
-        return time.perf_counter() - self._started + self._laps.get("earlier_attempts", 0.0)
+        """Returns the seconds since the start, plus those of earlier attempts."""
+        return time.perf_counter() - self._started + self._stages.get("earlier_attempts", 0.0)
 
     def seconds(self) -> dict[str, float]:
-        """Returns the seconds of each stage, and in all."""
-        return {"total": self.total(), **self._laps}
+        """Returns the seconds of each stage, and their `total`."""
+        return {"total": self.total(), **self._stages}

@@ -1,6 +1,6 @@
-"""Files in a local folder or a bucket, behind one interface. The only package that knows gs://.
+"""Reads and writes files in local folders and Cloud Storage buckets behind one interface.
 
-Nothing here is visible under its final name before it is whole.
+No other package knows gs://. A file appears under its final name only when it is complete.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ from typing import Protocol, TypeVar
 
 from trainer.errors import StorageError
 from trainer.storage import _bucket, _local
-from trainer.storage._faults import explained
+from trainer.storage._errors import translate_errors
 from trainer.storage._local import matches as local_matches
 from trainer.storage._paths import (
+    MOUNT,
     PARTIAL,
     SCHEME,
     THREADS,
     crc32c,
+    has_bucket,
+    is_mounted,
     is_pattern,
     is_remote,
     is_temporary,
@@ -32,15 +35,18 @@ from trainer.storage._paths import (
 )
 
 __all__ = [
+    "MOUNT",
     "PARTIAL",
     "SCHEME",
     "THREADS",
     "File",
     "Folder",
     "crc32c",
-    "explained",
+    "translate_errors",
     "files",
     "folder",
+    "has_bucket",
+    "is_mounted",
     "is_temporary",
     "is_pattern",
     "is_remote",
@@ -57,70 +63,70 @@ __all__ = [
     "write_text",
 ]
 
-_Thing = TypeVar("_Thing")
+_Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
 class Folder(Protocol):
-    """A folder, local or in a bucket. Names in it are relative, with `/` between their parts."""
+    """A folder, local or in a bucket. File names are relative to it, separated by `/`."""
 
     path: str
 
     def names(self) -> list[str]:
-        """Returns the names of all files below the folder, sorted; [] if there is no folder."""
+        """Returns the names of all files below the folder, sorted; [] if it does not exist."""
 
     def read(self, name: str) -> bytes | None:
-        """Returns the content of a file, or None if there is no such file."""
+        """Returns the content of a file, or None if it does not exist."""
 
     def write(self, name: str, source: Path, *, if_generation_match: int | None = None) -> int:
-        """Copies a local file to `name`, replacing what is there in one instant.
+        """Copies a local file to `name`; replaces an existing file atomically.
 
         Args:
-            name: where it goes.
-            source: what goes there.
-            if_generation_match: the version that must be there now, 0 for none; None for any. Local folders
-                have no versions and take no notice.
+            name: name of the file in this folder.
+            source: local file to copy.
+            if_generation_match: the generation that `name` must have now; 0: it must not exist;
+                None: no condition. Local folders ignore it.
 
         Returns:
-            The version that is there now.
+            The generation of the new file.
 
         Raises:
-            ConflictError: another version is there than the one to replace.
+            ConflictError: the file has another generation.
         """
 
     def generation(self, name: str) -> int:
-        """Returns a number that changes when a file is put anew; 0 if there is no such file."""
+        """Returns a number that changes at each write of a file; 0 if it does not exist."""
 
     def remove(self, name: str) -> None:
-        """Removes a file; it is no error if there is none."""
+        """Removes a file, if it exists."""
 
     def check_writable(self) -> None:
-        """Raises StorageError unless files can be made and removed here; leaves nothing behind."""
+        """Raises StorageError unless files can be written and removed here; leaves none behind."""
 
 
 class File(Protocol):
-    """A file, local or in a bucket, that can be read in pieces."""
+    """A file, local or in a bucket, that can be read whole or as a stream."""
 
     @property
     def path(self) -> str:
-        """Where it is."""
+        """Local path or gs://bucket/name."""
 
     def read(self, max_bytes: int) -> bytes:
-        """Returns its content.
+        """Returns the content.
 
         Raises:
-            DataError: it is larger than `max_bytes`.
-            StorageError: it is gone, or may not be read.
+            DataError: the file is larger than `max_bytes`.
+            StorageError: the file no longer exists or may not be read.
         """
 
     def open(self) -> contextlib.AbstractContextManager[io.BufferedReader]:
-        """Gives a stream of its content, little of which is in memory at a time.
+        """Yields a stream of the content, at most some MB of which are in memory at a time.
 
-        Reading from it raises StorageError; at its end an TransientStorageError if what was read of an object
-        does not match the object's CRC32C.
+        Reading from the stream raises StorageError; at the end of an object it raises
+        TransientStorageError if the bytes read do not match the object's CRC32C.
 
         Raises:
-            StorageError: it is gone, or may not be read.
+            StorageError: the file no longer exists or may not be read.
         """
 
 
@@ -128,58 +134,58 @@ def folder(path: str) -> Folder:
     """Returns the folder at a local path or gs://bucket/prefix; it need not exist yet.
 
     Raises:
-        StorageError: the path is not of either form, or there are no credentials for gs://.
+        StorageError: the path names no bucket, or there are no credentials for gs://.
     """
     return _bucket.BucketFolder(path) if is_remote(path) else _local.LocalFolder(path)
 
 
 def files(path: str) -> Iterator[File]:
-    """Gives all files that a path stands for, in the order of their names, as they are found.
+    """Yields all files that a path denotes, sorted by name, while they are listed.
 
-    Hidden ones below a folder, or that a pattern matches, are somebody else's.
+    Hidden files below a folder, and those that a pattern matches, are left out.
 
     Args:
-        path: a local file or folder, gs://bucket/path of an object or of all objects below a
-            prefix, or a pattern in the last part of either.
+        path: a local file or folder, gs://bucket/path of an object or of a prefix of objects, or
+            a path whose last component is a pattern.
 
     Raises:
-        StorageError: nothing is there, or it may not be looked at.
+        StorageError: the path denotes no file, or it may not be read.
     """
-    found = False
+    empty = True
     for file in _bucket.files(path) if is_remote(path) else _local.files(path):
-        found = True
+        empty = False
         yield file
-    if not found:
+    if empty:
         raise StorageError(f"{path}: no files there")
 
 
 def parent(path: str) -> tuple[Folder, str]:
-    """Returns the folder that a file, local or gs://, is in or goes to, and its name there.
+    """Returns the folder of a file, local or gs://, and the file's name in it.
 
     Raises:
-        StorageError: the path cannot be that of a file.
+        StorageError: the path is not that of a file.
     """
-    place, _, name = path.rpartition("/")
-    if is_remote(path) and (place + "/" == SCHEME or not name):
+    directory, _, name = path.rpartition("/")
+    if is_remote(path) and (directory + "/" == SCHEME or not name):
         raise StorageError(f"{path}: expected gs://bucket/path of a file")
-    return folder(place or ("/" if path.startswith("/") else ".")), name
+    return folder(directory or ("/" if path.startswith("/") else ".")), name
 
 
 def read(path: str) -> bytes:
     """Returns the content of one file, local or gs://.
 
     Raises:
-        StorageError: there is no such file, or it may not be read.
+        StorageError: the file does not exist or may not be read.
     """
-    place, name = parent(path)
-    content = place.read(name)
+    directory, name = parent(path)
+    content = directory.read(name)
     if content is None:
         raise StorageError(f"{path}: no such file")
     return content
 
 
 def read_all(paths: Sequence[str]) -> Iterator[bytes]:
-    """Gives the contents of many files, in their order, several being read at a time.
+    """Yields the contents of many files in the given order; reads several at a time.
 
     Raises:
         StorageError: as `read`.
@@ -188,29 +194,32 @@ def read_all(paths: Sequence[str]) -> Iterator[bytes]:
 
 
 def concurrent_map(
-    work: Callable[[_Thing], _Result], things: Iterable[_Thing], *, threads: int = THREADS
+    function: Callable[[_Item], _Result], items: Iterable[_Item], *, threads: int = THREADS
 ) -> Iterator[_Result]:
-    """Gives what `work` returns of each thing, in their order, in several threads, a bit ahead."""
-    rest = iter(things)
+    """Yields `function(item)` for each item, in order, computed in several threads.
+
+    At most 2 * `threads` results are pending, so `items` may be a long or unbounded iterator.
+    """
+    remaining = iter(items)
     pool = concurrent.futures.ThreadPoolExecutor(threads)
     try:
-        # Not all at once, as `pool.map`: what is done and not taken yet is in memory.
-        begun = collections.deque(
-            pool.submit(work, thing) for thing in itertools.islice(rest, 2 * threads)
+        # `pool.map` would submit all items at once and keep all results in memory.
+        futures = collections.deque(
+            pool.submit(function, item) for item in itertools.islice(remaining, 2 * threads)
         )
-        while begun:
-            result = begun.popleft().result()
-            begun.extend(pool.submit(work, thing) for thing in itertools.islice(rest, 1))
+        while futures:
+            result = futures.popleft().result()
+            futures.extend(pool.submit(function, item) for item in itertools.islice(remaining, 1))
             yield result
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def read_text(path: str) -> str:
-    """Returns the text of one file, local or gs://.
+    """Returns the text of one UTF-8 file, local or gs://.
 
     Raises:
-        StorageError: there is no such file, it may not be read, or it is not UTF-8.
+        StorageError: the file does not exist, may not be read, or is not UTF-8.
     """
     try:
         return read(path).decode()
@@ -219,51 +228,52 @@ def read_text(path: str) -> str:
 
 
 def write_text(path: str, text: str) -> None:
-    """Writes one file, local or gs://, which replaces what is there in one instant.
+    """Writes one file, local or gs://; replaces an existing file atomically.
 
     Raises:
-        StorageError: it may not be written.
+        StorageError: the file may not be written.
     """
-    place, name = parent(path)
-    with temporary_directory() as scratched:
-        (scratched / "text").write_text(text, encoding="utf-8")
-        place.write(name, scratched / "text")
+    directory, name = parent(path)
+    with temporary_directory() as temporary:
+        (temporary / "text").write_text(text, encoding="utf-8")
+        directory.write(name, temporary / "text")
 
 
 def write_all(target: Folder, files: Mapping[str, Path]) -> None:
-    """Puts local files into a folder, several at a time; all are there when it returns."""
+    """Copies local files into a folder, several at a time; returns when all are written."""
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(target.write, files.keys(), files.values()))  # Raises what a put raised.
+        list(
+            pool.map(target.write, files.keys(), files.values())
+        )  # Raises the first error of a write.
 
 
 @contextlib.contextmanager
 def temporary_directory() -> Iterator[Path]:
-    """Gives an empty local folder for what is put elsewhere afterwards; it is removed at the end.
+    """Yields an empty local folder and removes it at the end.
 
     Raises:
-        StorageError: the disk is full, or the folder for temporary files cannot be written.
+        StorageError: the folder for temporary files is full or cannot be written.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix="trainer-") as place:
-            yield Path(place)
+        with tempfile.TemporaryDirectory(prefix="trainer-") as directory:
+            yield Path(directory)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else error
         raise StorageError(
-            f"temporary files in {tempfile.gettempdir()}: {reason}. TMPDIR names another folder"
+            f"temporary files in {tempfile.gettempdir()}: {reason}. Set TMPDIR to another folder"
         ) from error
 
 
 @contextlib.contextmanager
 def local_copy(path: str) -> Iterator[Path]:
-    """Gives a local path with the content of `path`; a download is removed at the end.
+    """Yields a local path with the content of `path`; removes a download at the end.
 
     Args:
-        path: a local file or folder, which is given as it is, or gs://bucket/path of an object
-            or of all objects below a prefix; or a pattern in the last part of either, for the files
-            that it matches. A local one is given as it is, too.
+        path: a local file, folder or pattern, which is yielded unchanged; or gs://bucket/path of
+            an object, of a prefix of objects, or with a pattern as its last component.
 
     Raises:
-        StorageError: nothing is there, or it may not be read.
+        StorageError: the path denotes no file, or it may not be read.
     """
     if not is_remote(path):
         if not os.path.exists(path) and not (is_pattern(path) and local_matches(path)):

@@ -1,7 +1,7 @@
-"""Objects in buckets of Cloud Storage.
+"""Objects in Cloud Storage buckets.
 
-An object appears when its upload is complete, and its CRC32C is compared with the file's. The
-client's own check is not enough: it is skipped when a download is resumed.
+An object appears when its upload is complete. CRC32C is compared after each upload and download;
+the client's own check does not suffice, since it is skipped when a download is resumed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import google_crc32c
 
 from trainer.errors import ConflictError, DataError, StorageError, TransientStorageError
-from trainer.storage._faults import explained
+from trainer.storage._errors import translate_errors
 from trainer.storage._paths import (
     PARTIAL,
     PROBE,
@@ -33,11 +33,11 @@ from trainer.storage._paths import (
     is_hidden,
     is_pattern,
     matching,
-    shape,
+    pattern_regex,
 )
 
-_ATTEMPTS = 3  # At a body whose checksum is wrong; the client itself retries failed requests.
-_PIECE_BYTES = 8 << 20  # Of a large object that is read in pieces; 0.1 s of a machine's network.
+_ATTEMPTS = 3  # Per transfer with a wrong checksum; the client itself retries failed requests.
+_CHUNK_BYTES = 8 << 20  # Range of one request for a large object: about 0.1 s at 1 Gbit/s.
 
 
 class BucketFolder:
@@ -46,24 +46,24 @@ class BucketFolder:
         prefix = prefix.rstrip("/")
         self.path = path.rstrip("/")
         self._prefix = f"{prefix}/" if prefix else ""
-        with explained(path):
+        with translate_errors(path):
             self._bucket = client().bucket(bucket)
 
     def names(self) -> list[str]:
-        with explained(self.path):
-            blobs = self._bucket.list_blobs(prefix=self._prefix, **_patience())
+        with translate_errors(self.path):
+            blobs = self._bucket.list_blobs(prefix=self._prefix, **_request_options())
             return sorted(blob.name.removeprefix(self._prefix) for blob in blobs)
 
     def read(self, name: str) -> bytes | None:
-        with explained(f"{self.path}/{name}"):
-            blob = self._bucket.get_blob(self._prefix + name, **_patience())
+        with translate_errors(f"{self.path}/{name}"):
+            blob = self._bucket.get_blob(self._prefix + name, **_request_options())
             return None if blob is None else _content(blob)
 
     def write(self, name: str, source: Path, *, if_generation_match: int | None = None) -> int:
         expected = crc32c(source)
         if if_generation_match is None:
             if_generation_match = self.generation(name)
-        with explained(f"{self.path}/{name}"):
+        with translate_errors(f"{self.path}/{name}"):
             for _ in range(_ATTEMPTS):
                 blob = self._upload(name, source, expected, if_generation_match)
                 if blob is None:
@@ -71,28 +71,31 @@ class BucketFolder:
                 if blob.crc32c == expected:
                     return int(blob.generation)
                 if_generation_match = 0
-                blob.delete(if_generation_match=blob.generation, **_patience())
+                blob.delete(if_generation_match=blob.generation, **_request_options())
         raise TransientStorageError(
             f"{self.path}/{name}: {_ATTEMPTS} uploads did not match its CRC32C"
         )
 
     def _upload(self, name: str, source: Path, expected: str, if_generation_match: int) -> Any:
-        """Returns the object that was stored; None if the bucket found its checksum wrong."""
+        """Returns the stored object; None if the bucket rejected it for a wrong checksum."""
         from google.api_core.exceptions import BadRequest, PreconditionFailed
 
         blob = self._bucket.blob(self._prefix + name)
         try:
-            # A precondition makes the request safe to repeat.
+            # The precondition makes the request idempotent, so that the client may retry it.
             blob.upload_from_filename(
-                source, if_generation_match=if_generation_match, checksum="crc32c", **_patience()
+                source,
+                if_generation_match=if_generation_match,
+                checksum="crc32c",
+                **_request_options(),
             )
         except BadRequest as error:
             if "crc32c" not in str(error).lower():
                 raise
             return None
         except (PreconditionFailed, ValueError):
-            # Our own write, if its reply was lost, or cut short and so not JSON any more.
-            blob.reload(**_patience())
+            # This is our own write if its reply was lost, or truncated and so no valid JSON.
+            blob.reload(**_request_options())
             if blob.crc32c != expected:
                 raise ConflictError(
                     f"{self.path}/{name}: another process is writing here"
@@ -100,15 +103,15 @@ class BucketFolder:
         return blob
 
     def generation(self, name: str) -> int:
-        with explained(f"{self.path}/{name}"):
-            blob = self._bucket.get_blob(self._prefix + name, **_patience())
+        with translate_errors(f"{self.path}/{name}"):
+            blob = self._bucket.get_blob(self._prefix + name, **_request_options())
             return int(blob.generation) if blob else 0
 
     def remove(self, name: str) -> None:
         from google.api_core.exceptions import NotFound
 
-        with explained(f"{self.path}/{name}"), contextlib.suppress(NotFound):
-            self._bucket.blob(self._prefix + name).delete(**_patience())
+        with translate_errors(f"{self.path}/{name}"), contextlib.suppress(NotFound):
+            self._bucket.blob(self._prefix + name).delete(**_request_options())
 
     def check_writable(self) -> None:
         probe = f"{PROBE}{uuid.uuid4().hex}"
@@ -129,96 +132,100 @@ class Object:
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
         check_size(self.path, self.blob.size, max_bytes)
-        with explained(self.path):
+        with translate_errors(self.path):
             try:
                 return _content(self.blob)
-            except (NotFound, PreconditionFailed):  # Replaced since it was listed, or removed.
-                blob = self.blob.bucket.get_blob(self.blob.name, **_patience())
+            except (NotFound, PreconditionFailed):  # Replaced or removed since it was listed.
+                blob = self.blob.bucket.get_blob(self.blob.name, **_request_options())
             if blob is None:
-                raise StorageError(f"{self.path}: no such object any more")
+                raise StorageError(f"{self.path}: no longer exists")
             check_size(self.path, blob.size, max_bytes)
             return _content(blob)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[io.BufferedReader]:
-        if self.blob.size <= _PIECE_BYTES:
-            yield io.BufferedReader(io.BytesIO(self.read(_PIECE_BYTES)))
+        if self.blob.size <= _CHUNK_BYTES:
+            yield io.BufferedReader(io.BytesIO(self.read(_CHUNK_BYTES)))
         else:
             _check_encoding(self.path, self.blob)
-            stream: io.BufferedReader = io.BufferedReader(_Pieces(self.blob, self.path), 1 << 20)
+            stream: io.BufferedReader = io.BufferedReader(
+                _ObjectStream(self.blob, self.path), 1 << 20
+            )
             with stream:
                 yield stream
 
 
-class _Pieces(io.RawIOBase):
-    """The content of an object, a piece in memory at a time."""
+class _ObjectStream(io.RawIOBase):
+    """Reads an object by range requests, one chunk in memory at a time."""
 
     def __init__(self, blob: Any, path: str) -> None:
         self._blob, self._path = blob, path
-        self._piece = memoryview(b"")
-        self._begun = 0  # Bytes of the object in this piece and those before it.
+        self._chunk = memoryview(b"")
+        self._position = 0  # End of the current chunk in the object, in bytes.
         self._checksum = google_crc32c.Checksum()
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        if not self._piece:
-            self._piece = memoryview(self._next())
-        count = min(len(buffer), len(self._piece))
-        buffer[:count] = self._piece[:count]
-        self._piece = self._piece[count:]
+        if not self._chunk:
+            self._chunk = memoryview(self._next())
+        count = min(len(buffer), len(self._chunk))
+        buffer[:count] = self._chunk[:count]
+        self._chunk = self._chunk[count:]
         return count
 
     def _next(self) -> bytes:
-        """Returns the next piece, and b"" at the end of an object that was read as it is stored."""
-        first, last = self._begun, min(self._begun + _PIECE_BYTES, self._blob.size) - 1
+        """Returns the next chunk, or b"" at the end of an object whose CRC32C matches."""
+        first, last = self._position, min(self._position + _CHUNK_BYTES, self._blob.size) - 1
         if first > last:
             if base64.b64encode(self._checksum.digest()).decode() != self._blob.crc32c:
-                raise TransientStorageError(f"{self._path}: what was read did not match its CRC32C")
+                raise TransientStorageError(f"{self._path}: the content did not match its CRC32C")
             return b""
-        with explained(self._path):
+        with translate_errors(self._path):
             for _ in range(_ATTEMPTS):
-                piece = bytes(
+                chunk = bytes(
                     self._blob.download_as_bytes(
                         start=first,
                         end=last,
                         raw_download=True,
-                        checksum=None,  # Of a part nobody knows it; the whole is checked here.
+                        checksum=None,  # Not known for a range; the whole object is checked.
                         single_shot_download=True,
                         if_generation_match=self._blob.generation,
-                        **_patience(),
+                        **_request_options(),
                     )
                 )
-                if len(piece) == last - first + 1:
-                    self._begun += len(piece)
-                    self._checksum.update(piece)
-                    return piece
-        raise TransientStorageError(f"{self._path}: {_ATTEMPTS} downloads of a part ended early")
+                if len(chunk) == last - first + 1:
+                    self._position += len(chunk)
+                    self._checksum.update(chunk)
+                    return chunk
+        raise TransientStorageError(f"{self._path}: {_ATTEMPTS} downloads of a range ended early")
 
 
 def files(path: str) -> Iterator[Object]:
     bucket_name, name = _split(path)
     folder = name.rpartition("/")[0] if is_pattern(path) else name.rstrip("/")
-    with explained(path):
+    with translate_errors(path):
         bucket = client().bucket(bucket_name)
         if is_pattern(path):
-            listed = bucket.list_blobs(prefix=name.partition("*")[0], delimiter="/", **_patience())
-            blobs = (blob for blob in listed if shape(name).fullmatch(blob.name))
+            candidates = bucket.list_blobs(
+                prefix=name.partition("*")[0], delimiter="/", **_request_options()
+            )
+            blobs = (blob for blob in candidates if pattern_regex(name).fullmatch(blob.name))
         else:
-            alone = bucket.get_blob(name, **_patience()) if name == folder != "" else None
-            if alone is not None:
-                yield Object(alone)
+            single = bucket.get_blob(name, **_request_options()) if name == folder != "" else None
+            if single is not None:
+                yield Object(single)
                 return
-            blobs = bucket.list_blobs(prefix=folder and f"{folder}/", **_patience())
+            blobs = bucket.list_blobs(prefix=folder and f"{folder}/", **_request_options())
         for blob in blobs:
-            # A name that ends in "/" is a console's folder.
+            # The Cloud Console represents folders by objects whose names end in "/".
             if not blob.name.endswith("/") and not is_hidden(blob.name.removeprefix(folder)):
                 yield Object(blob)
 
 
 def _content(blob: Any) -> bytes:
-    """Returns what an object holds, compared with its CRC32C."""
+    """Returns the content of an object after comparing it with its CRC32C."""
     name = f"{SCHEME}{blob.bucket.name}/{blob.name}"
     _check_encoding(name, blob)
     for _ in range(_ATTEMPTS):
@@ -227,7 +234,7 @@ def _content(blob: Any) -> bytes:
                 blob.download_as_bytes(
                     single_shot_download=True,
                     if_generation_match=blob.generation,
-                    **_patience(),
+                    **_request_options(),
                 )
             )
             if base64.b64encode(google_crc32c.Checksum(content).digest()).decode() == blob.crc32c:
@@ -236,32 +243,32 @@ def _content(blob: Any) -> bytes:
 
 
 def _check_encoding(path: str, blob: Any) -> None:
-    """Raises DataError for what would be unpacked on its way, so that its CRC32C says nothing."""
+    """Raises DataError for an object that is decompressed in transit: its CRC32C cannot match."""
     if "gzip" in (blob.content_encoding or ""):
         raise DataError(
-            f"{path}: stored with Content-Encoding: {blob.content_encoding}, expected none (gsutil "
-            "cp -z and gcloud storage cp --gzip-local upload so)"
+            f"{path}: stored with Content-Encoding: {blob.content_encoding}, expected none; "
+            "upload it again without gsutil cp -z or gcloud storage cp --gzip-local"
         )
 
 
 def download(path: str, parent: Path) -> Path:
-    """Downloads an object, those that a pattern matches, or all below a prefix, into `parent`."""
+    """Downloads an object, all that match a pattern, or all below a prefix, into `parent`."""
     bucket_name, name = _split(path)
     prefix = name.rstrip("/")
     if is_pattern(name):
         prefix = name.rpartition("/")[0]
-    with explained(path):
+    with translate_errors(path):
         bucket = client().bucket(bucket_name)
         blobs = [
             blob
-            for blob in bucket.list_blobs(prefix=prefix, **_patience())
-            # "runs/1" must not bring "runs/10"; a name that ends in "/" is a console's folder.
+            for blob in bucket.list_blobs(prefix=prefix, **_request_options())
+            # "runs/1" must not match "runs/10". Names that end in "/" are the Console's folders.
             if (not prefix or blob.name == prefix or blob.name.startswith(prefix + "/"))
             and not blob.name.endswith("/")
         ]
     if is_pattern(name):
-        wanted = set(matching((blob.name for blob in blobs), name))
-        blobs = [blob for blob in blobs if blob.name in wanted]
+        matches = set(matching((blob.name for blob in blobs), name))
+        blobs = [blob for blob in blobs if blob.name in matches]
     if not blobs:
         raise StorageError(f"{path}: no object there")
     root = parent / (PurePosixPath(prefix).name or bucket_name)
@@ -269,10 +276,10 @@ def download(path: str, parent: Path) -> Path:
     for blob in blobs:
         relative = PurePosixPath(blob.name.removeprefix(prefix).removeprefix("/"))
         if relative.is_absolute() or ".." in relative.parts:
-            raise DataError(f"gs://{bucket_name}/{blob.name}: a name that leaves its folder")
+            raise DataError(f"{SCHEME}{bucket_name}/{blob.name}: the name leads out of its folder")
         targets.append(root / relative)
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(_download_blob, blobs, targets))  # Raises what a download raised.
+        list(pool.map(_download_blob, blobs, targets))  # Raises the first error of a download.
     return root
 
 
@@ -281,14 +288,14 @@ def _download_blob(blob: Any, target: Path) -> None:
     partial = target.with_name(f".{target.name}{PARTIAL}")
     name = f"{SCHEME}{blob.bucket.name}/{blob.name}"
     _check_encoding(name, blob)
-    with explained(name):
+    with translate_errors(name):
         for _ in range(_ATTEMPTS):
             with contextlib.suppress(_data_corruption()):
                 blob.download_to_filename(
                     str(partial),
                     single_shot_download=True,
                     if_generation_match=blob.generation,
-                    **_patience(),
+                    **_request_options(),
                 )
                 if crc32c(partial) == blob.crc32c:
                     os.replace(partial, target)
@@ -305,15 +312,15 @@ def _split(path: str) -> tuple[str, str]:
 
 @functools.cache
 def client() -> Any:
-    # The client would ask for the bucket's metadata in the background, for traces we do not make.
+    # Else the client requests the bucket's metadata in the background, for traces not used here.
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     from google.cloud import storage
 
     return storage.Client(project=None)
 
 
-def _patience() -> dict[str, Any]:
-    """Returns how long a request waits for an answer, and how long it is tried again."""
+def _request_options() -> dict[str, Any]:
+    """Returns the timeout of a request and the period over which it is retried, in seconds."""
     from google.cloud.storage.retry import DEFAULT_RETRY
 
     seconds = float(os.environ.get("TRAINER_RETRY_SECONDS", "120"))

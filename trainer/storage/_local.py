@@ -1,4 +1,4 @@
-"""Files on this machine. One is written beside its place, synced and renamed."""
+"""Local files. A file is written under a temporary name, synced and renamed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.errors import StorageError
-from trainer.storage._faults import explained
+from trainer.storage._errors import translate_errors
 from trainer.storage._paths import PARTIAL, check_size, is_hidden, is_pattern, matching
 
 
@@ -22,15 +22,15 @@ class LocalFolder:
     def __init__(self, path: str) -> None:
         self.path = path
         self._root = Path(path)
-        self._made = False  # By a first write.
+        self._created = False  # True after the first write.
 
     def names(self) -> list[str]:
-        with explained(self.path):
+        with translate_errors(self.path):
             files = (path for path in self._root.rglob("*") if path.is_file())
             return sorted(path.relative_to(self._root).as_posix() for path in files)
 
     def read(self, name: str) -> bytes | None:
-        with explained(f"{self.path}/{name}"):
+        with translate_errors(f"{self.path}/{name}"):
             try:
                 return (self._root / name).read_bytes()
             except (FileNotFoundError, NotADirectoryError):
@@ -39,11 +39,11 @@ class LocalFolder:
     def write(self, name: str, source: Path, *, if_generation_match: int | None = None) -> int:
         target = self._root / name
         partial = target.with_name(f".{target.name}{PARTIAL}")
-        with explained(str(target)):
-            if self._made:  # A folder that was deleted meanwhile stays so.
+        with translate_errors(str(target)):
+            if self._created:  # If the folder was deleted meanwhile, raise; do not create it again.
                 self._root.stat()
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._made = True
+            self._created = True
             try:
                 shutil.copyfile(source, partial)
                 _sync(partial)
@@ -62,10 +62,10 @@ class LocalFolder:
 
     def remove(self, name: str) -> None:
         target = self._root / name
-        with explained(str(target)):
+        with translate_errors(str(target)):
             target.unlink(missing_ok=True)
             for parent in target.relative_to(self._root).parents:
-                with contextlib.suppress(OSError):  # Not empty: others' files stay.
+                with contextlib.suppress(OSError):  # The folder is not empty.
                     if parent != pathlib.PurePath("."):
                         (self._root / parent).rmdir()
 
@@ -75,8 +75,8 @@ class LocalFolder:
             ancestor = ancestor.parent
         if not ancestor.is_dir():
             raise StorageError(f"{self.path}: {ancestor} is a file, expected a folder")
-        # A real file: os.access says yes to root, and to a read-only file system.
-        with explained(self.path), tempfile.TemporaryFile(dir=ancestor):
+        # Write a file: os.access is true for root, and on a read-only file system.
+        with translate_errors(self.path), tempfile.TemporaryFile(dir=ancestor):
             pass
 
 
@@ -85,17 +85,17 @@ class LocalFile:
     path: str
 
     def read(self, max_bytes: int) -> bytes:
-        with self.open() as file, explained(self.path):
+        with self.open() as file, translate_errors(self.path):
             check_size(self.path, os.fstat(file.fileno()).st_size, max_bytes)
             return file.read()
 
     @contextlib.contextmanager
     def open(self) -> Iterator[io.BufferedReader]:
-        with explained(self.path):
-            kind = os.stat(self.path).st_mode
-            if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # A pipe would be waited for.
+        with translate_errors(self.path):
+            mode = os.stat(self.path).st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # Opening a pipe would block.
                 raise StorageError(f"{self.path}: neither a file nor a folder")
-            file = open(self.path, "rb")  # Of a folder that cannot be listed, this says why.
+            file = open(self.path, "rb")  # For a folder that cannot be listed, raises the reason.
         with file:
             yield file
 
@@ -113,10 +113,10 @@ def files(path: str) -> Iterator[LocalFile]:
 
 
 def _below(folder: str) -> Iterator[LocalFile]:
-    """Gives the files below a folder, in the order that a bucket would list them in."""
+    """Yields the files below a folder, in the order in which a bucket would list them."""
     try:
         with os.scandir(folder) as entries:
-            # Links to folders are not followed, for they can lead in circles; they are told of.
+            # Links to folders are not followed, since they can form cycles; reading one raises.
             names = sorted(
                 entry.name + "/" * entry.is_dir(follow_symlinks=False)
                 for entry in entries
@@ -134,7 +134,7 @@ def _below(folder: str) -> Iterator[LocalFile]:
 
 
 def matches(pattern: str) -> list[Path]:
-    """Returns the local files that a pattern in the last part of a path matches, sorted."""
+    """Returns the local files that match a pattern in the last component of a path, sorted."""
     parent = Path(pattern).parent
     if not parent.is_dir():
         return []

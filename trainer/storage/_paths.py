@@ -1,4 +1,4 @@
-"""Paths, local and in buckets, as strings; and the few things that both kinds of place share."""
+"""Functions on local and gs:// paths, and constants that both kinds of folder share."""
 
 from __future__ import annotations
 
@@ -12,36 +12,47 @@ import google_crc32c
 from trainer.errors import DataError, Location
 
 SCHEME = "gs://"
+MOUNT = "/gcs/"  # Local folder where Vertex AI mounts buckets.
 PARTIAL = ".partial"
 PROBE = ".probe-"
 THREADS = 8  # Below the client's 10 pooled connections; 100 small objects a second at 30 ms each.
 
 
 def is_remote(path: str) -> bool:
-    """Tells whether a path lies in a bucket."""
+    """Returns whether a path is in a bucket."""
     return path.startswith(SCHEME)
 
 
-def is_pattern(path: str) -> bool:
-    """Tells whether a path stands for all files that it matches, as gs://bucket/part-*.jsonl.
+def is_mounted(path: str) -> bool:
+    """Returns whether a path is in a bucket that Vertex AI mounted as a local folder."""
+    return path.startswith(MOUNT)
 
-    Of shells' patterns only `*`: the others are often parts of names.
+
+def has_bucket(path: str) -> bool:
+    """Returns whether a path is gs:// with the name of a bucket."""
+    return is_remote(path) and path.removeprefix(SCHEME).partition("/")[0] != ""
+
+
+def is_pattern(path: str) -> bool:
+    """Returns whether the last component of a path is a pattern, as in gs://bucket/part-*.jsonl.
+
+    Only `*` is supported: other wildcards of shells are common characters of file names.
     """
     return "*" in path.rpartition("/")[2]
 
 
 def matching(names: Iterable[str], pattern: str) -> list[str]:
-    """Returns those names, with their folders, that a pattern in its last part matches; sorted."""
-    return sorted(filter(shape(pattern).fullmatch, names))
+    """Returns the paths among `names` that match a pattern in its last component, sorted."""
+    return sorted(filter(pattern_regex(pattern).fullmatch, names))
 
 
-def shape(pattern: str) -> re.Pattern[str]:
+def pattern_regex(pattern: str) -> re.Pattern[str]:
     folder, slash, last = pattern.rpartition("/")
     return re.compile(re.escape(folder + slash) + "[^/]*".join(map(re.escape, last.split("*"))))
 
 
 def is_temporary(name: str) -> bool:
-    """Tells whether a file is what a killed process left of a write that it had begun."""
+    """Returns whether a file is the temporary file of a write, left behind by a killed process."""
     last = name.rpartition("/")[2]
     return last.startswith(PROBE) or (last.startswith(".") and last.endswith(PARTIAL))
 

@@ -73,7 +73,7 @@ class EventFile:
         self._remote = storage.is_remote(folder)
         self._scratch = temporary_directory
         place = temporary_directory if self._remote else Path(folder)
-        with storage.explained(folder):
+        with storage.translate_errors(folder):
             place.mkdir(parents=True, exist_ok=True)
         self._path = place / self._name
         ours = re.compile(rf"events\.out\.tfevents\.\d+\.{owner}")

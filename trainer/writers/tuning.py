@@ -36,7 +36,7 @@ class TuningReport:
         """
         self._path, self._trial = path, trial
         try:
-            with storage.explained(str(path)):
+            with storage.translate_errors(str(path)):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.open("a").close()
         except StorageError as error:
@@ -64,7 +64,7 @@ class TuningReport:
             for row in history
             for metric in _METRICS
         ]
-        with storage.explained(str(self._path)):
+        with storage.translate_errors(str(self._path)):
             self._path.write_text("".join(f"{line}\n" for line in lines[-_MAX_LINES:]))
 
 

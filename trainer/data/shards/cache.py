@@ -25,7 +25,7 @@ class Cache:
         """
         self._path, self._folder = Path(folder), storage.folder(folder)
         self._folder.check_writable()
-        with storage.explained(folder):
+        with storage.translate_errors(folder):
             self._path.mkdir(parents=True, exist_ok=True)
             for name in filter(storage.is_temporary, self._folder.names()):
                 self._folder.remove(name)

@@ -1,4 +1,4 @@
-"""What the operating system and the client raise, as one line."""
+"""Translates errors of the operating system and the Cloud Storage client."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from trainer.storage._paths import is_remote
 
 
 @contextlib.contextmanager
-def explained(path: str) -> Iterator[None]:
-    """Turns what the operating system or the client raises into one line about `path`."""
+def translate_errors(path: str) -> Iterator[None]:
+    """Turns errors of the operating system and the client into one-line errors about `path`."""
     try:
         yield
     except OSError as error:
@@ -21,10 +21,10 @@ def explained(path: str) -> Iterator[None]:
     except Exception as error:
         if not is_remote(path) or isinstance(error, StorageError):
             raise
-        raise _explain_remote(path, error) from error
+        raise _translate_client_error(path, error) from error
 
 
-def _explain_remote(path: str, error: Exception) -> Exception:
+def _translate_client_error(path: str, error: Exception) -> Exception:
     from google.api_core import exceptions as api
     from google.auth import exceptions as auth
     from google.cloud.storage import exceptions as media
@@ -45,7 +45,7 @@ def _explain_remote(path: str, error: Exception) -> Exception:
         return StorageError(f"{path}: refused by Cloud Storage: {error.message}")
     if isinstance(
         error,
-        # ValueError: a reply cut short is not JSON any more.
+        # ValueError: a truncated reply is no valid JSON.
         api.GoogleAPIError | auth.GoogleAuthError | media.InvalidResponse | ValueError,
     ):
         return TransientStorageError(f"{path}: Cloud Storage failed: {error}")
