@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.programs import require
 
 ARGUMENTS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -20,11 +20,9 @@ ARGUMENTS = (
 
 @contextlib.contextmanager
 def started() -> Iterator[Browser]:
-    found = shutil.which("chromium")
-    if found is None:
-        pytest.skip("no chromium here: pages are NOT looked at; apt-get install chromium")
+    chromium = require("chromium")
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=found, args=ARGUMENTS.split())
+        browser = driver.chromium.launch(executable_path=chromium, args=ARGUMENTS.split())
         yield browser
         browser.close()
 

@@ -1,4 +1,8 @@
-"""What tests share: a real gs:// server, small real data, and the job as a real process."""
+"""Shared fixtures: a real gs:// server, small real data, finished runs, the job as a process.
+
+`make test` runs the tests in several processes (pytest-xdist). Data and runs that tests only read
+are made once for all processes; the gs:// server, its proxy and the browser belong to one process.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import os
 import subprocess
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +22,8 @@ from tests import gcs
 from tests.browser import started as started_browser
 from tests.fault_proxy import FaultProxy
 from tests.kills import ROOT, write_digits
-from trainer import storage, task
+from tests.shared_folders import SharedFolders
+from trainer import models, storage, task
 from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.data.dataset import Dataset
@@ -25,6 +31,39 @@ from trainer.data.shards import shard_format
 from trainer.data.shards.shard_format import Stream
 
 Job = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Gives a process of pytest-xdist two cores, so that TensorFlow starts threads for no more.
+
+    The processes that its tests start inherit this.
+    """
+    number = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    if number and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        first = int(number)
+        os.sched_setaffinity(0, {cores[n % len(cores)] for n in (first, first + 1)})
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints what was not tested, so that a missing program does not look like success."""
+    reports = terminalreporter.getreports("skipped")
+    reasons = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in reports)
+    if reasons:
+        terminalreporter.section("NOT TESTED", yellow=True, bold=True)
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.line(f"{count} test{'s' * (count > 1)}: {reason}", yellow=True)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedFolders]:
+    """Folders made once for all processes of the session."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    root.mkdir(exist_ok=True)
+    folders = SharedFolders(root)
+    yield folders
+    folders.check_unchanged()
 
 
 @pytest.fixture(scope="session")
@@ -38,45 +77,80 @@ def reviews() -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def digits(shared: SharedFolders) -> Path:
     """A folder with the first 1,000 training and 300 test images of MNIST."""
-    return write_digits(tmp_path_factory.mktemp("data") / "digits")
+    return shared.get("digits", write_digits)
 
 
 @pytest.fixture(scope="session")
-def sharded_digits(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
+def sharded_digits(shared: SharedFolders, digits: Path) -> Path:
     """The same digits in shards of some 20 images, shuffled among some 160."""
-    data = loader.load(DataOptions(data=str(digits), seed=0))
-    folder = tmp_path_factory.mktemp("data") / "shards"
-    parts = {"train": data.train, "test": data.test}
-    pieces = {name: ([np.asarray(part.examples)], part.labels) for name, part in parts.items()}
-    shard_format.write(
-        storage.folder(str(folder)),
-        Stream(pieces, data.spec.classes),
-        shard_bytes=16_000,
-        window_bytes=130_000,
-    )
-    return folder
+
+    def make(folder: Path) -> None:
+        data = loader.load(DataOptions(data=str(digits), seed=0))
+        splits = {"train": data.train, "test": data.test}
+        arrays = {name: ([np.asarray(s.examples)], s.labels) for name, s in splits.items()}
+        shard_format.write(
+            storage.folder(str(folder)),
+            Stream(arrays, data.spec.classes),
+            shard_bytes=16_000,
+            shuffle_block_bytes=130_000,
+        )
+
+    return shared.get("shards", make)
 
 
 @pytest.fixture(scope="session")
-def sentences(tmp_path_factory: pytest.TempPathFactory, reviews: Dataset) -> Path:
+def sentences(shared: SharedFolders) -> Path:
     """A folder with 600 sentences of each class."""
-    folder = tmp_path_factory.mktemp("sentences")
-    for label, name in enumerate(reviews.spec.classes):
-        lines = reviews.train.examples[reviews.train.labels == label][:600]
-        (folder / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
-    return folder
+
+    def make(folder: Path) -> None:
+        reviews = loader.load(DataOptions(data="movie_reviews", seed=0))
+        folder.mkdir()
+        for label, name in enumerate(reviews.spec.classes):
+            lines = reviews.train.examples[reviews.train.labels == label][:600]
+            (folder / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
+
+    return shared.get("sentences", make)
 
 
 @pytest.fixture(scope="session")
-def finished_run(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
-    """The run directory of an mlp; not to be changed."""
-    out = tmp_path_factory.mktemp("runs") / "mlp"
+def shared_run(shared: SharedFolders) -> Callable[..., Path]:
+    """Returns a function from a name and flags to a finished run, trained once for all processes.
+
+    The run is read-only.
+    """
+
+    def get(name: str, *flags: str) -> Path:
+        return shared.get(f"{name}_run", lambda out: train(*flags, f"--out={out}"))
+
+    return get
+
+
+def train(*flags: str) -> None:
+    """Trains in this process."""
     with pytest.raises(SystemExit) as ended:
-        task.main(["--model=mlp", "--epochs=1", f"--data={digits}", f"--out={out}"])
+        task.main([*flags])
     assert ended.value.code == 0
-    return out
+
+
+@pytest.fixture(scope="session")
+def trained(
+    shared_run: Callable[..., Path], digits: Path, sentences: Path
+) -> Callable[[str], Path]:
+    """Returns a function from a model's name to its run on `digits` or `sentences`, read-only."""
+
+    def get(model: str) -> Path:
+        data = digits if models.find(model).recipe.data == "mnist" else sentences
+        return shared_run(model, f"--model={model}", "--epochs=1", f"--data={data}")
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def finished_run(trained: Callable[[str], Path]) -> Path:
+    """The run directory of an mlp on `digits`, read-only."""
+    return trained("mlp")
 
 
 # Not for the whole session: while it is there, nothing else in this thread can use asyncio.

@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from playwright.sync_api import Browser
 from tests.browser import check_it_opens_alone_fits_and_can_be_read, opened
 from tests.kills import ROOT
 from tests.reports.test_comparison import run, said
-from trainer import storage, task
+from trainer import storage
 from trainer.cli import main
 from trainer.reports import comparison, comparison_page
 from trainer.runs import filenames
@@ -32,13 +33,9 @@ def compare(*arguments: object) -> object:
 
 
 @pytest.fixture(scope="module")
-def other_run(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
-    """The run directory of another mlp on the same data; not to be changed."""
-    out = tmp_path_factory.mktemp("runs") / "other"
-    with pytest.raises(SystemExit) as ended:
-        task.main([f"--data={digits}", f"--out={out}", "--model=mlp", "--epochs=2", "--seed=1"])
-    assert ended.value.code == 0
-    return out
+def other_run(shared_run: Callable[..., Path], digits: Path) -> Path:
+    """The run directory of another mlp on the same data, read-only."""
+    return shared_run("other", f"--data={digits}", "--model=mlp", "--epochs=2", "--seed=1")
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
-from trainer import storage, task
+from trainer import storage
 from trainer.cli import main
 from trainer.config import DataOptions
 from trainer.data import loader
@@ -28,12 +29,8 @@ from trainer.runs import predictions
 
 
 @pytest.fixture(scope="module")
-def text_run(tmp_path_factory: pytest.TempPathFactory, sentences: Path) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "text"
-    with pytest.raises(SystemExit) as ended:
-        task.main(["--model=sentiment_small", "--epochs=1", f"--data={sentences}", f"--out={out}"])
-    assert ended.value.code == 0
-    return out
+def text_run(trained: Callable[[str], Path]) -> Path:
+    return trained("sentiment_small")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import uvicorn
 
-from trainer import task
 from trainer.inference.serve import app
 from trainer.inference.serve.predictions import Limits
 from trainer.runs.finished_run import load_model, read_run
@@ -22,28 +21,20 @@ HOSTILE = "<img src=x onerror=document.title=1>"
 
 
 @pytest.fixture(scope="session")
-def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def digits_run(shared_run: Callable[..., Path]) -> Path:
     """An mlp after one epoch on all of MNIST, which reads what people draw."""
-    return run_of(tmp_path_factory, "--model=mlp", "--epochs=1")
+    return shared_run("mnist", "--model=mlp", "--epochs=1")
 
 
 @pytest.fixture(scope="session")
-def texts_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def texts_run(shared_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two classes that are easy to tell, one with a name that a page could fall for."""
     data = tmp_path_factory.mktemp("texts")
     for name, words in (("fine", "good warm"), (HOSTILE, "bad dull")):
         lines = (f"a {word} film, number {n}" for n in range(100) for word in words.split())
         (data / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
     flags = "--model=sentiment_small --epochs=8 --batch-size=16 --learning-rate=0.01"
-    return run_of(tmp_path_factory, *flags.split(), f"--data={data}")
-
-
-def run_of(factory: pytest.TempPathFactory, *flags: str) -> Path:
-    out = factory.mktemp("served") / "run"
-    with pytest.raises(SystemExit) as ended:
-        task.main([*flags, f"--out={out}"])
-    assert ended.value.code == 0
-    return out
+    return shared_run("texts", *flags.split(), f"--data={data}")
 
 
 @contextlib.contextmanager
