@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
+import sys
+import types
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +23,7 @@ from trainer.training.setup import TrainingJob
 if TYPE_CHECKING:
     import keras
 
+    from trainer.api import Run
     from trainer.data.dataset import Array
     from trainer.engine.loop import MetricWriter, TrainingHook
     from trainer.engine.train_state import Logs
@@ -197,10 +201,30 @@ def _describe(job: TrainingJob, history: list[Logs]) -> dict[str, Any]:
         "examples_per_second": metrics.examples_per_second(history, len(job.data.train)),
         "epochs": len(history),
         "parameters": job.model.count_params(),
-        "input": dataclasses.asdict(InputSignature.of(job.data.spec)),
+        "input": dataclasses.asdict(InputSignature.from_spec(job.data.spec)),
         "device": job.devices.description,
         "leaked_from_training": job.data.leaked,
         "seed": job.config.seed,
         "model": job.config.model,
         "data": job.config.data,
     }
+
+
+class _CallableModule(types.ModuleType):
+    """The class of this module, so that `trainer.train(...)` is a call of `trainer.api.train`."""
+
+    def __call__(self, **settings: Any) -> Run:
+        """Trains a model and returns its run; see `help(trainer.api.train)`."""
+        from trainer import api
+
+        return api.train(**settings)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """The parameters of the call, for `help()` and for completion in editors."""
+        from trainer import api
+
+        return inspect.signature(api.train)
+
+
+sys.modules[__name__].__class__ = _CallableModule
