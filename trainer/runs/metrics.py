@@ -98,6 +98,19 @@ def write(metrics: Mapping[str, Any], history: Sequence[Mapping[str, float]], fo
         writer.writerows(history)
 
 
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """Returns the rows of `history.csv`, one per epoch; `epoch` is an int, all else a float."""
+    with (folder / filenames.HISTORY).open(newline="", encoding="utf-8") as file:
+        return [
+            {
+                name: int(value) if name == "epoch" else float(value)
+                for name, value in row.items()
+                if value
+            }
+            for row in csv.DictReader(file, strict=True)
+        ]
+
+
 def format_result(metrics: Mapping[str, Any]) -> str:
     """Returns the result of a run as one line."""
     test_figures, seconds = metrics["test"], metrics["seconds"]

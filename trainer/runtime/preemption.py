@@ -29,7 +29,8 @@ def exit_on_sigterm() -> None:
 def defer_sigterm() -> Iterator[PreemptionSignal]:
     """Yields a signal that records SIGTERM, to be checked between training steps.
 
-    If SIGTERM is received and nothing stops within, the program exits at the end.
+    If SIGTERM is received and nothing stops within, the previous handler receives it at the end.
+    In other threads than the main thread, SIGTERM is not deferred.
     """
     preemption = PreemptionSignal()
     if threading.current_thread() is not threading.main_thread():
@@ -45,7 +46,7 @@ def defer_sigterm() -> Iterator[PreemptionSignal]:
     finally:
         signal.signal(signal.SIGTERM, previous_handler)
     if preemption.received:
-        sys.exit(EXIT_CODE)  # Received after the last check.
+        signal.raise_signal(signal.SIGTERM)  # Received after the last check.
 
 
 def _exit(number: int, frame: FrameType | None) -> None:
