@@ -1,4 +1,4 @@
-"""Vertex AI's jobs and Cloud Logging's entries on loopback, for `trainer submit`."""
+"""A server on loopback that imitates Vertex AI's jobs and Cloud Logging, for `trainer submit`."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ TYPES = {"customJobs": types.CustomJob, "hyperparameterTuningJobs": types.Hyperp
 
 @dataclass
 class VertexServer:
-    """Takes jobs, and lets them go through their states, one a look."""
+    """Accepts jobs; a job enters its next state at each request for it."""
 
     states: list[str] = field(default_factory=lambda: ["QUEUED", "PENDING", "RUNNING", "SUCCEEDED"])
-    error: dict[str, Any] | None = None  # Of the job, in its last state.
+    error: dict[str, Any] | None = None  # Error of the job in its last state.
     trials: list[dict[str, Any]] = field(default_factory=list)
-    # What the log has at a look: entries are shown to the first, second, ... reading and all later.
+    # Entries of the log that appear at the first, second, ... reading of it.
     log: list[list[dict[str, Any]]] = field(default_factory=list)
     page: int = 1000
-    refusals: list[dict[str, Any]] = field(default_factory=list)  # Of the next requests for a job.
-    bodies: list[dict[str, Any]] = field(default_factory=list)  # Of all such requests.
+    refusals: list[dict[str, Any]] = field(default_factory=list)  # Replies to the next creations.
+    bodies: list[dict[str, Any]] = field(default_factory=list)  # Of all creations.
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    _looks: int = 0
+    status_requests: int = 0  # Requests for the state of a job.
     _readings: int = 0
 
     def answer(self, method: str, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -45,32 +45,34 @@ class VertexServer:
         if method == "POST":
             return self._create(f"{parent}/{collection}", TYPES[collection], body)
         if number:
-            return 200, self._look(f"{parent}/{collection}/{number}")
+            return 200, self._status(f"{parent}/{collection}/{number}")
         return 200, {collection: self._list(parse_qs(address.query)["filter"][0])}
 
-    def _create(self, place: str, kind: Any, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    def _create(
+        self, collection: str, kind: Any, body: dict[str, Any]
+    ) -> tuple[int, dict[str, Any]]:
         self.bodies.append(body)
         if self.refusals:
             refusal = self.refusals.pop(0)
             return refusal["code"], {"error": refusal}
         kind.from_json(json.dumps(body))
-        name = f"{place}/{1000 + len(self.jobs)}"
+        name = f"{collection}/{1000 + len(self.jobs)}"
         self.jobs[name] = {**body, "name": name, "state": "JOB_STATE_QUEUED"}
         return 200, self.jobs[name]
 
-    def _look(self, name: str) -> dict[str, Any]:
+    def _status(self, name: str) -> dict[str, Any]:
         last = len(self.states) - 1
-        state = self.states[min(self._looks, last)]
-        ended = {"error": self.error} if self.error and self._looks >= last else {}
-        self._looks += 1
+        state = self.states[min(self.status_requests, last)]
+        error = {"error": self.error} if self.error and self.status_requests >= last else {}
+        self.status_requests += 1
         return {
-            **self.jobs[name], "state": f"JOB_STATE_{state}", "trials": self.trials, **ended
+            **self.jobs[name], "state": f"JOB_STATE_{state}", "trials": self.trials, **error
         }  # fmt: skip
 
     def _list(self, condition: str) -> list[dict[str, Any]]:
-        wanted = re.fullmatch(r'labels\.([a-z-]+)="(\w+)"', condition)
-        assert wanted, condition
-        return [job for job in self.jobs.values() if job["labels"].get(wanted[1]) == wanted[2]]
+        label = re.fullmatch(r'labels\.([a-z-]+)="(\w+)"', condition)
+        assert label, condition
+        return [job for job in self.jobs.values() if job["labels"].get(label[1]) == label[2]]
 
     def _entries(self, body: dict[str, Any]) -> dict[str, Any]:
         assert body["orderBy"] == "timestamp asc"
@@ -80,15 +82,15 @@ class VertexServer:
         since = re.search(r'timestamp>="([^"]+)\+00:00"', body["filter"])
         start = int(body.get("pageToken", 0))
         self._readings += not start
-        shown = [entry for entries in self.log[: self._readings] for entry in entries]
-        shown = [entry for entry in shown if not since or entry["timestamp"] >= since[1]]
-        shown.sort(key=lambda entry: entry["timestamp"])
-        more = {"nextPageToken": str(start + self.page)} if shown[start + self.page :] else {}
-        return {"entries": shown[start : start + self.page], **more}
+        visible = [entry for entries in self.log[: self._readings] for entry in entries]
+        visible = [entry for entry in visible if not since or entry["timestamp"] >= since[1]]
+        visible.sort(key=lambda entry: entry["timestamp"])
+        more = {"nextPageToken": str(start + self.page)} if visible[start + self.page :] else {}
+        return {"entries": visible[start : start + self.page], **more}
 
 
 def entry(second: int, text: str, *, plain: bool = False, trial: str = "") -> dict[str, Any]:
-    """An entry of Cloud Logging, so many seconds after midnight."""
+    """Returns an entry of Cloud Logging with a timestamp `second` seconds after midnight."""
     return {
         "insertId": f"{second}-{text}",
         "timestamp": f"2026-01-01T00:{second // 60:02}:{second % 60:02}.123456789Z",
@@ -99,7 +101,7 @@ def entry(second: int, text: str, *, plain: bool = False, trial: str = "") -> di
 
 @contextmanager
 def served(server: VertexServer) -> Iterator[FaultProxy]:
-    """The server behind a proxy that can misbehave."""
+    """Serves `server` on loopback; yields a proxy before it that can inject faults."""
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None:

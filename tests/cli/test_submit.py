@@ -1,4 +1,4 @@
-"""`trainer submit` on a server that speaks Vertex AI's interface, faults included."""
+"""`trainer submit` against a server that imitates Vertex AI, with injected faults."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def server() -> VertexServer:
 
 @pytest.fixture
 def proxy(server: VertexServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    """The proxy before Vertex AI; `trainer submit` in this test and its processes goes there."""
+    """Directs `trainer submit`, in this process and others, to a fault proxy before the server."""
     with served(server) as proxy:
         for service in ("AIPLATFORM", "LOGGING"):
             monkeypatch.setenv(f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{service}", proxy.url)
@@ -49,13 +49,14 @@ def submit(
     capsys: pytest.CaptureFixture[str], *arguments: str
 ) -> tuple[object, list[str], list[str]]:
     """Returns the exit code, and the lines on stdout and stderr."""
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as stopped:
         main.main(["submit", *arguments])
     out, err = capsys.readouterr()
-    return ended.value.code, out.splitlines(), err.splitlines()
+    return stopped.value.code, out.splitlines(), err.splitlines()
 
 
-def process(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """Starts `trainer submit` as a process."""
     return subprocess.Popen(
         [sys.executable, "-m", "trainer", "submit", *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -66,7 +67,8 @@ def process(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     )
 
 
-def ended(run: subprocess.Popen[str]) -> tuple[int, list[str], list[str]]:
+def result(run: subprocess.Popen[str]) -> tuple[int, list[str], list[str]]:
+    """Waits for a process; returns its exit code, and the lines on stdout and stderr."""
     out, err = run.communicate(timeout=60)
     return run.returncode, out.splitlines(), err.splitlines()
 
@@ -74,7 +76,7 @@ def ended(run: subprocess.Popen[str]) -> tuple[int, list[str], list[str]]:
 # --- From the flags to the end of the job, as a process -------------------------------------------
 
 
-def test_a_job_is_shown_submitted_and_followed_to_its_end(
+def test_a_job_is_printed_submitted_and_watched_until_it_ends(
     server: VertexServer, proxy: FaultProxy
 ) -> None:
     server.log = [
@@ -83,24 +85,24 @@ def test_a_job_is_shown_submitted_and_followed_to_its_end(
         [entry(2, "epoch 2\nof 2", plain=True)],
         [entry(3, "x")],
     ]
-    code, out, err = ended(
-        process(*VERTEX, "--gpu=nvidia-l4", "--spot", "--yes", "--", "--model=cnn")
+    code, out, err = result(
+        start(*VERTEX, "--gpu=nvidia-l4", "--spot", "--yes", "--", "--model=cnn")
     )
     assert code == 0, err
     assert out == ["epoch 1", "epoch 2", "of 2", "x", "gs://b/runs/1/model"]
     (body,) = server.bodies
-    shown = err[: err.index("submitted projects/p/locations/us-central1/customJobs/1000")]
-    assert yaml.safe_load("\n".join(shown)) == body
+    printed = err[: err.index("submitted projects/p/locations/us-central1/customJobs/1000")]
+    assert yaml.safe_load("\n".join(printed)) == body
     assert [line for line in err if line.startswith("state: ")] == [
         "state: QUEUED", "state: PENDING", "state: RUNNING", "state: SUCCEEDED",
     ]  # fmt: skip
     assert body["jobSpec"]["workerPoolSpecs"][0]["containerSpec"]["args"] == [
-        "--model=cnn", "--device=gpu",  # A GPU that is paid for is used, or the job says why not.
+        "--model=cnn", "--device=gpu",  # The job fails if it cannot open the GPU.
     ]  # fmt: skip
     assert body["jobSpec"]["baseOutputDirectory"] == {"outputUriPrefix": "gs://b/runs/1"}
 
 
-def test_the_containers_exit_code_is_that_of_the_command(
+def test_the_command_exits_with_the_containers_exit_code(
     server: VertexServer, proxy: FaultProxy
 ) -> None:
     server.states[-1] = "FAILED"
@@ -110,74 +112,72 @@ def test_the_containers_exit_code_is_that_of_the_command(
         "reason: Error. To find out more, see the logs.",
     }
     server.log = [[entry(1, "--data: no such object")]]
-    code, out, err = ended(process(*VERTEX, "--yes"))
+    code, out, err = result(start(*VERTEX, "--yes"))
     assert (code, out) == (2, ["--data: no such object"])
     assert err[-1].startswith("trainer submit: error: projects/p/locations/us-central1/customJobs/")
     assert "FAILED: The replica workerpool0-0 exited with a non-zero status of 2" in err[-1]
 
 
-def test_a_lost_answer_makes_no_second_job(server: VertexServer, proxy: FaultProxy) -> None:
+def test_a_lost_response_creates_no_second_job(server: VertexServer, proxy: FaultProxy) -> None:
     proxy.add(match=POST, lose_reply=True)
-    code, out, err = ended(process(*VERTEX, "--yes"))
+    code, out, err = result(start(*VERTEX, "--yes"))
     assert (code, out) == (0, ["gs://b/runs/1/model"]), err
     assert len(server.jobs) == len(server.bodies) == 1
 
 
-def test_a_dry_run_of_the_job_has_no_run_directory(
+def test_a_dry_run_of_the_job_prints_no_run_directory(
     server: VertexServer, proxy: FaultProxy, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, _ = submit(capsys, *VERTEX, "--yes", "--", "--dry-run")
     assert (code, out) == (0, [])
 
 
-def test_without_a_terminal_it_is_not_submitted_unasked(
-    server: VertexServer, proxy: FaultProxy
-) -> None:
-    code, out, err = ended(process(*VERTEX))
+def test_without_a_terminal_yes_is_required(server: VertexServer, proxy: FaultProxy) -> None:
+    code, out, err = result(start(*VERTEX))
     assert (code, out, server.bodies) == (2, [], [])
     (line,) = err
-    assert "no terminal to ask on whether to submit the job: expected --yes" in line
+    assert "stdin is not a terminal. Expected --yes" in line
 
 
 @pytest.mark.parametrize(("answer", "code", "jobs"), [("y", 0, 1), ("n", 2, 0), ("", 2, 0)])
-def test_on_a_terminal_it_asks(
+def test_on_a_terminal_it_asks_for_confirmation(
     answer: str, code: int, jobs: int, server: VertexServer, proxy: FaultProxy
 ) -> None:
     keyboard, terminal = pty.openpty()
     os.write(keyboard, f"{answer}\n".encode())
-    found, _, err = ended(process(*VERTEX, stdin=terminal))
+    exit_code, _, err = result(start(*VERTEX, stdin=terminal))
     os.close(keyboard)
     os.close(terminal)
-    assert (found, len(server.jobs)) == (code, jobs), err
+    assert (exit_code, len(server.jobs)) == (code, jobs), err
     assert any("Submit this job to p in us-central1? [y/N]" in line for line in err)
 
 
-def test_an_interruption_leaves_the_job_running(server: VertexServer, proxy: FaultProxy) -> None:
+def test_ctrl_c_leaves_the_job_running(server: VertexServer, proxy: FaultProxy) -> None:
     server.states = ["RUNNING"]
-    run = process(*VERTEX, "--yes")
+    run = start(*VERTEX, "--yes")
     deadline = time.monotonic() + 30
-    while not server._looks and time.monotonic() < deadline:
+    while not server.status_requests and time.monotonic() < deadline:
         time.sleep(0.01)
     run.send_signal(signal.SIGINT)
-    code, out, err = ended(run)
+    code, out, err = result(run)
     assert (code, out) == (130, [])
     job = "1000 --project=p --region=us-central1"
-    assert f"Look at it: gcloud ai custom-jobs stream-logs {job}" in err[-3]
-    assert err[-2] == f"End it: gcloud ai custom-jobs cancel {job}"
+    assert f"To watch it: gcloud ai custom-jobs stream-logs {job}" in err[-3]
+    assert err[-2] == f"To end it: gcloud ai custom-jobs cancel {job}"
 
 
-def test_without_credentials_it_says_how_to_get_some(tmp_path: Path) -> None:
+def test_without_credentials_the_error_names_the_login_command(tmp_path: Path) -> None:
     environment = {
         "HOME": str(tmp_path), "PATH": os.environ["PATH"], "NO_GCE_CHECK": "1",
         "PYTHONPATH": str(ROOT),
     }  # fmt: skip
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "trainer", "submit", *VERTEX, "--yes"],
         env=environment, capture_output=True, text=True,
     )  # fmt: skip
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.count("\n") == 1
-    assert "no Google credentials: run `gcloud auth application-default login`" in done.stderr
+    assert (process.returncode, process.stdout) == (2, "")
+    assert process.stderr.count("\n") == 1
+    assert "no Google credentials: run `gcloud auth application-default login`" in process.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--help"], [*VERTEX, "--gpu=x"], ["--", "--model=cn"]])
@@ -188,19 +188,19 @@ def test_nothing_heavy_is_imported_before_the_flags_are_checked(arguments: list[
         f"atexit.register(lambda: print(sorted({heavy} & set(sys.modules)), file=sys.stderr))\n"
         f"cli.main(['submit', *{arguments}])"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,
         text=True,
         env={"PYTHONPATH": str(ROOT)},
     )
-    assert done.stderr.splitlines()[-1] == "[]"
+    assert process.stderr.splitlines()[-1] == "[]"
 
 
-# --- When the service does not do as it should ----------------------------------------------------
+# --- Faults of the service ------------------------------------------------------------------------
 
 
-def test_passing_failures_are_tried_again(
+def test_transient_failures_are_retried(
     server: VertexServer, proxy: FaultProxy, capsys: pytest.CaptureFixture[str]
 ) -> None:
     proxy.add(match=POST, status=503, times=2)
@@ -214,7 +214,7 @@ def test_passing_failures_are_tried_again(
     assert "Vertex AI: injected (503); trying again" in err
 
 
-def test_it_does_not_send_again_before_it_has_looked(
+def test_a_request_is_not_repeated_before_the_search_for_the_job(
     server: VertexServer, proxy: FaultProxy, capsys: pytest.CaptureFixture[str]
 ) -> None:
     proxy.add(match=POST, lose_reply=True)
@@ -223,19 +223,19 @@ def test_it_does_not_send_again_before_it_has_looked(
     assert len(server.bodies) == 1
 
 
-def test_a_job_that_is_made_after_we_stopped_waiting_is_found(
+def test_a_job_that_is_created_after_the_timeout_is_found(
     server: VertexServer,
     proxy: FaultProxy,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("TRAINER_RETRY_SECONDS", "4")  # So a request waits for 1 s.
+    monkeypatch.setenv("TRAINER_RETRY_SECONDS", "4")  # Each request times out after 1 s.
     proxy.add(match=POST, stall_s=1.5)
     assert submit(capsys, *VERTEX, "--yes")[0] == 0
     assert len(server.jobs) == len(server.bodies) == 1
 
 
-def test_an_outage_ends_with_1_and_says_how_to_find_the_job(
+def test_an_outage_exits_with_1_and_the_command_that_finds_the_job(
     server: VertexServer,
     proxy: FaultProxy,
     capsys: pytest.CaptureFixture[str],
@@ -253,7 +253,7 @@ def test_an_outage_ends_with_1_and_says_how_to_find_the_job(
     )
 
 
-def test_an_outage_while_it_follows_says_that_the_job_goes_on(
+def test_an_outage_while_watching_leaves_the_job_running(
     server: VertexServer,
     proxy: FaultProxy,
     capsys: pytest.CaptureFixture[str],
@@ -263,7 +263,7 @@ def test_an_outage_while_it_follows_says_that_the_job_goes_on(
     proxy.add(match=r"GET /v1.*/1000", status=503, times=1000, skip=2)
     code, _, err = submit(capsys, *VERTEX, "--yes")
     assert code == 1
-    assert err[-2].startswith("End it: gcloud ai custom-jobs cancel 1000 ")
+    assert err[-2].startswith("To end it: gcloud ai custom-jobs cancel 1000 ")
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,8 @@ def test_an_outage_while_it_follows_says_that_the_job_goes_on(
                 "message": "Vertex AI API has not been used in project p before or it is disabled.",
                 "details": [{"@type": "ErrorInfo", "reason": "SERVICE_DISABLED"}],
             },
-            "is not enabled there; `gcloud services enable aiplatform.googleapis.com --project=p`",
+            "is not enabled there; run `gcloud services enable aiplatform.googleapis.com "
+            "--project=p`",
         ),
         (
             {
@@ -298,7 +299,7 @@ def test_an_outage_while_it_follows_says_that_the_job_goes_on(
         ({"code": 404, "message": "Not found."}, "--project p, --region us-central1: Not found."),
     ],
 )
-def test_what_the_user_can_put_right_is_one_line(
+def test_a_refusal_that_the_user_can_fix_is_one_line(
     refusal: dict[str, Any],
     message: str,
     server: VertexServer,
@@ -321,7 +322,7 @@ QUOTA = {
 }
 
 
-def test_a_quota_that_has_room_again_is_waited_for(
+def test_an_exceeded_quota_is_retried(
     server: VertexServer, proxy: FaultProxy, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.refusals = [QUOTA]
@@ -329,7 +330,7 @@ def test_a_quota_that_has_room_again_is_waited_for(
     assert len(server.jobs) == 1
 
 
-def test_a_quota_that_stays_exceeded_is_named(
+def test_a_quota_that_stays_exceeded_is_named_in_the_error(
     server: VertexServer,
     proxy: FaultProxy,
     capsys: pytest.CaptureFixture[str],
@@ -339,7 +340,7 @@ def test_a_quota_that_stays_exceeded_is_named(
     server.refusals = [QUOTA] * 1000
     code, _, err = submit(capsys, *VERTEX, "--yes", "--gpu=nvidia-l4")
     assert (code, server.jobs) == (2, {})
-    assert "custom_model_training_nvidia_l4_gpus (429); each region and kind of GPU" in err[-1]
+    assert "custom_model_training_nvidia_l4_gpus (429); each region, each kind of GPU" in err[-1]
 
 
 @pytest.mark.parametrize(
@@ -352,7 +353,7 @@ def test_a_quota_that_stays_exceeded_is_named(
         ("EXPIRED", None, 1),
     ],
 )
-def test_a_job_that_has_not_succeeded(
+def test_an_unsuccessful_job_is_an_error(
     state: str,
     error: dict[str, Any] | None,
     code: int,
@@ -361,18 +362,18 @@ def test_a_job_that_has_not_succeeded(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     server.states, server.error = [state], error
-    found, out, err = submit(capsys, *VERTEX, "--yes")
-    assert (found, out) == (code, [])
+    exit_code, out, err = submit(capsys, *VERTEX, "--yes")
+    assert (exit_code, out) == (code, [])
     assert f"customJobs/1000: {state}: {(error or {}).get('message', 'no reason')}" in err[-1]
 
 
 # --- The log --------------------------------------------------------------------------------------
 
 
-def test_no_line_of_the_log_is_lost_or_comes_twice(
+def test_each_line_of_the_log_is_printed_once(
     server: VertexServer, proxy: FaultProxy, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also lines with one time, late ones with an earlier time, and those after the end."""
+    """Also lines with equal times, late lines with an earlier time, and lines after the end."""
     server.page = 3
     server.log = [
         [entry(second, str(second)) for second in range(100, 110)],
@@ -390,7 +391,7 @@ def test_no_line_of_the_log_is_lost_or_comes_twice(
     assert out == [*expected, "last", "gs://b/runs/1/model"]
 
 
-def test_a_log_that_may_not_be_read_is_one_warning(
+def test_an_unreadable_log_is_one_warning(
     server: VertexServer, proxy: FaultProxy, capsys: pytest.CaptureFixture[str]
 ) -> None:
     proxy.add(match="entries:list", status=403, times=1000)
@@ -418,7 +419,7 @@ def trial(number: int, value: float | None, rate: float) -> dict[str, Any]:
     }
 
 
-def test_trials_are_shown_the_best_one_first(
+def test_trials_are_printed_best_first(
     server: VertexServer, proxy: FaultProxy, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.trials = [trial(1, 0.91, 0.01), trial(2, None, 0.002), trial(3, 0.9876543, 0.0003141592)]
@@ -433,7 +434,7 @@ def test_trials_are_shown_the_best_one_first(
         ["2", "0.002", "3", "INFEASIBLE"],
     ]
     assert out[-1] == "gs://b/runs/1/3/model"
-    assert any("the image has to run as root" in line for line in err)
+    assert any("the image must run as root" in line for line in err)
     (body,) = server.bodies
     assert (body["maxTrialCount"], body["parallelTrialCount"]) == (3, 3)
 
@@ -448,7 +449,7 @@ def test_trials_are_shown_the_best_one_first(
         ([*TUNE, "--service-account=a@p"], types.HyperparameterTuningJob),
     ],
 )
-def test_a_dry_run_prints_what_gcloud_takes(
+def test_a_dry_run_prints_a_spec_for_gcloud(
     arguments: list[str], kind: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job = ["--", "--validation-split=0.1", "--learning-rate", "1e-4"][
@@ -472,7 +473,7 @@ def test_a_kubernetes_job_is_printed(capsys: pytest.CaptureFixture[str]) -> None
         "--seed=1",
     )
     assert (code, err) == (0, [])
-    assert not any("&" in line for line in out)  # YAML's anchors are legal, and puzzle people.
+    assert not any("&" in line for line in out)  # No YAML anchors: they are hard to read.
     job = yaml.safe_load("\n".join(out))
     kubernetes_validate.validate(job, "1.37", strict=True)
     assert re.fullmatch(r"cnn-fast-\d{8}-\d{6}", job["metadata"]["name"])
@@ -486,7 +487,7 @@ def test_a_kubernetes_job_is_printed(capsys: pytest.CaptureFixture[str]) -> None
     ("arguments", "kind"),
     [([*VERTEX, "--dry-run"], "workerPoolSpecs"), (KUBERNETES, "kind: JobSet")],
 )
-def test_several_workers_are_asked_for(
+def test_workers_are_in_the_manifest(
     arguments: list[str], kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, err = submit(capsys, *arguments, "--workers=2", "--", "--model=cnn")
@@ -495,15 +496,15 @@ def test_several_workers_are_asked_for(
     assert "&id" not in "\n".join(out)
 
 
-def test_a_name_has_room_for_what_kubernetes_adds(capsys: pytest.CaptureFixture[str]) -> None:
-    storage_dtype = "a" * 48
-    assert submit(capsys, *KUBERNETES, "--workers=2", f"--name={storage_dtype}")[0] == 0
-    code, _, err = submit(capsys, *KUBERNETES, "--workers=2", f"--name={storage_dtype}a")
+def test_a_name_leaves_room_for_the_names_of_pods(capsys: pytest.CaptureFixture[str]) -> None:
+    longest = "a" * 46
+    assert submit(capsys, *KUBERNETES, "--workers=2", f"--name={longest}")[0] == 0
+    code, _, err = submit(capsys, *KUBERNETES, "--workers=2", f"--name={longest}a")
     assert code == 2
-    assert "expected at most 48 characters with --workers 2" in err[-1]
+    assert "expected at most 46 characters with --workers 2" in err[-1]
 
 
-def test_the_jobs_own_help_stands_behind_the_dashes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_behind_the_dashes_is_that_of_the_job(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = submit(capsys, "--", "--help")
     assert code == 0
     assert any("--learning-rate" in line for line in out)
@@ -522,8 +523,8 @@ def test_the_jobs_own_help_stands_behind_the_dashes(capsys: pytest.CaptureFixtur
         ([*VERTEX, "--gpus=0"], "--gpus: found '0', expected greater than 0"),
         ([*VERTEX, "--trials=3"], "--trials: found without --tune"),
         ([*VERTEX, "--namespace=a"], "--namespace: found without --kubernetes"),
-        ([*KUBERNETES, "--project=p"], "--project: found beside --kubernetes"),
-        ([*KUBERNETES, "--name=My_Job"], "--name: found 'My_Job', expected at most 63 small"),
+        ([*KUBERNETES, "--project=p"], "--project: found with --kubernetes"),
+        ([*KUBERNETES, "--name=My_Job"], "--name: found 'My_Job', expected at most 63 lower-"),
         ([*KUBERNETES, "--", "--data=/gcs/b/d"], "expected mnist, movie_reviews, or gs://..."),
         ([*TUNE, "--trials=3", "--parallel=4"], "--parallel: found 4, expected at most --trials"),
         ([*TUNE, "--metric=loss"], "--metric: found 'loss', expected 'val_accuracy' or 'val_loss'"),
@@ -533,7 +534,10 @@ def test_the_jobs_own_help_stands_behind_the_dashes(capsys: pytest.CaptureFixtur
         ([*VERTEX, "--", "cnn"], "Unexpected word 'cnn'."),
         ([*VERTEX, "--", "--", "--epochs=3"], "Unexpected '--'."),
         ([*VERTEX, "--", "--model=cn"], "--model: unknown model 'cn'. Expected one of: mlp, cnn"),
-        ([*VERTEX, "--", "--overwrite"], "--overwrite: a job that the service starts once more"),
+        (
+            [*VERTEX, "--", "--overwrite"],
+            "--overwrite: found it behind '--'. When the service restarts",
+        ),
         ([*VERTEX, "--workers=2", "--", "--dry-run"], "--dry-run: found 2 workers, expected one"),
         ([*KUBERNETES, "--workers=2", "--", "--folds=5"], "--folds: found 2 workers, expected one"),
         ([*VERTEX, "--", "--out=x"], "--out: found 'x' behind '--', expected it before '--'"),
@@ -546,7 +550,7 @@ def test_the_jobs_own_help_stands_behind_the_dashes(capsys: pytest.CaptureFixtur
         ([*VERTEX, "--", "--checkpoint-dir=c"], "--checkpoint-dir: found 'c', which the job's"),
     ],
 )
-def test_a_mistake_is_one_line_before_anything_is_sent(
+def test_a_usage_error_is_one_line_before_anything_is_sent(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, err = submit(capsys, *arguments)
@@ -555,7 +559,9 @@ def test_a_mistake_is_one_line_before_anything_is_sent(
     assert message in line
 
 
-def test_a_users_own_model_and_data_in_a_bucket_pass(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_custom_model_and_data_in_a_bucket_are_accepted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     flags = ["--model=pkg.mod:build", "--data=/gcs/b/d", "--config=gs://b/c.json", "--log=text"]
     code, out, _ = submit(capsys, *VERTEX, "--dry-run", "--", *flags)
     assert code == 0

@@ -1,4 +1,4 @@
-"""The manifest is one that Kubernetes takes, and that treats the job as it needs to be."""
+"""The manifest is valid for Kubernetes, and has the restart rules that the job needs."""
 
 from __future__ import annotations
 
@@ -33,56 +33,56 @@ def pod(**settings: Any) -> dict[str, Any]:
         {"namespace": "ml", "service_account": "trainer", "timeout_hours": 0.5},
     ],
 )
-def test_the_schema_is_kept(settings: dict[str, Any]) -> None:
+def test_manifests_match_the_schema(settings: dict[str, Any]) -> None:
     kubernetes_validate.validate(job(**settings), "1.37", strict=True)
 
 
-def test_what_is_no_job_would_be_noticed() -> None:
+def test_the_schema_check_rejects_an_unknown_field() -> None:
     broken = job()
     broken["spec"]["backofLimit"] = 3
     with pytest.raises(kubernetes_validate.ValidationError, match="backofLimit"):
         kubernetes_validate.validate(broken, "1.37", strict=True)
 
 
-def test_gpus_are_a_limit_and_name_their_nodes() -> None:
-    made = pod(gpus=2)
-    assert made["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": 2}
-    assert made["nodeSelector"] == {"cloud.google.com/gke-accelerator": "nvidia-l4"}
-    assert [toleration["key"] for toleration in made["tolerations"]] == ["nvidia.com/gpu"]
-    alone = pod(gpu=None, gpus=0)
-    assert "limits" not in alone["containers"][0]["resources"]
-    assert "nodeSelector" not in alone
+def test_gpus_set_a_limit_and_select_nodes() -> None:
+    manifest = pod(gpus=2)
+    assert manifest["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": 2}
+    assert manifest["nodeSelector"] == {"cloud.google.com/gke-accelerator": "nvidia-l4"}
+    assert [toleration["key"] for toleration in manifest["tolerations"]] == ["nvidia.com/gpu"]
+    cpu_pod = pod(gpu=None, gpus=0)
+    assert "limits" not in cpu_pod["containers"][0]["resources"]
+    assert "nodeSelector" not in cpu_pod
 
 
-def test_a_spot_node_gives_less_time_for_the_last_checkpoint() -> None:
-    made = pod(spot=True)
-    assert made["nodeSelector"]["cloud.google.com/gke-spot"] == "true"
-    assert made["tolerations"][-1]["key"] == "cloud.google.com/gke-spot"
-    assert made["terminationGracePeriodSeconds"] == 25
+def test_the_grace_period_is_shorter_on_spot_nodes() -> None:
+    manifest = pod(spot=True)
+    assert manifest["nodeSelector"]["cloud.google.com/gke-spot"] == "true"
+    assert manifest["tolerations"][-1]["key"] == "cloud.google.com/gke-spot"
+    assert manifest["terminationGracePeriodSeconds"] == 25
     assert pod()["terminationGracePeriodSeconds"] == 120
 
 
-def test_a_users_mistake_ends_it_and_a_lost_node_does_not_count() -> None:
+def test_a_usage_error_ends_the_job_and_a_lost_node_does_not_count() -> None:
     spec = job()["spec"]
-    mistake, disruption = spec["podFailurePolicy"]["rules"]
-    assert mistake == {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [2]}}
+    usage_error, disruption = spec["podFailurePolicy"]["rules"]
+    assert usage_error == {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [2]}}
     assert disruption["action"] == "Ignore"
     assert spec["podReplacementPolicy"] == "Failed"
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
 
 
-def test_only_temporary_folders_can_be_written() -> None:
-    made = pod(gpus=2)
-    container = made["containers"][0]
+def test_only_temporary_folders_are_writable() -> None:
+    manifest = pod(gpus=2)
+    container = manifest["containers"][0]
     assert container["securityContext"]["readOnlyRootFilesystem"]
-    assert made["securityContext"]["runAsUser"] == 10001
+    assert manifest["securityContext"]["runAsUser"] == 10001
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     assert mounts == {"tmp": "/tmp", "shm": "/dev/shm"}
-    assert [volume["name"] for volume in made["volumes"]] == list(mounts)
+    assert [volume["name"] for volume in manifest["volumes"]] == list(mounts)
 
 
-# The fields of a JobSet, v1alpha2, with the types of their values, as its CRD has them; the Job
-# within is Kubernetes's own.
+# Fields of a JobSet, v1alpha2, with the types of their values, from its CRD. The Job inside it is
+# checked by Kubernetes' own schema.
 JOB_SET: dict[str, Any] = {
     "network": {"enableDNSHostnames": bool, "publishNotReadyAddresses": bool, "subdomain": str},
     "failurePolicy": {
@@ -112,28 +112,28 @@ JOB_SET: dict[str, Any] = {
 }
 
 
-def check(value: Any, schema: Any, place: str = "spec") -> None:
-    """Raises AssertionError for a field that a JobSet has not, or of another type."""
+def check(value: Any, schema: Any, path: str = "spec") -> None:
+    """Raises AssertionError for a field that a JobSet does not have, or of another type."""
     if isinstance(schema, type):
-        assert isinstance(value, schema), f"{place}: {value!r}"
+        assert isinstance(value, schema), f"{path}: {value!r}"
     elif isinstance(schema, set):
-        assert value in schema, f"{place}: {value!r}"
+        assert value in schema, f"{path}: {value!r}"
     elif isinstance(schema, list):
         for item in value:
-            check(item, schema[0], f"{place}[]")
+            check(item, schema[0], f"{path}[]")
     else:
-        assert value.keys() <= schema.keys(), f"{place}: {value.keys() - schema.keys()}"
+        assert value.keys() <= schema.keys(), f"{path}: {value.keys() - schema.keys()}"
         for name, item in value.items():
-            check(item, schema[name], f"{place}.{name}")
+            check(item, schema[name], f"{path}.{name}")
 
 
 @pytest.mark.parametrize("settings", [{}, {"gpu": None, "gpus": 0}, {"spot": True, "gpus": 8}])
-def test_several_workers_are_a_job_set(settings: dict[str, Any]) -> None:
-    made = job(workers=3, namespace="ml", timeout_hours=1.0, **settings)
-    assert (made["apiVersion"], made["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
-    assert made["metadata"]["namespace"] == "ml"
-    check(made["spec"], JOB_SET)
-    (replicated,) = made["spec"]["replicatedJobs"]
+def test_several_workers_become_a_job_set(settings: dict[str, Any]) -> None:
+    manifest = job(workers=3, namespace="ml", timeout_hours=1.0, **settings)
+    assert (manifest["apiVersion"], manifest["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    assert manifest["metadata"]["namespace"] == "ml"
+    check(manifest["spec"], JOB_SET)
+    (replicated,) = manifest["spec"]["replicatedJobs"]
     inner = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "inner"}}
     kubernetes_validate.validate(inner | replicated["template"], "1.37", strict=True)
     spec = replicated["template"]["spec"]
@@ -141,34 +141,34 @@ def test_several_workers_are_a_job_set(settings: dict[str, Any]) -> None:
     assert spec["completions"] == spec["parallelism"] == 3
 
 
-def test_what_is_no_job_set_would_be_noticed() -> None:
-    made = job(workers=2)
-    made["spec"]["failurePolicy"]["maxRestart"] = 3
+def test_the_job_set_check_rejects_an_unknown_field() -> None:
+    manifest = job(workers=2)
+    manifest["spec"]["failurePolicy"]["maxRestart"] = 3
     with pytest.raises(AssertionError, match="maxRestart"):
-        check(made["spec"], JOB_SET)
+        check(manifest["spec"], JOB_SET)
 
 
-def test_each_pod_is_told_its_place_among_the_workers() -> None:
-    """As Kubernetes makes it: the index of the pod is put in for $(HOST_INDEX)."""
+def test_each_pod_gets_its_index_in_tf_config() -> None:
+    """Replaces $(WORKER_INDEX) by the pod's index, as Kubernetes does."""
     (replicated,) = job(name="cnn-1", workers=3)["spec"]["replicatedJobs"]
     pod = replicated["template"]["spec"]["template"]["spec"]
     index, config = pod["containers"][0]["env"]
-    assert index["name"] == "HOST_INDEX"
+    assert index["name"] == "WORKER_INDEX"
     assert "job-completion-index" in index["valueFrom"]["fieldRef"]["fieldPath"]
-    addresses = tuple(f"cnn-1-host-0-{host}.cnn-1:2222" for host in range(3))
-    for host in range(3):
-        value = config["value"].replace("$(HOST_INDEX)", str(host))
+    addresses = tuple(f"cnn-1-worker-0-{worker}.cnn-1:2222" for worker in range(3))
+    for worker in range(3):
+        value = config["value"].replace("$(WORKER_INDEX)", str(worker))
         assert json.loads(value)
-        assert read_cluster({config["name"]: value}) == Cluster(addresses, host)
-    assert len(kubernetes.longest_pod_name("cnn-1", 11)) == len("cnn-1-host-0-10-abcde")
+        assert read_cluster({config["name"]: value}) == Cluster(addresses, worker)
+    assert len(kubernetes.longest_pod_name("cnn-1", 11)) == len("cnn-1-worker-0-10-abcde")
 
 
-def test_a_host_that_fails_starts_all_again_but_for_a_users_mistake() -> None:
+def test_a_failed_worker_restarts_all_unless_it_is_a_usage_error() -> None:
     spec = job(workers=2)["spec"]
     inner = spec["replicatedJobs"][0]["template"]["spec"]
     assert inner["backoffLimit"] == 0
-    (mistake,) = inner["podFailurePolicy"]["rules"]
-    assert mistake == {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [2]}}
+    (usage_error,) = inner["podFailurePolicy"]["rules"]
+    assert usage_error == {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [2]}}
     (rule,) = spec["failurePolicy"]["rules"]
     assert rule["action"] == "FailJobSet"
     assert rule["onJobFailureReasons"] == ["PodFailurePolicy", "DeadlineExceeded"]

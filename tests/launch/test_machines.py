@@ -1,4 +1,4 @@
-"""GPUs are where Compute Engine has them, and named as Vertex AI names them."""
+"""Machine types have the GPUs that Compute Engine documents, under Vertex AI's names."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from trainer.launch.machines import Machine, choose
 
 
 @pytest.mark.parametrize("gpu", machines.GPUS)
-def test_every_gpu_has_a_name_at_vertex_ai_and_a_usual_machine(gpu: str) -> None:
+def test_every_gpu_has_a_vertex_ai_name_and_a_default_machine(gpu: str) -> None:
     assert vertex.accelerator_type(gpu) in AcceleratorType.__members__
     counts = machines._BUILT_IN.get(gpu) or machines._ATTACHED[gpu]
     for count in counts:
-        usual = choose(gpu, count, None)
-        assert (usual.gpu, usual.gpus) == (gpu, count)
-        assert choose(gpu, count, usual.type) == usual
+        default = choose(gpu, count, None)
+        assert (default.gpu, default.gpus) == (gpu, count)
+        assert choose(gpu, count, default.type) == default
 
 
 @pytest.mark.parametrize(
-    ("gpu", "gpus", "machine", "chosen"),
+    ("gpu", "gpus", "machine", "expected"),
     [
         (None, None, None, Machine("e2-standard-8", None, 0)),
         (None, None, "n1-standard-16", Machine("n1-standard-16", None, 0)),
@@ -35,25 +35,30 @@ def test_every_gpu_has_a_name_at_vertex_ai_and_a_usual_machine(gpu: str) -> None
         ("nvidia-h100-80gb", 8, None, Machine("a3-highgpu-8g", "nvidia-h100-80gb", 8)),
     ],
 )
-def test_the_usual_machine(
-    gpu: str | None, gpus: int | None, machine: str | None, chosen: Machine
+def test_the_machine_for_a_gpu(
+    gpu: str | None, gpus: int | None, machine: str | None, expected: Machine
 ) -> None:
-    assert choose(gpu, gpus, machine) == chosen
+    assert choose(gpu, gpus, machine) == expected
 
 
 @pytest.mark.parametrize(
     ("gpu", "gpus", "machine", "message"),
     [
         ("nvidia-t4", 1, None, "--gpu: found 'nvidia-t4', expected one of: nvidia-l4, "),
-        ("nvidia-l4", 3, None, "--gpus: found 3, a machine with nvidia-l4 has one of: 1, 2, 4, 8"),
-        ("nvidia-l4", 2, "g2-standard-8", "found 'g2-standard-8', 2 nvidia-l4 are in one of: g2-"),
-        ("nvidia-tesla-t4", 1, "n1-standard-64", "with at most 48 CPUs"),
-        ("nvidia-tesla-t4", 1, "e2-standard-8", "can be attached to n1-standard"),
-        (None, 2, None, "--gpus: found 2, expected --gpu beside it"),
+        ("nvidia-l4", 3, None, "--gpus: found 3, expected one of: 1, 2, 4, 8 (for nvidia-l4)"),
+        (
+            "nvidia-l4",
+            2,
+            "g2-standard-8",
+            "found 'g2-standard-8', expected one of: g2-standard-24 (for",
+        ),
+        ("nvidia-tesla-t4", 1, "n1-standard-64", "at most 48 CPUs"),
+        ("nvidia-tesla-t4", 1, "e2-standard-8", "expected n1-standard, n1-highmem or n1-highcpu"),
+        (None, 2, None, "--gpus: found 2, expected --gpu as well"),
         (None, None, "a2-highgpu-1g", "found 'a2-highgpu-1g', which has GPUs, expected --gpu"),
     ],
 )
-def test_what_no_machine_has_is_refused(
+def test_an_impossible_combination_is_refused(
     gpu: str | None, gpus: int | None, machine: str | None, message: str
 ) -> None:
     with pytest.raises(UsageError) as refused:

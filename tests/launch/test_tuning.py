@@ -1,4 +1,4 @@
-"""What `--tune` says becomes a study, and what the job would refuse is refused."""
+"""`--tune` becomes a StudySpec, and refuses values that the job would refuse."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainer.launch import job_flags, tuning
 
 def study(text: str, *flags: str, metric: str = "val_accuracy") -> dict[str, Any]:
     job = job_flags.read(
-        ["--validation-split=0.1", *flags], program="trainer submit", mounted="/gcs/"
+        ["--validation-split=0.1", *flags], program="trainer submit", mounted_buckets=True
     )
     return tuning.study(text, metric, job)
 
@@ -52,9 +52,9 @@ def study(text: str, *flags: str, metric: str = "val_accuracy") -> dict[str, Any
     ],
 )
 def test_each_kind_of_parameter(text: str, parameter: dict[str, Any]) -> None:
-    made = study(text)
-    assert made["parameters"] == [parameter]
-    StudySpec.from_json(json.dumps(made))
+    spec = study(text)
+    assert spec["parameters"] == [parameter]
+    StudySpec.from_json(json.dumps(spec))
 
 
 def test_accuracy_is_maximised_and_loss_minimised() -> None:
@@ -76,7 +76,7 @@ def test_accuracy_is_maximised_and_loss_minimised() -> None:
         ("epochs=1.5..9", "--tune epochs: found '1.5'"),
         ("epochs=9..3", "found '9..3', expected the smaller number first"),
         ("seed=0..9:log", "expected numbers above 0 with :log"),
-        ("epochs=3..9:exp", "expected :log or nothing at its end"),
+        ("epochs=3..9:exp", "expected :log or nothing at the end"),
         ("epochs=3", "found '3', expected a range like 1..5, or different values"),
         ("epochs", "--tune epochs: found ''"),
         ("epochs=3,3", "found '3,3', expected a range like 1..5, or different values"),
@@ -86,13 +86,13 @@ def test_accuracy_is_maximised_and_loss_minimised() -> None:
         ("learning_rate=1..nan", "--tune learning_rate: found 'nan'"),
     ],
 )
-def test_what_cannot_be_searched_is_refused(text: str, message: str) -> None:
+def test_an_invalid_search_is_refused(text: str, message: str) -> None:
     with pytest.raises(UsageError) as refused:
         study(text)
     assert message in str(refused.value)
 
 
-def test_a_setting_is_searched_or_fixed() -> None:
+def test_a_setting_is_either_searched_or_fixed() -> None:
     with pytest.raises(UsageError, match="--tune epochs: found --epochs 3 behind '--' too"):
         study("epochs=3..9", "--epochs=3")
 
@@ -102,9 +102,11 @@ def test_a_trial_is_one_run() -> None:
         study("epochs=3..9", "--folds=5")
 
 
-def test_trials_are_not_chosen_by_the_test_part() -> None:
-    job = job_flags.read(["--model=mlp"], program="trainer submit", mounted="/gcs/")
+def test_trials_are_not_ranked_by_the_test_split() -> None:
+    job = job_flags.read(["--model=mlp"], program="trainer submit", mounted_buckets=True)
     with pytest.raises(UsageError, match=r"expected --validation-split 0\.1 or --validation-data"):
         tuning.study("epochs=3..9", "val_accuracy", job)
-    job = job_flags.read(["--validation-data=gs://b/v"], program="trainer submit", mounted=None)
+    job = job_flags.read(
+        ["--validation-data=gs://b/v"], program="trainer submit", mounted_buckets=False
+    )
     tuning.study("epochs=3..9", "val_accuracy", job)

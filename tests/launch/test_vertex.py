@@ -1,4 +1,4 @@
-"""The requests are what Google's own types and client make of the same job."""
+"""Requests equal those that Google's own types and client build for the same job."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from trainer.launch import job_flags, machines, tuning, vertex
 
 
 def documents() -> list[tuple[str, dict[str, Any]]]:
-    job = job_flags.read(["--model=cnn", "--validation-split=0.1"], program="", mounted=None)
+    job = job_flags.read(
+        ["--model=cnn", "--validation-split=0.1"], program="", mounted_buckets=False
+    )
     specs = [
         vertex.job_spec(
             image="i",
@@ -40,19 +42,19 @@ def documents() -> list[tuple[str, dict[str, Any]]]:
         ),
     ]
     study = tuning.study("learning_rate=1e-4..1e-2:log epochs=3..9", "val_accuracy", job)
-    made = [("customJobs", vertex.custom_job(spec, name="a", token="t1")) for spec in specs]
-    tuned = [vertex.tuning_spec(spec, study, trials=20, parallel=4) for spec in specs]
+    custom = [("customJobs", vertex.custom_job(spec, name="a", token="t1")) for spec in specs]
+    tuning_specs = [vertex.tuning_spec(spec, study, trials=20, parallel=4) for spec in specs]
     return [
-        *made,
+        *custom,
         *(
             ("hyperparameterTuningJobs", vertex.tuning_job(spec, name="a", token="t1"))
-            for spec in tuned
+            for spec in tuning_specs
         ),
     ]
 
 
 @pytest.mark.parametrize(("collection", "document"), documents())
-def test_a_request_is_that_of_googles_client(collection: str, document: dict[str, Any]) -> None:
+def test_a_request_equals_that_of_googles_client(collection: str, document: dict[str, Any]) -> None:
     message = TYPES[collection].from_json(json.dumps(document))
     server = VertexServer()
     with served(server) as proxy:
@@ -71,18 +73,18 @@ def test_a_request_is_that_of_googles_client(collection: str, document: dict[str
         client.transport.close()
     (sent,) = server.bodies
     assert TYPES[collection].from_json(json.dumps(sent)) == message
-    # Nothing is lost on the way through the types: each field of ours has a place in them.
-    back = json.loads(TYPES[collection].to_json(message, use_integers_for_enums=False))
-    assert covers(back, document)
+    # Google's types keep every field of our JSON.
+    parsed = json.loads(TYPES[collection].to_json(message, use_integers_for_enums=False))
+    assert contains(parsed, document)
 
 
-def covers(there: Any, ours: Any) -> bool:
-    """Tells whether all of `ours` is in what the types made of it; int64 are strings there."""
-    if isinstance(ours, dict):
-        return all(name in there and covers(there[name], ours[name]) for name in ours)
-    if isinstance(ours, list):
-        return len(there) == len(ours) and all(map(covers, there, ours))
-    return there == ours or str(there) == str(ours)
+def contains(parsed: Any, document: Any) -> bool:
+    """Returns whether `parsed` has all fields of `document`; int64 are strings in `parsed`."""
+    if isinstance(document, dict):
+        return all(name in parsed and contains(parsed[name], document[name]) for name in document)
+    if isinstance(document, list):
+        return len(parsed) == len(document) and all(map(contains, parsed, document))
+    return parsed == document or str(parsed) == str(document)
 
 
 def test_a_timeout_is_in_seconds() -> None:
@@ -90,7 +92,7 @@ def test_a_timeout_is_in_seconds() -> None:
     assert document["jobSpec"]["scheduling"] == {"strategy": "SPOT", "timeout": "5400s"}
 
 
-def test_several_workers_are_a_chief_and_workers_of_the_same_machine() -> None:
+def test_several_workers_are_two_pools_of_the_same_machine() -> None:
     spec = documents()[2][1]["jobSpec"]
     chief, workers = spec["workerPoolSpecs"]
     assert (chief["replicaCount"], workers["replicaCount"]) == (1, 2)

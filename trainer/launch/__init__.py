@@ -1,1 +1,1 @@
-"""Jobs on other people's machines: Vertex AI's custom and tuning jobs, and Kubernetes Jobs."""
+"""Launches jobs on Vertex AI (custom and tuning jobs), and writes Kubernetes Jobs."""

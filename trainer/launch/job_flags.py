@@ -1,85 +1,89 @@
-"""The flags of the job itself, behind `--`: checked here, in seconds, and not there in an hour."""
+"""Checks the flags behind `--`, which are those of the job, before anything is submitted."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trainer import models, task
+from trainer import models, storage, task
 from trainer.config import Config, command_line, flag_name, option_specs, resolve
 from trainer.data.loader import SHIPPED
 from trainer.errors import UsageError
 from trainer.models import MODELS
 
-_READ = ("data", "validation_data", "test_data", "weights", "config")
-_WRITTEN = ("checkpoint_dir", "tensorboard_dir")
+_INPUTS = ("data", "validation_data", "test_data", "weights", "config")
+_OUTPUTS = ("checkpoint_dir", "tensorboard_dir")
 
 
 @dataclass(frozen=True)
 class JobFlags:
-    """What the job will be called with.
+    """Checked flags of a job.
 
     Attributes:
-        typed: the strings that the user gave, by the name of the setting.
-        config: the settings they make, with those of a `--config` file left out.
+        values: the flags as typed, by the name of the setting.
+        config: the settings that result from them; a `--config` file is not read.
     """
 
-    typed: dict[str, str]
+    values: dict[str, str]
     config: Config
 
     @property
     def arguments(self) -> list[str]:
-        """The command line. One word a flag: a bare 1e-4 in YAML would be read as a number."""
-        return [f"{flag_name(name)}={value}" for name, value in self.typed.items()]
+        """The command line, as `--flag=value`: YAML would read a bare 1e-4 as a number."""
+        return [f"{flag_name(name)}={value}" for name, value in self.values.items()]
 
 
-def read(arguments: Sequence[str], *, program: str, mounted: str | None) -> JobFlags:
-    """Checks the job's flags as the job will; answers `--help` by itself.
+def read(arguments: Sequence[str], *, program: str, mounted_buckets: bool) -> JobFlags:
+    """Returns the job's flags, checked as the job itself does; prints the help for `--help`.
 
     Args:
-        arguments: what stands behind `--`.
-        program: how the command is called, for the help.
-        mounted: where the job's machine has buckets as a folder; None if it has not.
+        arguments: the words behind `--`.
+        program: name of the command, for the help.
+        mounted_buckets: whether the job's machine has buckets as folders below `/gcs/`.
 
     Raises:
-        UsageError: a flag or value that the job would refuse, or that cannot work there.
+        UsageError: the job would refuse a flag or value, or it cannot work on that machine.
+        SystemExit: with code 0, after printing the help.
     """
-    typed = command_line.parse_values(
+    values = command_line.parse_values(
         arguments,
         option_specs(Config),
         program=f"{program} ... --",
-        summary="The flags of the job, which is python -m trainer.task there.",
+        summary="Flags of the job, which runs python -m trainer.task.",
         names=task.NAMES,
     )
-    config = resolve(typed)
+    config = resolve(values)
     check_model(config.model)
     if config.out:
         raise UsageError(f"--out: found {config.out!r} behind '--', expected it before '--'")
     if config.overwrite:
         raise UsageError(
-            "--overwrite: a job that the service starts once more would replace what it has "
-            "finished, expected another --out"
+            "--overwrite: found it behind '--'. When the service restarts the job, it would "
+            "replace a finished run. Use another --out instead"
         )
-    for name in (*_READ, *_WRITTEN):
-        _check_place(name, getattr(config, name), mounted)
-    return JobFlags(typed, config)
+    for name in (*_INPUTS, *_OUTPUTS):
+        _check_path(name, getattr(config, name), mounted_buckets)
+    return JobFlags(values, config)
 
 
 def check_model(name: str) -> None:
-    """Raises UsageError if a model is neither registered nor named as package.module:build.
+    """Raises UsageError if a model is neither registered nor of the form package.module:build.
 
-    Whether the image has the user's package is seen there only.
+    The user's package is not imported: it may be installed in the image only.
     """
     if name not in MODELS and ":" not in name:
         models.find(name)
 
 
-def _check_place(name: str, place: str | None, mounted: str | None) -> None:
-    roots = tuple(filter(None, ("gs://", mounted)))
-    if place is None or place.startswith(roots) or (name == "data" and place in SHIPPED):
+def _check_path(name: str, path: str | None, mounted_buckets: bool) -> None:
+    """Raises UsageError unless the job's machine can reach a path."""
+    if path is None or storage.is_remote(path) or (name == "data" and path in SHIPPED):
         return
+    if mounted_buckets and storage.is_mounted(path):
+        return
+    roots = (storage.SCHEME, storage.MOUNT) if mounted_buckets else (storage.SCHEME,)
     shipped = f"{', '.join(SHIPPED)}, or " if name == "data" else ""
     raise UsageError(
-        f"{flag_name(name)}: found {place!r}, which the job's machine does not have, "
-        f"expected {shipped}{' or '.join(f'{root}...' for root in roots)}"
+        f"{flag_name(name)}: found {path!r}, which the job's machine does not have, "
+        f"expected {shipped}{' or '.join(f'{root}...' for root in roots)}. Copy it to a bucket"
     )

@@ -1,4 +1,4 @@
-"""Jobs of Vertex AI in one project and region: made, read, and their errors explained."""
+"""Creates and reads Vertex AI jobs in one project and region, and explains the service's errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from trainer.errors import TransientStorageError, UsageError
 from trainer.launch import vertex
-from trainer.launch.rest import Client, Patience, RequestError
+from trainer.launch.rest import Client, RequestError, RequestRetry
 
 _API = "aiplatform.googleapis.com"
 
@@ -20,10 +20,10 @@ class Jobs:
     """The custom jobs, or the tuning jobs, of a project in a region."""
 
     def __init__(self, project: str, region: str, *, tuning: bool) -> None:
-        """Sends nothing yet, but looks for credentials.
+        """Loads the credentials; sends no request.
 
         Raises:
-            UsageError: there are none.
+            UsageError: there are no credentials.
         """
         self._project = project
         self._region = region
@@ -33,11 +33,11 @@ class Jobs:
         self._client = Client(self._endpoint)
 
     def create(self, document: Mapping[str, Any]) -> dict[str, Any]:
-        """Makes a job, exactly one, and returns it.
+        """Creates one job and returns it.
 
-        A request of this kind is not safe to repeat: a second job would cost as much again. So when
-        its answer was lost the job is looked for, by its label, for a quarter of the time that all
-        tries have, since the service may still be making it; only then is it asked for again.
+        Repeating the request could create, and bill, a second job. When a response is lost, the job
+        is first searched for by its label, for a quarter of the total retry time, since the service
+        may still be creating it. Only then is the request sent again.
 
         Raises:
             UsageError: the service refuses the request.
@@ -45,79 +45,80 @@ class Jobs:
         """
         url = f"{self._endpoint}/v1/{self._parent}/{self._collection}"
         token = document["labels"][vertex.LABEL]
-        patience = Patience()
-        lost_s: float | None = None  # When the answer was.
+        retry = RequestRetry()
+        lost_s: float | None = None  # Time of the last lost response.
         while True:
             try:
                 if lost_s is not None:
-                    if found := self._find(url, token):
-                        return found
-                    if time.monotonic() - lost_s < patience.total_s / 4:
-                        time.sleep(patience.total_s / 60)
+                    if job := self._find(url, token):
+                        return job
+                    if time.monotonic() - lost_s < retry.total_s / 4:
+                        time.sleep(retry.total_s / 60)
                         continue
                 return self._client.send("POST", url, json=document)
             except RequestError as error:
                 if error.ambiguous:
                     lost_s = time.monotonic()
-                with self._explained(document, in_doubt=lost_s is not None):
-                    if error.passing:
+                with self._translate_errors(document, may_exist=lost_s is not None):
+                    if error.retryable:
                         print(f"Vertex AI: {error}; trying again", file=sys.stderr)
-                    patience.wait(error)
+                    retry.wait(error)
 
     def read(self, name: str) -> dict[str, Any]:
         """Returns a job by its resource name.
 
         Raises:
-            UsageError: it is not there any more, or may not be read.
+            UsageError: the job no longer exists, or may not be read.
             TransientStorageError: the service fails for too long.
         """
-        with self._explained():
+        with self._translate_errors():
             return self._client.read("GET", f"{self._endpoint}/v1/{name}")
 
     def command(self, verb: str, name: str = "") -> str:
-        """Returns the gcloud command that does something to a job."""
+        """Returns the gcloud command for a job: `verb` is stream-logs, cancel or list."""
         words = [self._gcloud, verb, name.rpartition("/")[2]]
         options = f"--project={self._project} --region={self._region}"
         return " ".join([*filter(None, words), options])
 
-    def in_doubt(self, document: Mapping[str, Any]) -> str:
-        """Returns how to find out whether a job was made."""
+    def search_hint(self, document: Mapping[str, Any]) -> str:
+        """Returns a message with the command that lists the job, if it was created."""
         label = f"labels.{vertex.LABEL}={document['labels'][vertex.LABEL]}"
-        return f"whether there is a job now, this tells: {self.command('list')} --filter={label}"
+        return f"the job may exist; check with: {self.command('list')} --filter={label}"
 
     @property
     def _parent(self) -> str:
         return f"projects/{self._project}/locations/{self._region}"
 
     def _find(self, url: str, token: str) -> dict[str, Any] | None:
+        """Returns the job with this label; None if there is none."""
         label = f'labels.{vertex.LABEL}="{token}"'
-        found = self._client.send("GET", url, params={"filter": label})
-        return next(iter(found.get(self._collection, [])), None)
+        response = self._client.send("GET", url, params={"filter": label})
+        return next(iter(response.get(self._collection, [])), None)
 
     @contextmanager
-    def _explained(
-        self, document: Mapping[str, Any] | None = None, *, in_doubt: bool = False
+    def _translate_errors(
+        self, document: Mapping[str, Any] | None = None, *, may_exist: bool = False
     ) -> Iterator[None]:
-        """Turns a request's error into one line for the user."""
+        """Translates a RequestError into a TrainerError with a one-line message."""
         try:
             yield
         except RequestError as error:
-            doubt = f"; {self.in_doubt(document)}" if in_doubt and document else ""
-            if error.passing and error.status != 429:
+            hint = f"; {self.search_hint(document)}" if may_exist and document else ""
+            if error.retryable and error.status != 429:
                 raise TransientStorageError(
-                    f"--region {self._region}: Vertex AI: {error}{doubt}"
+                    f"--region {self._region}: Vertex AI: {error}{hint}"
                 ) from error
-            raise UsageError(self._refusal(error, document or {}) + doubt) from error
+            raise UsageError(self._refusal(error, document or {}) + hint) from error
 
     def _refusal(self, error: RequestError, document: Mapping[str, Any]) -> str:
         spec = document.get("jobSpec") or document.get("trialJobSpec") or {}
         project = f"--project {self._project}"
         if "quota project" in error.message:
-            login = f"gcloud auth application-default set-quota-project {self._project}"
-            return f"{project}: your credentials name no project to count requests for; `{login}`"
+            command = f"gcloud auth application-default set-quota-project {self._project}"
+            return f"{project}: your credentials have no quota project; run `{command}`"
         if error.reason == "SERVICE_DISABLED":
-            enable = f"gcloud services enable {_API} --project={self._project}"
-            return f"{project}: Vertex AI is not enabled there; `{enable}` does it"
+            command = f"gcloud services enable {_API} --project={self._project}"
+            return f"{project}: Vertex AI is not enabled there; run `{command}`"
         if error.status in (401, 403):
             roles = "roles/aiplatform.user"
             if account := spec.get("serviceAccount"):
@@ -128,19 +129,19 @@ class Jobs:
         if error.status == 429:
             quotas = f"https://console.cloud.google.com/iam-admin/quotas?project={self._project}"
             return (
-                f"{project}, --region {self._region}: {error}; each region and kind of GPU has its "
-                f"own quota, and so has --spot; {quotas} lists them"
+                f"{project}, --region {self._region}: {error}; each region, each kind of GPU and "
+                f"--spot have quotas of their own, listed at {quotas}"
             )
         return f"refused by Vertex AI: {_flags(spec)}{error}"
 
 
-def endpoint(service: str, usual: str) -> str:
-    """Returns where a service is reached, which gcloud's own variables can change."""
-    return os.environ.get(f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{service}", usual).rstrip("/")
+def endpoint(service: str, default: str) -> str:
+    """Returns the URL of a service; gcloud's environment variables override the default."""
+    return os.environ.get(f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{service}", default).rstrip("/")
 
 
 def _flags(spec: Mapping[str, Any]) -> str:
-    """Names the flags that a refused job was made from."""
+    """Returns the flags that a refused job was built from, as the beginning of a message."""
     if not spec:
         return ""
     pool = spec["workerPoolSpecs"][0]

@@ -1,7 +1,8 @@
-"""A Kubernetes Job, for GKE's names of GPUs and spot nodes; it needs Kubernetes 1.31 or newer.
+"""Builds the manifest of a Kubernetes Job for GKE; needs Kubernetes 1.31 or newer.
 
-On several workers it is a JobSet around such a Job, which needs the JobSet controller 0.8 or newer
-(jobset.sigs.k8s.io). It starts all pods again if one ends, and gives each pod a name in the DNS.
+Labels of GPUs and spot nodes are GKE's. For several workers the Job is wrapped in a JobSet, which
+needs the JobSet controller 0.8 or newer (jobset.sigs.k8s.io). A JobSet restarts all pods if one
+fails, and gives each pod a DNS name.
 """
 
 from __future__ import annotations
@@ -11,19 +12,20 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-_USER = 10001  # That of the image.
+_USER = 10001  # The user of the image.
 _SPOT = "cloud.google.com/gke-spot"
 _GPU = "nvidia.com/gpu"
 _LABELS = {"app.kubernetes.io/name": "trainer"}
-_HOST = "host"  # The name of the Job in its JobSet, in the names of pods.
+_WORKER = "worker"  # Name of the Job in its JobSet; part of the names of pods.
 _PORT = 2222
 _RESTARTS, _SPOT_RESTARTS = 10, 100
-_MISTAKE = {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [2]}}
+# Exit code 2 is a usage error, which a restart would repeat.
+_USAGE_ERROR = {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [2]}}
 
 
 def longest_pod_name(name: str, workers: int) -> str:
-    """Returns a name as long as Kubernetes will make one for a pod of several workers."""
-    return f"{name}-{_HOST}-0-{workers - 1}-abcde"
+    """Returns a pod name of the maximum length that Kubernetes generates for this many workers."""
+    return f"{name}-{_WORKER}-0-{workers - 1}-abcde"
 
 
 def job(
@@ -40,30 +42,30 @@ def job(
     service_account: str | None = None,
     timeout_hours: float | None = None,
 ) -> dict[str, Any]:
-    """Returns the manifest of a Job whose one pod runs the image until it has succeeded.
+    """Returns the manifest of a Job whose single pod runs the image until it succeeds.
 
-    With several workers it is that of a JobSet, whose pods train together.
+    For several workers, returns the manifest of a JobSet, whose pods train together.
 
     Args:
-        name: of the Job, a DNS label.
-        image: of the container.
-        arguments: of the container, without `--out`.
-        out: the run directory, gs://.
-        gpu: as GKE labels its nodes; None for the CPU.
-        gpus: how many of them, on each worker.
-        workers: how many pods train together.
+        name: name of the Job, a DNS label.
+        image: container image.
+        arguments: arguments of the container, without `--out`.
+        out: run directory, gs://.
+        gpu: GKE's label of the GPU; None for the CPU.
+        gpus: number of GPUs per worker.
+        workers: number of pods that train together.
         spot: whether to run on spot nodes.
-        namespace: of the Job; that of the user's context, if None.
-        service_account: of the pod, a Kubernetes service account.
-        timeout_hours: until the Job is given up, over all its pods; on several workers, from their
-            last start on.
+        namespace: namespace of the Job; None for that of the user's context.
+        service_account: Kubernetes service account of the pod.
+        timeout_hours: hours until the Job is ended, over all restarts; for several workers, since
+            the last restart.
     """
     metadata: dict[str, Any] = {"name": name, "labels": dict(_LABELS)}
     if namespace:
         metadata["namespace"] = namespace
     spec: dict[str, Any] = {
-        **(_ALONE if workers == 1 else _together(workers)),
-        # Not before the old pod has ended: the run directory is one pod's at a time.
+        **(_SINGLE_POD if workers == 1 else _indexed_pods(workers)),
+        # Start a new pod only after the old one has ended: both would write the run directory.
         "podReplacementPolicy": "Failed",
     }
     if timeout_hours:
@@ -87,56 +89,56 @@ def job(
                 "maxRestarts": _SPOT_RESTARTS if spot else _RESTARTS,
                 "rules": [
                     {
-                        "name": "no_use_in_another_try",
+                        "name": "do_not_restart",
                         "action": "FailJobSet",
                         "onJobFailureReasons": ["PodFailurePolicy", "DeadlineExceeded"],
                     }
                 ],
             },
-            "replicatedJobs": [{"name": _HOST, "replicas": 1, "template": {"spec": spec}}],
+            "replicatedJobs": [{"name": _WORKER, "replicas": 1, "template": {"spec": spec}}],
         },
     }
 
 
-_ALONE: dict[str, Any] = {
-    # A node that is taken away does not count; what the user has to put right is not repeated.
+_SINGLE_POD: dict[str, Any] = {
+    # A lost node does not count as a failure.
     "backoffLimit": 3,
     "podFailurePolicy": {
         "rules": [
-            _MISTAKE,
+            _USAGE_ERROR,
             {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
         ]
     },
 }
 
 
-def _together(workers: int) -> dict[str, Any]:
-    """Returns what makes a Job of several pods fail with the first one that does."""
+def _indexed_pods(workers: int) -> dict[str, Any]:
+    """Returns the fields of a Job of several pods that fails with its first failing pod."""
     return {
         "completionMode": "Indexed",
         "completions": workers,
         "parallelism": workers,
         "backoffLimit": 0,
-        "podFailurePolicy": {"rules": [_MISTAKE]},
+        "podFailurePolicy": {"rules": [_USAGE_ERROR]},
     }
 
 
 def _environment(name: str, workers: int) -> list[dict[str, Any]]:
-    """Returns the variables of a pod: its index, and TF_CONFIG made of it by Kubernetes."""
+    """Returns a pod's variables: its index, and TF_CONFIG, where Kubernetes fills in the index."""
     index = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
-    addresses = [f"{name}-{_HOST}-0-{host}.{name}:{_PORT}" for host in range(workers)]
+    addresses = [f"{name}-{_WORKER}-0-{worker}.{name}:{_PORT}" for worker in range(workers)]
     config = {
         "cluster": {"worker": addresses},
-        "task": {"type": "worker", "index": "$(HOST_INDEX)"},
+        "task": {"type": "worker", "index": "$(WORKER_INDEX)"},
     }
     return [
-        {"name": "HOST_INDEX", "valueFrom": {"fieldRef": {"fieldPath": index}}},
+        {"name": "WORKER_INDEX", "valueFrom": {"fieldRef": {"fieldPath": index}}},
         {"name": "TF_CONFIG", "value": json.dumps(config)},
     ]
 
 
 def _placement(gpu: str | None, spot: bool) -> dict[str, Any]:
-    """Says which nodes the pod may run on, in spite of what keeps other pods off them."""
+    """Returns node selector and tolerations for GPU and spot nodes; {} without either."""
     selector, tolerations = {}, []
     if gpu:
         selector["cloud.google.com/gke-accelerator"] = gpu
@@ -150,8 +152,7 @@ def _placement(gpu: str | None, spot: bool) -> dict[str, Any]:
 
 
 def _pod(image: str, arguments: list[str], gpus: int, spot: bool) -> dict[str, Any]:
-    # On Autopilot a pod that asks for nothing gets too little for TensorFlow; this fits on the
-    # smallest node with a GPU.
+    # Autopilot's default requests are too small for TensorFlow. These fit on the smallest GPU node.
     resources: dict[str, Any] = {
         "requests": {"cpu": "2", "memory": "8Gi", "ephemeral-storage": "10Gi"}
     }
@@ -159,13 +160,12 @@ def _pod(image: str, arguments: list[str], gpus: int, spot: bool) -> dict[str, A
     mounts = [{"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108
     if gpus:
         resources["limits"] = {_GPU: gpus}
-    if gpus > 1:  # NCCL's buffers between GPUs do not fit into the 64 MB that containers have.
+    if gpus > 1:  # NCCL's buffers need more than a container's default of 64 MB.
         volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}})
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108
     return {
-        "restartPolicy": "Never",  # So that the failure policy is asked.
-        # The last checkpoint is written in this time. GKE takes a spot node after 25 s at most, and a
-        # longer period would only be cut short.
+        "restartPolicy": "Never",  # The failure policy requires it.
+        # Time to write the last checkpoint. GKE gives spot nodes at most 25 s.
         "terminationGracePeriodSeconds": 25 if spot else 120,
         "automountServiceAccountToken": False,
         "securityContext": {

@@ -1,4 +1,4 @@
-"""The lines that a job of Vertex AI writes, from Cloud Logging, each once."""
+"""Reads the log of a Vertex AI job from Cloud Logging, each line once."""
 
 from __future__ import annotations
 
@@ -9,51 +9,51 @@ from typing import Any
 from trainer.launch import jobs
 from trainer.launch.rest import Client, RequestError
 
-# Entries of one job come in no strict order. One that is this much older than another that came
-# before it is lost.
+# Entries of one job arrive in no strict order: each call reads this much of the past again. An
+# entry that arrives later than that is lost.
 _OVERLAP = datetime.timedelta(seconds=60)
-_PAGE = 1000  # The most that the service gives at once.
+_PAGE_SIZE = 1000  # The service's maximum.
 
 
 class JobLog:
-    """Reads on where it was, whenever it is called.
+    """The log of one job; each call of `new_lines` continues where the last one ended.
 
     Attributes:
-        readable: whether the user's account may read it.
+        readable: whether the user's account may read the log.
     """
 
     def __init__(self, project: str, job_id: str) -> None:
-        """Reads nothing yet; `job_id` is the last part of the job's resource name."""
+        """Sends no request; `job_id` is the last component of the job's resource name."""
         endpoint = jobs.endpoint("LOGGING", "https://logging.googleapis.com")
         self._url = f"{endpoint}/v2/entries:list"
         self._client = Client(endpoint)
         self._project = project
         self._filter = f'resource.type="ml_job" AND resource.labels.job_id="{job_id}"'
         self._newest: datetime.datetime | None = None
-        self._seen: dict[str, datetime.datetime] = {}  # Of the overlap, by insertId.
+        self._seen: dict[str, datetime.datetime] = {}  # insertId -> time, within _OVERLAP.
         self.readable = True
 
     def new_lines(self) -> list[str]:
-        """Returns the lines that have come since the last call; none if they may not be read.
+        """Returns the lines since the last call; none, after one warning, if access is denied.
 
         Raises:
-            RequestError: the service fails for too long; nothing is lost, the next call goes on.
+            RequestError: the service fails for too long; the next call returns the same lines.
         """
         if not self.readable:
             return []
         try:
             entries = self._entries()
         except RequestError as error:
-            if error.passing:
+            if error.retryable:
                 raise
             self.readable = False
-            needed = "; your account needs roles/logging.viewer" if error.status == 403 else ""
-            print(f"warning: no log lines: {error}{needed}", file=sys.stderr)
+            role = "; your account needs roles/logging.viewer" if error.status == 403 else ""
+            print(f"warning: cannot read the job's log: {error}{role}", file=sys.stderr)
             return []
         return [line for entry in entries if self._is_new(entry) for line in _lines(entry)]
 
     def _entries(self) -> list[dict[str, Any]]:
-        """Reads all pages before any is used, so that a failure loses nothing."""
+        """Returns the entries of all pages, so that a failure in between loses none."""
         since = ""
         if self._newest:
             since = f' AND timestamp>="{(self._newest - _OVERLAP).isoformat()}"'
@@ -61,24 +61,25 @@ class JobLog:
             "resourceNames": [f"projects/{self._project}"],
             "filter": self._filter + since,
             "orderBy": "timestamp asc",
-            "pageSize": _PAGE,
+            "pageSize": _PAGE_SIZE,
         }
         entries = []
         while True:
-            answer = self._client.read("POST", self._url, json=query)
-            entries += answer.get("entries", [])
-            if not (token := answer.get("nextPageToken")):
+            response = self._client.read("POST", self._url, json=query)
+            entries += response.get("entries", [])
+            if not (token := response.get("nextPageToken")):
                 return entries
             query["pageToken"] = token
 
     def _is_new(self, entry: dict[str, Any]) -> bool:
         if entry["insertId"] in self._seen:
             return False
-        at = datetime.datetime.fromisoformat(entry["timestamp"])
-        self._seen[entry["insertId"]] = at
-        if self._newest is None or at > self._newest:
-            self._newest = at
-            self._seen = {name: t for name, t in self._seen.items() if t >= at - _OVERLAP}
+        timestamp = datetime.datetime.fromisoformat(entry["timestamp"])
+        self._seen[entry["insertId"]] = timestamp
+        if self._newest is None or timestamp > self._newest:
+            self._newest = timestamp
+            oldest = timestamp - _OVERLAP
+            self._seen = {name: time for name, time in self._seen.items() if time >= oldest}
         return True
 
 

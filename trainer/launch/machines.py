@@ -1,7 +1,8 @@
-"""Which machine types have which GPUs, and how many.
+"""Selects the machine type for a GPU, from tables of Google's machine types.
 
-Source: Compute Engine's pages on GPUs and on accelerator-optimized machines, and Vertex AI's on the
-machines for custom training. The service has the last word; this is for what cannot be.
+Source: Compute Engine's pages on GPUs and on accelerator-optimized machines, and Vertex AI's page
+on machines for custom training. The tables reject impossible combinations early; the service checks
+regions and quotas.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from dataclasses import dataclass
 
 from trainer.errors import UsageError
 
-# By GPU, as gcloud and GKE write it, and by number of GPUs: the machine types that have so many,
-# the default first. Blackwell is missing: the image's CUDA 12.5 is older.
+# GPU, in the spelling of gcloud and GKE -> number of GPUs -> machine types, the default first.
+# Blackwell is missing, since it needs a newer CUDA than the image's 12.5.
 _BUILT_IN: Mapping[str, Mapping[int, tuple[str, ...]]] = {
     "nvidia-l4": {
         1: (
@@ -40,7 +41,7 @@ _BUILT_IN: Mapping[str, Mapping[int, tuple[str, ...]]] = {
     "nvidia-h200-141gb": {8: ("a3-ultragpu-8g",)},
 }
 
-# GPUs that are attached to N1 machines: by number of GPUs, how many CPUs the machine has at most.
+# GPUs that are attached to N1 machines: number of GPUs -> maximum number of CPUs.
 _ATTACHED: Mapping[str, Mapping[int, int]] = {
     "nvidia-tesla-t4": {1: 48, 2: 48, 4: 96},
     "nvidia-tesla-v100": {1: 12, 2: 24, 4: 48, 8: 96},
@@ -56,7 +57,7 @@ _FAMILIES_WITH_GPU = ("a2-", "a3-", "a4-", "a4x-", "g2-", "g4-")
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine type with what is in it; `gpu` is None, and `gpus` 0, if it computes on the CPU."""
+    """A machine type with its GPUs; without GPUs, `gpu` is None and `gpus` is 0."""
 
     type: str
     gpu: str | None
@@ -64,47 +65,48 @@ class Machine:
 
 
 def choose(gpu: str | None, gpus: int | None, machine: str | None) -> Machine:
-    """Finds the machine that has these GPUs, or checks that the user's one has them.
+    """Returns the machine type with these GPUs; checks the user's `machine`, if given.
 
     Args:
         gpu: one of GPUS; None for the CPU.
-        gpus: how many; None for one.
-        machine: the machine type that the user wants, if any.
+        gpus: number of GPUs; None for 1.
+        machine: machine type that the user asked for; None for the default.
 
     Raises:
-        UsageError: there is no such machine; the message names the flag, and what there is.
+        UsageError: no such machine exists; the message names the flag and the possible values.
     """
     if gpu is None:
         return _without_gpu(gpus, machine)
     if gpu not in GPUS:
         raise UsageError(f"--gpu: found {gpu!r}, expected one of: {', '.join(GPUS)}")
     count = gpus or 1
-    known = _BUILT_IN.get(gpu) or _ATTACHED[gpu]
-    if count not in known:
-        expected = ", ".join(map(str, known))
-        raise UsageError(f"--gpus: found {count}, a machine with {gpu} has one of: {expected}")
+    counts = _BUILT_IN.get(gpu) or _ATTACHED[gpu]
+    if count not in counts:
+        expected = ", ".join(map(str, counts))
+        raise UsageError(f"--gpus: found {count}, expected one of: {expected} (for {gpu})")
     if gpu in _BUILT_IN:
         types = _BUILT_IN[gpu][count]
         if machine and machine not in types:
             raise UsageError(
-                f"--machine: found {machine!r}, {count} {gpu} are in one of: {', '.join(types)}"
+                f"--machine: found {machine!r}, expected one of: {', '.join(types)} "
+                f"(for {count} {gpu})"
             )
         return Machine(machine or types[0], gpu, count)
-    cpus = _ATTACHED[gpu][count]
-    # Four CPUs feed a GPU; fewer than eight would be short of memory.
+    max_cpus = _ATTACHED[gpu][count]
+    # Four CPUs keep a GPU busy; machines with fewer than eight have too little memory.
     machine = machine or f"n1-standard-{max(8, 4 * count)}"
     size = re.fullmatch(r"n1-(?:standard|highmem|highcpu)-(\d+)", machine)
-    if not size or int(size[1]) > cpus:
+    if not size or int(size[1]) > max_cpus:
         raise UsageError(
-            f"--machine: found {machine!r}, {count} {gpu} can be attached to n1-standard, "
-            f"n1-highmem and n1-highcpu with at most {cpus} CPUs, like n1-standard-8"
+            f"--machine: found {machine!r}, expected n1-standard, n1-highmem or n1-highcpu with at "
+            f"most {max_cpus} CPUs, like n1-standard-8 (for {count} {gpu})"
         )
     return Machine(machine, gpu, count)
 
 
 def _without_gpu(gpus: int | None, machine: str | None) -> Machine:
     if gpus is not None:
-        raise UsageError(f"--gpus: found {gpus}, expected --gpu beside it: {', '.join(GPUS)}")
+        raise UsageError(f"--gpus: found {gpus}, expected --gpu as well, one of: {', '.join(GPUS)}")
     if machine and machine.startswith(_FAMILIES_WITH_GPU):
-        raise UsageError(f"--machine: found {machine!r}, which has GPUs, expected --gpu beside it")
+        raise UsageError(f"--machine: found {machine!r}, which has GPUs, expected --gpu as well")
     return Machine(machine or WITHOUT_GPU, None, 0)

@@ -1,7 +1,7 @@
-"""Google's REST interfaces: signed requests, and when to try one again.
+"""Sends signed requests to Google's REST APIs, and retries them.
 
-As in `storage`, a request is tried again for `TRAINER_RETRY_SECONDS`, and waits a quarter of
-that for its answer.
+Requests are retried for `TRAINER_RETRY_SECONDS`, as in `storage`; each waits a quarter of that for
+its response.
 """
 
 from __future__ import annotations
@@ -22,136 +22,136 @@ from trainer.errors import UsageError
 
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _LOGIN = "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
-_PASSING = (0, 408, 429, 500, 502, 503, 504)
+_RETRYABLE = (0, 408, 429, 500, 502, 503, 504)
 
 
 class RequestError(Exception):
-    """A request that was not answered by success.
+    """A request that failed.
 
     Attributes:
-        status: of HTTP; 0 if there was no whole answer.
-        message: what the service says of it.
-        reason: the service's word for the cause, such as SERVICE_DISABLED; may be empty.
+        status: HTTP status; 0 without a complete response.
+        message: explanation by the service.
+        reason: code of the cause, such as SERVICE_DISABLED; may be empty.
     """
 
     def __init__(self, status: int, message: str, reason: str = "") -> None:
-        """Makes the error; the attributes are described with the class."""
+        """Creates the error; see the class for the arguments."""
         super().__init__(f"{message} ({status})" if status else message)
         self.status = status
         self.message = message
         self.reason = reason
 
     @property
-    def passing(self) -> bool:
-        """Whether trying again may help."""
-        return self.status in _PASSING
+    def retryable(self) -> bool:
+        """Whether the same request may succeed later."""
+        return self.status in _RETRYABLE
 
     @property
     def ambiguous(self) -> bool:
-        """Whether the service may have done what it was asked for all the same."""
-        return self.passing and self.status != 429
+        """Whether the service may have carried out the request in spite of the error."""
+        return self.retryable and self.status != 429
 
 
-class Patience:
-    """How long something is tried again, with waits that grow: 1 s, 2 s, 4 s and so on.
+class RequestRetry:
+    """Waits between the tries of a request, with exponential backoff, up to a total time.
 
     Attributes:
         total_s: seconds from the first try to the last.
     """
 
     def __init__(self) -> None:
-        """Begins to count the time."""
-        self.total_s = _seconds()
-        self._until = time.monotonic() + self.total_s
-        self._wait_s = self.total_s / 120
-        self._longest_s = self.total_s / 4
+        """Starts the clock."""
+        self.total_s = _retry_s()
+        self._deadline = time.monotonic() + self.total_s
+        self._wait_s = self.total_s / 120  # 1 s by default, then 2 s, 4 s, ...
+        self._max_wait_s = self.total_s / 4
 
     def wait(self, error: RequestError) -> None:
-        """Waits before the next try; raises the error if there is no use in one, or no time."""
-        if not error.passing or time.monotonic() + self._wait_s > self._until:
+        """Waits before the next try; raises `error` if it is not retryable or time is up."""
+        if not error.retryable or time.monotonic() + self._wait_s > self._deadline:
             raise error
         time.sleep(self._wait_s)
-        self._wait_s = min(2 * self._wait_s, self._longest_s)
+        self._wait_s = min(2 * self._wait_s, self._max_wait_s)
 
 
 class Client:
     """Sends requests with the user's credentials."""
 
     def __init__(self, endpoint: str) -> None:
-        """Looks for the credentials for an endpoint.
+        """Loads the credentials; sends no request to `endpoint`.
 
         Raises:
-            UsageError: there are none.
+            UsageError: there are no credentials.
         """
         address = urlsplit(endpoint)
-        # A server on this machine is a test's: none are looked for, and it gets none.
+        # Plain HTTP on this machine is a test server: it must not receive credentials.
         local = address.scheme == "http" and address.hostname in ("127.0.0.1", "localhost")
         credentials = google.auth.credentials.AnonymousCredentials() if local else _credentials()
         self._session = AuthorizedSession(credentials)
 
     def read(self, method: str, url: str, **content: Any) -> dict[str, Any]:
-        """Sends a request that changes nothing, and so can be tried again.
+        """Sends a request that changes nothing, with retries.
 
-        Takes, returns and raises what `send` does.
+        Arguments, result and errors are those of `send`.
         """
-        patience = Patience()
+        retry = RequestRetry()
         while True:
             try:
                 return self.send(method, url, **content)
             except RequestError as error:
-                patience.wait(error)
+                retry.wait(error)
 
     def send(self, method: str, url: str, **content: Any) -> dict[str, Any]:
         """Sends a request once.
 
         Args:
-            method: of HTTP.
-            url: where to.
-            content: what `requests` calls `params` and `json`.
+            method: HTTP method.
+            url: address.
+            content: `params` and `json`, as in `requests`.
 
         Returns:
-            The JSON object of the answer.
+            The JSON object of the response.
 
         Raises:
-            RequestError: the answer is no success, or there is none.
-            UsageError: Google does not take the credentials.
+            RequestError: the service reports an error, or sends no complete response.
+            UsageError: Google rejects the credentials.
         """
         try:
-            reply = self._session.request(method, url, timeout=_seconds() / 4, **content)
+            response = self._session.request(method, url, timeout=_retry_s() / 4, **content)
         except requests.RequestException as error:
             cause = error.args[0] if error.args else error
-            raise RequestError(0, f"no answer: {getattr(cause, 'reason', cause)}") from error
+            raise RequestError(0, f"no response: {getattr(cause, 'reason', cause)}") from error
         except auth.GoogleAuthError as error:
             if error.retryable or isinstance(error, auth.TransportError):
-                raise RequestError(0, f"no access token for now: {error}") from error
-            raise UsageError(f"Google did not take the credentials: {error}; {_LOGIN}") from error
-        return _content(reply)
+                raise RequestError(0, f"cannot get an access token now: {error}") from error
+            raise UsageError(f"Google rejects the credentials: {error}; {_LOGIN}") from error
+        return _parse(response)
 
 
-def _content(reply: requests.Response) -> dict[str, Any]:
+def _parse(response: requests.Response) -> dict[str, Any]:
     try:
-        answer = reply.json()
-    except ValueError:  # Cut short, or a page of some proxy.
-        answer = None
-    if reply.ok and isinstance(answer, dict):
-        return answer
-    if reply.ok:
-        raise RequestError(0, f"no JSON object in the answer: {reply.text[:200]!r}")
-    error = answer.get("error") if isinstance(answer, dict) else None
+        content = response.json()
+    except ValueError:  # Truncated, or the error page of a proxy.
+        content = None
+    if response.ok and isinstance(content, dict):
+        return content
+    if response.ok:
+        raise RequestError(0, f"no JSON object in the response: {response.text[:200]!r}")
+    error = content.get("error") if isinstance(content, dict) else None
     if not isinstance(error, dict):
-        error = {"message": reply.reason}
+        error = {"message": response.reason}
     reasons = [detail.get("reason") for detail in error.get("details", []) if "reason" in detail]
-    raise RequestError(reply.status_code, str(error.get("message")), "".join(reasons[:1]))
+    raise RequestError(response.status_code, str(error.get("message")), "".join(reasons[:1]))
 
 
 def _credentials() -> google.auth.credentials.Credentials:
     try:
-        # Its warning about a quota project is for programs; the service says what it needs.
+        # google.auth warns of a missing quota project; the service names it if it is needed.
         with warnings.catch_warnings(action="ignore"):
             return google.auth.default(scopes=[_SCOPE])[0]
     except auth.DefaultCredentialsError:
         raise UsageError(f"no Google credentials: {_LOGIN} to a key file") from None
 
 
-def _seconds() -> float:
+def _retry_s() -> float:
     return float(os.environ.get("TRAINER_RETRY_SECONDS", "120"))

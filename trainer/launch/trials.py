@@ -1,4 +1,4 @@
-"""The trials of a tuning job that has ended."""
+"""Ranks and prints the trials of a finished tuning job."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from rich.table import Table
 
 
 def best_first(job: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns a tuning job's trials, those without a measurement last."""
+    """Returns a tuning job's trials, best first; those without a measurement come last."""
     metric = job["studySpec"]["metrics"][0]
     sign = 1 if metric["goal"] == "MINIMIZE" else -1
 
     def rank(trial: Mapping[str, Any]) -> tuple[bool, float]:
-        value = measured(trial, metric["metricId"])
+        value = final_value(trial, metric["metricId"])
         return (value is None, sign * (value or 0))
 
     return sorted(job.get("trials", []), key=rank)
@@ -23,36 +23,35 @@ def best_first(job: Mapping[str, Any]) -> list[dict[str, Any]]:
 def best(job: Mapping[str, Any]) -> str | None:
     """Returns the number of the best trial; None if none reported its metric."""
     metric = job["studySpec"]["metrics"][0]["metricId"]
-    ranked = [trial for trial in best_first(job) if measured(trial, metric) is not None]
+    ranked = [trial for trial in best_first(job) if final_value(trial, metric) is not None]
     return str(ranked[0]["id"]) if ranked else None
 
 
-def measured(trial: Mapping[str, Any], metric: str) -> float | None:
+def final_value(trial: Mapping[str, Any], metric: str) -> float | None:
     """Returns the final value of a trial's metric; None if it reported none."""
     for entry in trial.get("finalMeasurement", {}).get("metrics", []):
         if entry["metricId"] == metric:
-            return float(entry.get("value", 0))  # JSON of the API leaves out zeros.
+            return float(entry.get("value", 0))  # The API's JSON omits zeros.
     return None
 
 
 def table(job: Mapping[str, Any]) -> Table:
-    """Lays out a tuning job's trials, the best first: number, metric, parameters, state."""
+    """Returns a table of a tuning job's trials, best first: number, metric, parameters, state."""
     metric = job["studySpec"]["metrics"][0]["metricId"]
     names = [parameter["parameterId"] for parameter in job["studySpec"]["parameters"]]
-    laid_out = Table("trial", metric, *names, "state", box=None)
+    trials = Table("trial", metric, *names, "state", box=None)
     for trial in best_first(job):
-        value = measured(trial, metric)
         values = {entry["parameterId"]: entry["value"] for entry in trial.get("parameters", [])}
-        laid_out.add_row(
+        trials.add_row(
             trial["id"],
-            _short(value),
-            *(_short(values.get(name)) for name in names),
+            _format_value(final_value(trial, metric)),
+            *(_format_value(values.get(name)) for name in names),
             trial.get("state", ""),
         )
-    return laid_out
+    return trials
 
 
-def _short(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return "" if value is None else str(value)

@@ -1,8 +1,8 @@
-"""`--tune`: what is searched for, as Vertex AI's study of parameters.
+"""Translates the value of `--tune` into a StudySpec, Vertex AI's search space.
 
     learning_rate=1e-4..1e-2:log batch_size=64,128,256 model=mlp,cnn
 
-A range is `a..b`, with `:log` if it is to be searched by orders of magnitude; others are lists.
+`a..b` is a range, with `:log` on a logarithmic scale; `a,b,c` is a list.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ TUNABLE = ("model", "epochs", "batch_size", "learning_rate", "seed")
 
 
 def study(text: str, metric: str, job: JobFlags) -> dict[str, Any]:
-    """Turns the value of `--tune` into a StudySpec.
+    """Returns the StudySpec for a value of `--tune`.
 
     Args:
-        text: settings with ranges or lists, spaces between them.
-        metric: what trials are compared by; that of a loss is minimised.
-        job: the flags that all trials have.
+        text: settings with ranges or lists, separated by spaces.
+        metric: metric that ranks the trials; a loss is minimised, others are maximised.
+        job: flags that all trials share.
 
     Raises:
-        UsageError: a setting that is unknown, fixed already, or has values the job would refuse.
+        UsageError: a setting is unknown, is also given as a flag, or has values that the job would
+            refuse.
     """
     if not (job.config.validation_split or job.config.validation_data):
         raise UsageError(
-            "--tune: expected --validation-split 0.1 or --validation-data behind '--': choosing by the "
-            "test part would make its figures too good"
+            "--tune: expected --validation-split 0.1 or --validation-data behind '--'. Selecting "
+            "trials by the test split would make its accuracy too optimistic"
         )
     if job.config.folds:
-        raise UsageError("--tune: found --folds behind '--', expected one run a trial")
+        raise UsageError("--tune: found --folds behind '--', expected one run per trial")
     parameters: dict[str, dict[str, Any]] = {}
     for word in text.split():
         parameter = _parameter(word, job)
@@ -56,8 +57,8 @@ def _parameter(word: str, job: JobFlags) -> dict[str, Any]:
     name = name.removeprefix("--").replace("-", "_")
     if name not in TUNABLE:
         raise UsageError(f"--tune: found {name!r}, expected one of: {', '.join(TUNABLE)}")
-    if name in job.typed:
-        fixed = f"{flag_name(name)} {job.typed[name]}"
+    if name in job.values:
+        fixed = f"{flag_name(name)} {job.values[name]}"
         raise UsageError(f"--tune {name}: found {fixed} behind '--' too, expected it once")
     if ".." in values:
         return {"parameterId": name, **_range(name, values, job)}
@@ -72,7 +73,7 @@ def _range(name: str, values: str, job: JobFlags) -> dict[str, Any]:
     if low >= high:
         raise UsageError(f"--tune {name}: found {values!r}, expected the smaller number first")
     if scale not in ("", "log"):
-        raise UsageError(f"--tune {name}: found {values!r}, expected :log or nothing at its end")
+        raise UsageError(f"--tune {name}: found {values!r}, expected :log or nothing at the end")
     if scale and low <= 0:
         raise UsageError(f"--tune {name}: found {values!r}, expected numbers above 0 with :log")
     kind = "integerValueSpec" if isinstance(low, int) else "doubleValueSpec"
@@ -87,17 +88,17 @@ def _list(name: str, values: str, job: JobFlags) -> dict[str, Any]:
     if len(set(choices)) < max(2, len(choices)):
         raise UsageError(
             f"--tune {name}: found {values!r}, expected a range like 1..5, or different values "
-            "with commas between them"
+            "separated by commas"
         )
     if isinstance(choices[0], str):
         return {"categoricalValueSpec": {"values": choices}}
-    return {"discreteValueSpec": {"values": sorted(choices)}}  # The service wants them rising.
+    return {"discreteValueSpec": {"values": sorted(choices)}}  # The API requires ascending order.
 
 
 def _checked(name: str, value: str, job: JobFlags) -> Any:
-    """Returns a value as the job will read it."""
-    places = {name: f"--tune {name}"}
-    checked = getattr(check(Config, {**job.typed, name: value}, labels=places), name)
+    """Returns a value in the type of its setting, checked as the job does."""
+    labels = {name: f"--tune {name}"}
+    setting = getattr(check(Config, {**job.values, name: value}, labels=labels), name)
     if name == "model":
-        job_flags.check_model(checked)
-    return checked
+        job_flags.check_model(setting)
+    return setting

@@ -1,7 +1,7 @@
-"""What Vertex AI is asked for: a CustomJob, or a HyperparameterTuningJob, as their JSON.
+"""Builds the JSON of Vertex AI's CustomJob and HyperparameterTuningJob.
 
-The service gives the job AIP_MODEL_DIR and the like below `baseOutputDirectory`; they are the job's
-defaults, so its run directory is OUT/model, and that of a tuning trial OUT/TRIAL/model.
+The service sets AIP_MODEL_DIR and similar variables to folders below `baseOutputDirectory`. They
+are defaults of the job's flags: the run directory is OUT/model, that of a trial OUT/TRIAL/model.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def job_spec(
     service_account: str | None = None,
     timeout_hours: float | None = None,
 ) -> dict[str, Any]:
-    """Returns a CustomJobSpec: the image on the machine, or on several that train together.
+    """Returns a CustomJobSpec that runs the image on one machine, or on `workers` machines.
 
-    The first pool is the one whose replica is the chief in TF_CONFIG.
+    The replica of the first pool is the chief in TF_CONFIG.
     """
     machine_spec: dict[str, Any] = {"machineType": machine.type}
     if machine.gpu:
@@ -44,7 +44,7 @@ def job_spec(
     scheduling: dict[str, Any] = {}
     if workers > 1:
         pools.append({**copy.deepcopy(pool), "replicaCount": workers - 1})
-        scheduling["restartJobOnWorkerRestart"] = True  # None goes on without another.
+        scheduling["restartJobOnWorkerRestart"] = True  # Workers cannot train alone.
     if spot:
         scheduling["strategy"] = "SPOT"
     if timeout_hours:
@@ -66,22 +66,22 @@ def accelerator_type(gpu: str) -> str:
 def tuning_spec(
     spec: dict[str, Any], study: dict[str, Any], *, trials: int, parallel: int
 ) -> dict[str, Any]:
-    """Returns what a HyperparameterTuningJob has besides its name, around the spec of a trial."""
+    """Returns a HyperparameterTuningJob without name and label; `spec` is that of each trial."""
     return {
         "studySpec": study,
         "maxTrialCount": trials,
         "parallelTrialCount": parallel,
-        # When all that began together fail, so would the rest.
+        # If the first trials all fail, the others would fail too.
         "maxFailedTrialCount": parallel,
         "trialJobSpec": spec,
     }
 
 
 def custom_job(spec: dict[str, Any], *, name: str, token: str) -> dict[str, Any]:
-    """Returns a CustomJob; by its label it is recognised if the service's answer is lost."""
+    """Returns a CustomJob; its label `token` identifies it if the response is lost."""
     return {"displayName": name, "labels": {LABEL: token}, "jobSpec": spec}
 
 
 def tuning_job(spec: dict[str, Any], *, name: str, token: str) -> dict[str, Any]:
-    """Returns a HyperparameterTuningJob, labelled in the same way."""
+    """Returns a HyperparameterTuningJob, labelled like `custom_job`."""
     return {"displayName": name, "labels": {LABEL: token}, **spec}

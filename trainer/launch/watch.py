@@ -1,4 +1,4 @@
-"""A job of Vertex AI, watched until it ends."""
+"""Watches a Vertex AI job until it ends."""
 
 from __future__ import annotations
 
@@ -16,39 +16,41 @@ from trainer.launch.rest import RequestError
 
 _STATE = "JOB_STATE_"
 _SUCCEEDED = "SUCCEEDED"
-_ENDED = (_SUCCEEDED, "PARTIALLY_SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED")
-_QUIET_POLLS = 2  # Without a line after the end; the service takes some seconds to show the last.
+_FINAL_STATES = (_SUCCEEDED, "PARTIALLY_SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED")
+# Polls without a new line before the log of an ended job counts as complete: Cloud Logging shows
+# the last lines some seconds late.
+_QUIET_POLLS = 2
 
 
 def until_end(jobs: Jobs, job: Mapping[str, Any], log: JobLog) -> dict[str, Any]:
-    """Tells a job's states on stderr, and its log on stdout, and returns the job when it has ended.
+    """Prints a job's states on stderr and its log on stdout until it ends; returns the ended job.
 
-    Looks every 10 s, or `TRAINER_POLL_SECONDS`.
+    Polls every 10 s, or every `TRAINER_POLL_SECONDS`.
 
     Raises:
-        UsageError: the job is not there any more.
-        TransientStorageError: the service fails for too long; the job goes on.
+        UsageError: the job no longer exists.
+        TransientStorageError: the service fails for too long; the job continues to run.
     """
-    known = ""
+    state = ""
     while True:
         job = jobs.read(job["name"])
-        if state_of(job) != known:
-            known = state_of(job)
-            print(f"state: {known}", file=sys.stderr)
-        if known in _ENDED:
-            _print_rest(log)
+        if state_of(job) != state:
+            state = state_of(job)
+            print(f"state: {state}", file=sys.stderr)
+        if state in _FINAL_STATES:
+            _print_remaining(log)
             return dict(job)
         _print_new(log)
         time.sleep(_poll_s())
 
 
 def state_of(job: Mapping[str, Any]) -> str:
-    """Returns the state of a job as the documentation calls it: RUNNING, say."""
+    """Returns the state of a job without its prefix, such as RUNNING."""
     return str(job.get("state", "")).removeprefix(_STATE)
 
 
 def check_succeeded(job: Mapping[str, Any]) -> None:
-    """Raises RemoteJobError, with the exit code of the container, unless a job has succeeded."""
+    """Raises RemoteJobError, with the container's exit code, unless a job has succeeded."""
     if state_of(job) == _SUCCEEDED:
         return
     message = job.get("error", {}).get("message", "no reason is given")
@@ -60,19 +62,19 @@ def check_succeeded(job: Mapping[str, Any]) -> None:
     )
 
 
-def _print_rest(log: JobLog) -> None:
-    quiet = 0
-    while log.readable and quiet < _QUIET_POLLS:
-        quiet = 0 if _print_new(log) else quiet + 1
+def _print_remaining(log: JobLog) -> None:
+    quiet_polls = 0
+    while log.readable and quiet_polls < _QUIET_POLLS:
+        quiet_polls = 0 if _print_new(log) else quiet_polls + 1
         time.sleep(_poll_s())
 
 
 def _print_new(log: JobLog) -> bool:
-    """Prints the log's new lines; tells whether there were any."""
+    """Prints the log's new lines; returns whether there were any."""
     try:
         lines = log.new_lines()
     except RequestError as error:
-        print(f"warning: no log lines for now: {error}", file=sys.stderr)
+        print(f"warning: cannot read the job's log now, will retry: {error}", file=sys.stderr)
         return False
     for line in lines:
         print(line)
