@@ -14,6 +14,7 @@ TensorFlow; the first use of a name does.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import html
@@ -23,10 +24,11 @@ import numbers
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+import trainer.train as job
 from trainer import storage
 from trainer.config import GROUPS, Config, ResolvedConfig, check, option_specs, resolve
 from trainer.data.loader import SHIPPED
@@ -38,7 +40,6 @@ from trainer.runs.finished_run import FinishedRun, load_model, read_run
 from trainer.runtime import log
 
 if TYPE_CHECKING:
-    import trainer.train as train_job
     from trainer.data.dataset import Array
     from trainer.inference.predict.reader import Item
     from trainer.runs.finished_run import Predictor
@@ -302,15 +303,8 @@ def train(**settings: Any) -> Run:
             "wait for it, or train in another process"
         )
     try:
-        log.configure_if_unconfigured(config.log)
-        # The submodule, not this function: `trainer.train` is both.
-        from trainer.train import run
-
-        _clear_session()
-        try:
-            return load(run(config))
-        finally:
-            _clear_session()
+        with log.fallback_handler(config.log), _keras_session():
+            return load(job.run(config))
     finally:
         _training.release()
 
@@ -321,8 +315,8 @@ if TYPE_CHECKING:
         """The type of `trainer.train`: the function `train` and the module `trainer.train`."""
 
         __call__ = staticmethod(train)
-        run = staticmethod(train_job.run)
-        follow = staticmethod(train_job.follow)
+        run = staticmethod(job.run)
+        follow = staticmethod(job.follow)
 
     train_module = _TrainModule()
 
@@ -382,8 +376,17 @@ def _plain(value: Any) -> Any:
     return value
 
 
+@contextlib.contextmanager
+def _keras_session() -> Iterator[None]:
+    """Frees models before and after; layer names count from 0 within, as in a new process."""
+    _clear_session()
+    try:
+        yield
+    finally:
+        _clear_session()
+
+
 def _clear_session() -> None:
-    """Frees earlier models; layer names then count from 0, as in a new process."""
     if "keras" in sys.modules:
         from trainer.engine import model_builder
 

@@ -28,42 +28,32 @@ _STARTUP_LINE = re.compile(
 
 def configure(kind: str) -> None:
     """Logs to stderr as text ("text"), or to stdout as JSON lines ("json")."""
-    handler = logging.StreamHandler(sys.stdout if kind == "json" else sys.stderr)
-    handler.setFormatter(_formatter(kind))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.basicConfig(level=logging.WARNING, handlers=[_handler(kind)], force=True)
     LOGGER.setLevel(logging.INFO)
 
 
-def configure_if_unconfigured(kind: str) -> None:
-    """Logs as `configure` does, but leaves the root logger and an existing configuration alone.
-
-    May be called again; there is never more than one handler. As soon as the root logger has a
-    handler, messages go only there.
-    """
-    for handler in [each for each in LOGGER.handlers if isinstance(each, _DefaultHandler)]:
-        LOGGER.removeHandler(handler)
-    if not LOGGER.handlers:
-        LOGGER.addHandler(_DefaultHandler(kind))
-    if LOGGER.level == logging.NOTSET:
+@contextlib.contextmanager
+def fallback_handler(kind: str) -> Iterator[None]:
+    """Logs within as `configure` does, unless the program configured logging; undone at the end."""
+    level = LOGGER.level
+    if level == logging.NOTSET:
         LOGGER.setLevel(logging.INFO)
+    # At the root, or absl, which Keras logs with, would add a handler there.
+    handler = None if logging.root.handlers or LOGGER.handlers else _handler(kind)
+    if handler is not None:
+        logging.root.addHandler(handler)
+    try:
+        yield
+    finally:
+        if handler is not None:
+            logging.root.removeHandler(handler)
+        LOGGER.setLevel(level)
 
 
-class _DefaultHandler(logging.Handler):
-    """Writes to the stdout or stderr of the moment, which notebooks and tests replace."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        self._kind = kind
-        self.setFormatter(_formatter(kind))
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if not logging.root.handlers:
-            stream = sys.stdout if self._kind == "json" else sys.stderr
-            print(self.format(record), file=stream, flush=True)
-
-
-def _formatter(kind: str) -> logging.Formatter:
-    return _JsonFormatter() if kind == "json" else logging.Formatter("%(message)s")
+def _handler(kind: str) -> logging.Handler:
+    handler = logging.StreamHandler(sys.stdout if kind == "json" else sys.stderr)
+    handler.setFormatter(_JsonFormatter() if kind == "json" else logging.Formatter("%(message)s"))
+    return handler
 
 
 def json_line(severity: str, message: str) -> str:
