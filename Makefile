@@ -17,12 +17,13 @@ train: env
 	.venv/bin/python -m trainer.task --model $(MODEL) $(ARGS)
 
 test: .venv/installed-dev
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/lint-imports --no-logo
 
 format: .venv/installed-dev
 	-.venv/bin/ruff check --fix --quiet .
