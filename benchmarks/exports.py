@@ -30,7 +30,7 @@ CALLS, WARM_UP, BATCH = 1000, 50, 100
 def measure(run: str, name: str, path: Path) -> dict[str, float]:
     """Returns seconds to load, median milliseconds for one example, and examples a second."""
     read = read_run(run)
-    test = output_comparison.some(examples.load(read).dataset.test, CALLS).examples
+    test = output_comparison.sample(examples.load(read).dataset.test, CALLS).examples
     begun = time.perf_counter()
     predict = exporter.find(name).load(path, read.input.kind)
     predict(test[:1])

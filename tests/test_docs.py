@@ -1,9 +1,10 @@
-"""Every command of this program that the documentation shows is one that it takes."""
+"""The documentation agrees with the program: commands, flags, files, links and tests that it names."""
 
 from __future__ import annotations
 
 import importlib
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -14,7 +15,12 @@ from trainer import task
 from trainer.cli import data, main, serve
 from trainer.config import Config, check, command_line, flag_name, option_specs
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+# It names flags and files of earlier versions.
+CHANGELOG = ROOT / "CHANGELOG.md"
 VALUES = {
     "$PROJECT": "my-project",
     "$REGION": "us-central1",
@@ -22,23 +28,39 @@ VALUES = {
     "$BUCKET": "gs://my-project-trainer",
     "$ACCOUNT": "trainer@my-project.iam.gserviceaccount.com",
 }
+# Each with the subcommand's options; those of `train`, `serve` and `submit` have tests of their own.
+DATA_OPTIONS = {"data check": data.Check, "data convert": data.Convert}
+OF_A_RUN = ("evaluate", "predict", "compare", "export", "verify")
 
 
 def commands(beginning: str) -> list[str]:
-    """Returns the commands in code blocks that begin so, without what they are piped into."""
-    found = []
+    """Returns the commands in code blocks that begin with `beginning`, without pipes behind them.
+
+    A command with a placeholder, `...` or a word in capitals, is left out.
+    """
+    lines = []
     for page in PAGES:
         text = page.read_text().replace("\\\n", " ")
         for line in re.findall(rf"^    (?:\$ )?({beginning} .*)$", text, re.MULTILINE):
-            if "..." not in line:
-                found.append(line.partition(" | ")[0])
-    return found
+            command = line.partition(" | ")[0]
+            if "..." not in command and not re.search(r"(?<![-\w$])[A-Z]{3,}(?!\w)", command):
+                lines.append(command)
+    return lines
 
 
-@pytest.mark.parametrize("command", commands("python -m trainer.task"))
+def options_class(command: str) -> type:
+    """Returns the class with the options of a command: `ExportOptions` for `export`."""
+    if command in DATA_OPTIONS:
+        return DATA_OPTIONS[command]
+    module = importlib.import_module(main.COMMANDS[command][0])
+    kind: type = getattr(module, f"{command.title()}Options")
+    return kind
+
+
+@pytest.mark.parametrize("command", commands("python -m trainer.task") + commands("trainer train"))
 def test_training_commands_have_flags_that_exist(command: str) -> None:
     words = shlex.split(re.sub(r"--config \S+", "", command))  # That file is not here.
-    task.parse(words[3:])
+    task.parse(words[3:] if words[0] == "python" else words[2:])
 
 
 @pytest.mark.parametrize("command", commands("docker run"))
@@ -46,14 +68,14 @@ def test_docker_commands_have_flags_that_exist(command: str) -> None:
     words = shlex.split(command)
     image = next(n for n, word in enumerate(words) if re.fullmatch("trainer(:[a-z]+)?|mine", word))
     if words[image] == "trainer:serve":
-        serve.read(words[image + 1 :], {}, program="trainer serve")
+        serve.read_options(words[image + 1 :], {}, program="trainer serve")
     else:
         task.parse(words[image + 1 :])
 
 
 @pytest.mark.parametrize("command", commands("trainer serve"))
 def test_serving_commands_have_flags_that_exist(command: str) -> None:
-    serve.read(shlex.split(command)[2:], {}, program="trainer serve")
+    serve.read_options(shlex.split(command)[2:], {}, program="trainer serve")
 
 
 @pytest.mark.parametrize("command", commands("trainer submit"))
@@ -70,59 +92,94 @@ def test_jobs_that_are_submitted_would_be_accepted(
     assert ended.value.code == 0, capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", commands("trainer export"))
-def test_exports_have_flags_that_exist(command: str) -> None:
-    words = shlex.split(command)[1:]
-    settings = importlib.import_module(main.COMMANDS[words[0]][0]).Settings
-    flags = command_line.parse_values(words[1:], option_specs(settings), program="", summary="")
-    check(settings, flags)
-
-
 @pytest.mark.parametrize(
     ("name", "command"),
     [
         (name, command)
-        for name in ("evaluate", "predict")
+        for name in (*OF_A_RUN, *DATA_OPTIONS)
         for command in commands(f"trainer {name}")
-        if "RUN" not in command
     ],
 )
-def test_questions_to_a_run_have_flags_that_exist(name: str, command: str) -> None:
-    settings = importlib.import_module(main.COMMANDS[name][0]).Settings
-    words = shlex.split(command)[2:]
-    given = command_line.parse_values(
-        words, option_specs(settings), program=name, summary="", names=task.NAMES
+def test_commands_have_flags_that_exist(name: str, command: str) -> None:
+    kind = options_class(name)
+    words = shlex.split(command)[1 + len(name.split()) :]
+    flags = command_line.parse_values(
+        words, option_specs(kind), program=name, summary="", names=task.NAMES
     )
-    check(settings, given)
+    check(kind, flags)
 
 
-def test_the_commands_are_found() -> None:
+def test_the_documentation_shows_each_command() -> None:
     assert len(commands("python -m trainer.task")) >= 4
+    assert len(commands("trainer train")) >= 4
     assert len(commands("trainer submit")) >= 4
     assert commands("docker run")
-    assert commands("trainer export")
     assert len(commands("trainer predict")) >= 3
     assert commands("trainer serve")
+    for name in (*OF_A_RUN, *DATA_OPTIONS):
+        assert commands(f"trainer {name}"), name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_flags_that_are_named_exist(page: Path) -> None:
     """In tables and text; those of other programs stand in code blocks."""
-    modules = [importlib.import_module(place) for place, _ in main.COMMANDS.values()]
-    kinds = [getattr(module, "Settings", Config) for module in modules]
-    kinds += [data.Check, data.Convert]
+    own = [options_class(name) for name in main.COMMANDS if name not in ("train", "data")]
+    kinds = [Config, *own, *DATA_OPTIONS.values()]
     known = {flag_name(setting.name) for kind in kinds for setting in option_specs(kind)}
     others = {"--gpus", "--read-only", "--tmpfs", "--help", "--memory", "--target"}
-    others |= {"--substitutions"}
+    others |= {"--substitutions", "--version"}
     text = re.sub(r"^    .*$", "", page.read_text(), flags=re.MULTILINE)
     named = set(re.findall(r"`[^`]*?(--[a-z][a-z-]+)", text))
     assert named - known - others == set()
 
 
+def test_the_reference_of_flags_is_up_to_date() -> None:
+    """If not: .venv/bin/python scripts/generate-flags-reference.py."""
+    script = runpy.run_path(str(ROOT / "scripts" / "generate-flags-reference.py"))
+    assert (ROOT / "docs" / "reference" / "flags.md").read_text() == script["reference"]()
+
+
+def test_the_reference_of_flags_has_each_command() -> None:
+    text = (ROOT / "docs" / "reference" / "flags.md").read_text()
+    for name in (*(each for each in main.COMMANDS if each != "data"), *DATA_OPTIONS):
+        assert f"## `trainer {name}" in text
+
+
+def test_environment_variables_have_an_entry() -> None:
+    """Each variable that the program reads itself is in docs/reference/environment.md."""
+    text = (ROOT / "docs" / "reference" / "environment.md").read_text()
+    pattern = r"\"((?:TRAINER|AIP|CLOUD_ML|CLOUD_RUN)_[A-Z_]+[A-Z]|TF_CONFIG|CLUSTER_SPEC)\""
+    names = {
+        name
+        for file in (ROOT / "trainer").rglob("*.py")
+        for name in re.findall(pattern, file.read_text())
+    }
+    assert len(names) > 15
+    assert {name for name in names if f"`{name}`" not in text} == set()
+
+
 def test_links_lead_somewhere() -> None:
-    for page in PAGES:
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+    for page in (*PAGES, CHANGELOG):
+        for target in re.findall(r"\]\(([^)#:]+)[)#]", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = ROOT / "docs" / "index.md"
+    linked = {
+        (index.parent / target).resolve()
+        for target in re.findall(r"\]\(([^)#:]+)[)#]", index.read_text())
+    }
+    pages = {page.resolve() for page in (ROOT / "docs").rglob("*.md")} - {index.resolve()}
+    assert pages - linked == set()
+
+
+def test_files_that_are_named_exist() -> None:
+    """Paths of this repository in the text; a path with a `*` or capitals is a pattern."""
+    pattern = r"`((?:trainer|tests|scripts|benchmarks|docs)/[a-z0-9_./-]*[a-z0-9/])`"
+    named = {(page.name, path) for page in PAGES for path in re.findall(pattern, page.read_text())}
+    assert len(named) > 40
+    assert {(page, path) for page, path in named if not (ROOT / path).exists()} == set()
 
 
 def test_tests_that_are_named_exist() -> None:
@@ -130,3 +187,7 @@ def test_tests_that_are_named_exist() -> None:
     named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text())}
     assert len(named) > 15
     assert {name for name in named if f"def {name}(" not in defined} == set()
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().split()) < 700

@@ -1,4 +1,4 @@
-"""`trainer compare RUN RUN ...`: finished runs beside each other, in the terminal and on a page."""
+"""`trainer compare RUN RUN ...`: compares finished runs, in the terminal and on an HTML page."""
 
 from __future__ import annotations
 
@@ -16,58 +16,60 @@ from trainer.config import command_line
 from trainer.config.fields import Page, Place, argument, option
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import JustifyMethod, RenderableType
     from rich.table import Table
 
     from trainer.reports.comparison import Comparison, Difference
 
-_MAX = 26  # Runs have letters.
-_WIDEST = 100  # Columns; longer lines are hard to read.
+_MAX_RUNS = 26  # Each run is named by a letter.
+_MAX_WIDTH = 100  # Columns of the terminal; longer lines are hard to read.
 
 
-def _runs(value: tuple[str, ...]) -> tuple[str, ...]:
-    if not 2 <= len(value) <= _MAX:
-        raise ValueError(f"2 to {_MAX} run directories")
-    labels = [run if storage.is_remote(run) else os.path.realpath(run) for run in value]
-    ((place, times),) = Counter(labels).most_common(1)
-    if times > 1:
-        raise ValueError(f"each run once, {value[labels.index(place)]} is there {times} times")
-    return value
+def _check_runs(paths: tuple[str, ...]) -> tuple[str, ...]:
+    if not 2 <= len(paths) <= _MAX_RUNS:
+        raise ValueError(f"2 to {_MAX_RUNS} run directories")
+    real_paths = [path if storage.is_remote(path) else os.path.realpath(path) for path in paths]
+    ((real_path, count),) = Counter(real_paths).most_common(1)
+    if count > 1:
+        raise ValueError(
+            f"each run once; {paths[real_paths.index(real_path)]} occurs {count} times"
+        )
+    return paths
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The settings of the command."""
+class CompareOptions:
+    """The options of `trainer compare`."""
 
-    runs: Annotated[tuple[Place, ...], AfterValidator(_runs)] = argument(
-        "Finished run directories, local or gs://bucket/path; the others are compared with the "
-        "first."
+    runs: Annotated[tuple[Place, ...], AfterValidator(_check_runs)] = argument(
+        f"Finished run directories, local or gs://bucket/path, 2 to {_MAX_RUNS}. The others are "
+        "compared with the first."
     )
     out: Page = option(
         "comparison.html",
-        "The page, local or gs://bucket/path; an earlier one is replaced.",
+        "HTML page to write, local or gs://. Replaces an earlier comparison page.",
     )
 
 
 def main(arguments: Sequence[str], *, program: str) -> None:
-    """Prints the tables, writes the page, and prints where it is."""
+    """Prints the tables, writes the page, and prints the path of the page."""
     with command_line.exit_codes(program, arguments):
-        settings = command_line.parse(
-            Settings,
+        options = command_line.parse(
+            CompareOptions,
             arguments,
             program=program,
-            summary="Puts finished runs beside each other: settings, figures, and by McNemar's "
-            "test whether they differ by more than chance.",
+            summary="Compares finished runs: settings, test results, and McNemar's test of whether "
+            "the accuracies differ by more than chance.",
         )
         from trainer.reports import comparison, comparison_page, pages
 
-        pages.check_replaceable(settings.out)
-        found = comparison.compare(
-            [comparison.read(run, number) for number, run in enumerate(settings.runs)]
+        pages.check_replaceable(options.out)
+        result = comparison.compare(
+            [comparison.read(run, number) for number, run in enumerate(options.runs)]
         )
-        _print(found)
-        storage.write_text(settings.out, comparison_page.page(found))
-        print(settings.out)
+        _print(result)
+        storage.write_text(options.out, comparison_page.page(result))
+        print(options.out)
 
 
 def _print(comparison: Comparison) -> None:
@@ -75,25 +77,25 @@ def _print(comparison: Comparison) -> None:
 
     from trainer.reports import comparison_text
 
-    # What a run is called and holds is text, whatever it looks like.
+    # Names and values of a run may look like markup; print them as they are.
     console = rich.console.Console(markup=False, emoji=False, highlight=False)
-    console.width = min(console.width, _WIDEST)
+    console.width = min(console.width, _MAX_WIDTH)
 
-    def section(title: str, *parts: RenderableType) -> None:
+    def section(title: str, *contents: RenderableType) -> None:
         console.print()
         console.print(title, style="bold")
-        for part in parts:
-            console.print(part)
+        for content in contents:
+            console.print(content)
 
     console.print(_names(comparison))
     section("Settings that differ", _differences(comparison.settings))
     if comparison.origins:
-        section("What else differs", _differences(comparison.origins))
-    best = "* the best; " if any(comparison.best.values()) else ""
-    section("Test and training", _figures(comparison), f"{best}ECE is the calibration error")
+        section("Other differences", _differences(comparison.origins))
+    best = "* best value; " if any(comparison.best.values()) else ""
+    section("Test and training", _metrics(comparison), f"{best}ECE: expected calibration error")
     if comparison.groups:
-        section("One recipe, several seeds", _groups(comparison))
-    section("More than chance?")
+        section("Same recipe, different seeds", _groups(comparison))
+    section("Is the difference more than chance?")
     for pair in comparison.pairs:
         console.print(comparison_text.verdict(pair), style="bold")
         console.print(comparison_text.reason(pair, tests=comparison.tests))
@@ -109,9 +111,9 @@ def _names(comparison: Comparison) -> Table:
 
 
 def _differences(differences: Sequence[Difference]) -> RenderableType:
-    """Lays out each of them with its values, each behind the letters of its runs."""
+    """Returns a row per difference: each value behind the letters of the runs that have it."""
     if not differences:
-        return "none of those that decide the result"
+        return "none that affects the result"
     rows = (
         (each.name, "   ".join(f"{letters} {value}" for value, letters in each.values))
         for each in differences
@@ -119,22 +121,22 @@ def _differences(differences: Sequence[Difference]) -> RenderableType:
     return _table(("", ""), rows)
 
 
-def _figures(comparison: Comparison) -> Table:
+def _metrics(comparison: Comparison) -> Table:
     best = comparison.best
 
-    def marked(figure: str, number: int, text: str) -> str:
-        return text + (" *" if number in best[figure] else "  ")
+    def mark_best(metric: str, number: int, text: str) -> str:
+        return text + (" *" if number in best[metric] else "  ")
 
-    heads = ("", "accuracy", "95 %", "loss", "ECE", "epochs", "training", "ex./s", "parameters")
+    headings = ("", "accuracy", "95 %", "loss", "ECE", "epochs", "training", "ex./s", "parameters")
     return _table(
-        heads,
+        headings,
         (
             (
                 run.letter,
-                marked("accuracy", run.number, f"{run.metrics.test.accuracy:.2%}"),
+                mark_best("accuracy", run.number, f"{run.metrics.test.accuracy:.2%}"),
                 "{:.2f}-{:.2f}%".format(*(100 * end for end in run.metrics.accuracy_interval)),
-                marked("loss", run.number, f"{run.metrics.test.loss:.4f}"),
-                marked("ece", run.number, f"{run.metrics.calibration.ece:.2%}"),
+                mark_best("loss", run.number, f"{run.metrics.test.loss:.4f}"),
+                mark_best("ece", run.number, f"{run.metrics.calibration.ece:.2%}"),
                 f"{run.metrics.epochs}",
                 f"{run.metrics.seconds.train:,.1f} s",
                 f"{run.metrics.examples_per_second:,.0f}",
@@ -153,15 +155,16 @@ def _groups(comparison: Comparison) -> Table:
     return _table(("", "mean accuracy", "standard deviation"), rows)
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """Lays out rows below their heads; without heads, they are words, else figures."""
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Returns a table of numbers with headings, or of texts if all headings are empty."""
     from rich.table import Table
 
-    figures = any(heads)
-    gap = (0, 1 if figures else 2, 0, 0)
-    table = Table(box=None, padding=gap, pad_edge=False, show_header=figures)
-    for number, head in enumerate(heads):
-        table.add_column(head, justify="right" if figures and number else "left", overflow="fold")
+    numeric = any(headings)
+    gap = (0, 1 if numeric else 2, 0, 0)
+    table = Table(box=None, padding=gap, pad_edge=False, show_header=numeric)
+    for number, heading in enumerate(headings):
+        justify: JustifyMethod = "right" if numeric and number else "left"
+        table.add_column(heading, justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table

@@ -1,4 +1,4 @@
-"""`trainer evaluate RUN`: tests a run's model again, on its own data or on other."""
+"""`trainer evaluate RUN`: evaluates a run's model again, on its own or on other labelled data."""
 
 from __future__ import annotations
 
@@ -15,128 +15,136 @@ from trainer.runtime import preemption
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
 
 _MAX_CLASSES = 40
 _MAX_PAIRS = 10
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The settings of the command."""
+class EvaluateOptions:
+    """The options of `trainer evaluate`."""
 
-    run: Text = argument("A finished run directory, local or gs://bucket/path.")
+    run: Text = argument("Finished run directory, local or gs://bucket/path.")
     data: Text | None = option(
         None,
-        "EvaluationData data to test on: one of {datasets}, a path or pattern, local or gs://; its test "
-        "part if it has one, else all of it. Left out, what the run was tested on.",
+        "Labelled data: {datasets}, a path or pattern, local or gs://. Its test split is used, or "
+        "all of it if it has none. Default: the test split of the run.",
     )
-    format: Literal["text", "json"] = option("text", "text or json, what is printed.")
-    out: File | None = option(None, "File for the figures as JSON, local or gs://.")
+    format: Literal["text", "json"] = option("text", "Format of the metrics on stdout.")
+    out: File | None = option(
+        None, "JSON file to write the metrics to, local or gs://. Default: none is written."
+    )
     allow_pickle: bool = option(
-        False, "Read a pickle of NumPy and SciPy arrays; any other content is still refused."
+        False, "Read pickle files. Only NumPy and SciPy arrays are accepted from them."
     )
 
 
 def main(arguments: Sequence[str], *, program: str) -> None:
-    """Prints how good a run's model is, beside the figures of the run's own test."""
-    preemption.exit_at_once()
+    """Prints the metrics of a run's model beside those of the run's own test."""
+    preemption.exit_on_sigterm()
     with command_line.exit_codes(program, arguments):
         from trainer.data.loader import SHIPPED
 
-        settings = command_line.parse(
-            Settings,
+        options = command_line.parse(
+            EvaluateOptions,
             arguments,
             program=program,
-            summary="Tests the model of a finished run again, on what it was tested on or on other "
+            summary="Evaluates the model of a finished run on its own test split or on other "
             "labelled data, whose classes are matched by name.",
             names={"datasets": ", ".join(SHIPPED)},
         )
         from trainer import storage
-        from trainer.inference import evaluation
+        from trainer.inference import evaluate
         from trainer.runs.finished_run import load_model, read_run
 
-        found = read_run(settings.run)
-        on = evaluation.read(found, settings.data, allow_pickle=settings.allow_pickle)
-        if settings.out is not None:
-            storage.parent(settings.out)[0].check_writable()
-        with load_model(found) as model:
-            result = evaluation.test(found, on, model)
+        run = read_run(options.run)
+        data = evaluate.read_data(run, options.data, allow_pickle=options.allow_pickle)
+        if options.out is not None:
+            storage.parent(options.out)[0].check_writable()
+        with load_model(run) as model:
+            result = evaluate.evaluate(run, data, model)
         text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        if settings.out is not None:
-            storage.write_text(settings.out, text)
-        if settings.format == "json":
+        if options.out is not None:
+            storage.write_text(options.out, text)
+        if options.format == "json":
             sys.stdout.write(text)
         else:
-            _show(result)
+            _print(result)
 
 
-def _show(result: Mapping[str, Any]) -> None:
+def _print(result: Mapping[str, Any]) -> None:
     import rich.console
 
-    # Class names and paths are not to be taken for markup.
+    # Class names and paths may look like markup; print them as they are.
     console = rich.console.Console(markup=False, highlight=False, emoji=False)
-    for part in (_in_words(result), _figures(result), _classes(result), _pairs(result)):
-        if part is not None:
-            console.print(part, "", sep="\n", soft_wrap=isinstance(part, str))
+    tables = (_metrics_table(result), _class_table(result), _confusion_table(result))
+    for content in (_format_summary(result), *tables):
+        if content is not None:
+            console.print(content, "", sep="\n", soft_wrap=isinstance(content, str))
 
 
-def _in_words(result: Mapping[str, Any]) -> str:
-    part, examples, shared = (result[name] for name in ("part", "examples", "shared"))
-    what = {
-        "own": "what the run was tested on",
-        "test": "its test part",
-        "all": "all of it, since it has no test part",
-    }[part]
-    lines = [f"{result['run']} on {result['data']}: {what}, {examples:,} examples"]
-    if part == "own" and shared < examples:
-        lines += [f"its data has changed since: {examples - shared:,} of them are others than then"]
-    elif part != "own" and shared == examples:
-        lines += ["the run was tested on each of them, too"]
-    elif part != "own" and shared:
+def _format_summary(result: Mapping[str, Any]) -> str:
+    split, examples, shared = (result[key] for key in ("split", "examples", "shared"))
+    description = {
+        "own": "the run's test split",
+        "test": "its test split",
+        "all": "all of it, since it has no test split",
+    }[split]
+    lines = [f"{result['run']} on {result['data']}: {description}, {examples:,} examples"]
+    if split == "own" and shared < examples:
+        lines += [f"{examples - shared:,} test examples changed since the run"]
+    elif split != "own" and shared == examples:
+        lines += ["all of these examples are in the run's test split"]
+    elif split != "own" and shared:
         lines += [
-            f"the run was tested on {shared:,} of them, too: others may be among what it was "
-            "trained on"
+            f"{shared:,} of these examples are in the run's test split; others may be in its "
+            "training split"
         ]
     return "\n".join(map(command_line.printable, lines))
 
 
-def _figures(result: Mapping[str, Any]) -> RenderableType:
+def _table(*headings: str, left: int) -> Table:
+    """Returns an empty table, whose columns after the first `left` are right-aligned."""
     from rich.table import Table
 
-    table = Table("", "accuracy", "95 % interval", "loss", "examples", box=None, pad_edge=False)
-    for column in table.columns[1:]:
+    table = Table(*headings, box=None, pad_edge=False)
+    for column in table.columns[left:]:
         column.justify = "right"
-    for name, figures in (("now", result), ("in the run's test", result["training"])):
-        low, high = figures["accuracy_interval"]
+    return table
+
+
+def _metrics_table(result: Mapping[str, Any]) -> RenderableType:
+    table = _table("", "accuracy", "95 % interval", "loss", "examples", left=1)
+    for name, metrics in (("now", result), ("in the run's test", result["training"])):
+        low, high = metrics["accuracy_interval"]
         table.add_row(
             name,
-            f"{figures['test']['accuracy']:.2%}",
+            f"{metrics['test']['accuracy']:.2%}",
             f"{low:.2%} to {high:.2%}",
-            f"{figures['test']['loss']:.4f}",
-            f"{figures['examples']:,}",
+            f"{metrics['test']['loss']:.4f}",
+            f"{metrics['examples']:,}",
         )
     return table
 
 
-def _classes(result: Mapping[str, Any]) -> RenderableType:
-    from rich.table import Table
-
+def _class_table(result: Mapping[str, Any]) -> RenderableType:
     rows = result["per_class"]
-    table = Table("class", "precision", "recall", "F1", "examples", box=None, pad_edge=False)
+    table = _table("class", "precision", "recall", "F1", "examples", left=1)
     if len(rows) > _MAX_CLASSES:
         rows = sorted(rows, key=lambda row: float(row["f1"]))[:_MAX_CLASSES]
-        table.caption = f"the {_MAX_CLASSES} of the lowest F1, of {len(result['per_class'])}"
-    for column in table.columns[1:]:
-        column.justify = "right"
+        table.caption = (
+            f"the {_MAX_CLASSES} classes with the lowest F1, of {len(result['per_class'])}"
+        )
     for row in rows:
-        figures = (f"{row[name]:.2%}" for name in ("precision", "recall", "f1"))
-        table.add_row(command_line.printable(row["class"]), *figures, f"{row['support']:,}")
+        scores = (f"{row[name]:.2%}" for name in ("precision", "recall", "f1"))
+        table.add_row(command_line.printable(row["class"]), *scores, f"{row['support']:,}")
     return table
 
 
-def _pairs(result: Mapping[str, Any]) -> RenderableType | None:
+def _confusion_table(result: Mapping[str, Any]) -> RenderableType | None:
+    """Returns the pairs of classes that are confused most often, or None if there are none."""
     import numpy as np
-    from rich.table import Table
 
     from trainer.runs import metrics
 
@@ -145,10 +153,9 @@ def _pairs(result: Mapping[str, Any]) -> RenderableType | None:
     if not pairs:
         return None
     names = [command_line.printable(row["class"]) for row in result["per_class"]]
-    table = Table("class", "taken for", "examples", "of the class", box=None, pad_edge=False)
-    for column in table.columns[2:]:
-        column.justify = "right"
-    for true, said in pairs:
-        share = counts[true, said] / counts[true].sum()
-        table.add_row(names[true], names[said], f"{counts[true, said]:,}", f"{share:.2%}")
+    table = _table("class", "predicted", "examples", "of the class", left=2)
+    for true, predicted in pairs:
+        count = counts[true, predicted]
+        fraction = count / counts[true].sum()
+        table.add_row(names[true], names[predicted], f"{count:,}", f"{fraction:.2%}")
     return table

@@ -1,4 +1,4 @@
-"""`trainer export RUN --format onnx`: the model of a run in another format, checked."""
+"""`trainer export RUN --format onnx`: converts a run's model to another format, and checks it."""
 
 from __future__ import annotations
 
@@ -15,93 +15,96 @@ from trainer.inference.export import exporter
 from trainer.runtime import preemption
 
 if TYPE_CHECKING:
-    from trainer.inference.export.examples import Examples
-    from trainer.inference.export.exporter import Exported
+    from trainer.inference.export.examples import ComparisonData
+    from trainer.inference.export.exporter import ExportResult
 
 _FORMATS = f"one of: {', '.join(exporter.FORMATS)}"
 
 
-def _known(value: str) -> str:
+def _check_format(value: str) -> str:
     if value not in exporter.FORMATS:
         raise ValueError(_FORMATS)
     return value
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The settings of the command."""
+class ExportOptions:
+    """The options of `trainer export`."""
 
-    run: Place = argument("A finished run directory, local or gs://bucket/path.")
-    format: Annotated[Text, AfterValidator(_known)] | None = option(
-        None, f"What the model is put into, {_FORMATS}."
+    run: Place = argument("Finished run directory, local or gs://bucket/path.")
+    format: Annotated[Text, AfterValidator(_check_format)] | None = option(
+        None, f"Format to convert the model to, {_FORMATS}. Required."
     )
     out: Place | None = option(
         None,
-        "File, or for saved_model the folder, local or gs://. Left out, the run's name with the "
-        "format's ending, in the current folder.",
+        "File to write (a folder for saved_model), local or gs://. Default: the run's name with "
+        "the format's suffix, in the current folder.",
     )
     data: Text | None = option(
         None,
-        "Data to compare on, by name, path or gs://, if that of the run is not where it was.",
+        "Data to compare the outputs on: name, path or gs://. Default: the path of the run's data.",
     )
     quantize: Literal["int8"] | None = option(
-        None, "int8, of litert: weights and what is computed from them take 8 bits."
+        None, "Quantize weights and activations to 8 bits (litert only). Default: 32-bit floats."
     )
-    overwrite: bool = option(False, "Replace the file that --out names.")
+    overwrite: bool = option(False, "Replace an earlier model at --out.")
 
 
 def main(arguments: Sequence[str], *, program: str) -> None:
-    """Exports, and prints how the file compares with the run; its path is the last line."""
-    preemption.exit_at_once()
+    """Exports the model; prints how its outputs compare with the run's, and last the path."""
+    preemption.exit_on_sigterm()
     with command_line.exit_codes(program, arguments):
-        settings = command_line.parse(
-            Settings,
+        options = command_line.parse(
+            ExportOptions,
             arguments,
             program=program,
-            summary="Puts the model of a finished run into another format, loads it again by that "
-            "format's own runtime, and leaves it only if it agrees with the run.",
+            summary="Converts the model of a finished run to another format, loads the file with "
+            "that format's own runtime, and keeps it only if its outputs match the run's model.",
         )
-        if settings.format is None:
+        if options.format is None:
             raise UsageError(f"Missing --format, {_FORMATS}.")
-        if settings.quantize and settings.format != "litert":
+        if options.quantize and options.format != "litert":
             raise UsageError(
-                f"--quantize: found --format {settings.format}, expected litert, which it is for"
+                f"--quantize: found --format {options.format}, expected --format litert, the only "
+                "one that can be quantized"
             )
-        module = exporter.find(settings.format)
-        print(_exported(settings, settings.format, module.SUFFIX), flush=True)
+        module = exporter.find(options.format)
+        print(_export(options, options.format, module.SUFFIX), flush=True)
 
 
-def _exported(settings: Settings, name: str, suffix: str) -> str:
-    """Exports, prints how it compares, and returns the path."""
+def _export(options: ExportOptions, name: str, suffix: str) -> str:
+    """Exports, prints the comparison, and returns the path."""
     from trainer.inference.export import destination, examples
     from trainer.runs.finished_run import read_run
 
-    run = read_run(settings.run)
+    run = read_run(options.run)
     exporter.check_kind(name, run.input.kind)
-    ending = f".{settings.quantize}{suffix}" if settings.quantize else suffix
-    place = destination.Destination(
-        settings.out or destination.default(settings.run, ending),
-        run=settings.run,
+    ending = f".{options.quantize}{suffix}" if options.quantize else suffix
+    target = destination.Destination(
+        options.out or destination.default(options.run, ending),
+        run=options.run,
         suffix=None if name == "saved_model" else suffix,
-        overwrite=settings.overwrite,
+        overwrite=options.overwrite,
     )
-    data = examples.load(run, settings.data)
-    exported = exporter.export(run, name, data.dataset, place, int8=settings.quantize == "int8")
-    for line in _lines(name, exported, data, quantized=settings.quantize):
+    data = examples.load(run, options.data)
+    result = exporter.export(run, name, data.dataset, target, int8=options.quantize == "int8")
+    for line in _format_result(name, result, data, quantized=options.quantize):
         print(line)
-    return place.path
+    return target.path
 
 
-def _lines(name: str, exported: Exported, data: Examples, *, quantized: str | None) -> list[str]:
-    found = exported.comparison
+def _format_result(
+    name: str, result: ExportResult, data: ComparisonData, *, quantized: str | None
+) -> list[str]:
+    comparison = result.comparison
     rows = {
         "format": f"{name} {quantized or ''}".rstrip(),
-        "size": f"{exported.size_bytes:,} bytes",
-        "compared": f"with the run's graph, on {found.examples:,} examples {data.description}",
-        "difference": f"at most {found.difference:.2g} in a probability",
-        "accuracy": f"{found.accuracy:.2%}, and {found.expected_accuracy:.2%} by the run's graph",
+        "size": f"{result.size_bytes:,} bytes",
+        "compared": f"with the run's model, on {comparison.examples:,} examples {data.description}",
+        "difference": f"at most {comparison.difference:.2g} in a probability",
+        "accuracy": (f"{comparison.accuracy:.2%}, run's model {comparison.expected_accuracy:.2%}"),
     }
     if quantized:
-        rows["same class"] = f"as the run's graph for {found.same:.2%} of them"
+        rows["same class"] = f"as the run's model for {comparison.same_class:.2%} of the examples"
     width = max(map(len, rows))
     return [f"{title:{width}}  {text}" for title, text in rows.items()]

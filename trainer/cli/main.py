@@ -1,4 +1,4 @@
-"""The `trainer` command: `trainer train --model cnn`, `trainer verify RUN`."""
+"""Dispatches `trainer COMMAND ...` to the module of the command."""
 
 from __future__ import annotations
 
@@ -11,22 +11,26 @@ from trainer import __version__
 from trainer.config import command_line
 from trainer.errors import UsageError
 
-# Each module has `main(arguments, *, program)`, which exits; then what it does, for the help.
+# By command: its module, which has `main(arguments, *, program)` that exits; its line in the help.
 COMMANDS = {
-    "train": ("trainer.task", "train a model; the same as python -m trainer.task"),
-    "verify": ("trainer.cli.verify", "compare a finished run with its manifest"),
-    "evaluate": ("trainer.cli.evaluate", "test a run's model, on its own data or other"),
-    "predict": ("trainer.cli.predict", "ask a run's model about images, texts or numbers"),
-    "compare": ("trainer.cli.compare", "put finished runs beside each other"),
-    "export": ("trainer.cli.export", "put a run's model into another format, and check it"),
-    "data": ("trainer.cli.data", "check a data set, or convert it into what trains fastest"),
-    "serve": ("trainer.cli.serve", "answer requests to a finished run's model over HTTP"),
+    "train": ("trainer.task", "train a model; same as python -m trainer.task"),
+    "verify": ("trainer.cli.verify", "check the files of a finished run against its manifest"),
+    "evaluate": ("trainer.cli.evaluate", "evaluate a run's model on its own or on other data"),
+    "predict": ("trainer.cli.predict", "predict the classes of images, texts or vectors"),
+    "compare": ("trainer.cli.compare", "compare finished runs, with a significance test"),
+    "export": ("trainer.cli.export", "convert a run's model to another format, and check it"),
+    "data": ("trainer.cli.data", "check a data set, or convert it to shards"),
+    "serve": ("trainer.cli.serve", "serve a run's model over HTTP"),
     "submit": ("trainer.cli.submit", "train on Vertex AI, or write a Kubernetes Job"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Hands the rest of the command line to the command that its first word names."""
+    """Runs the command that the first argument names, and exits.
+
+    Args:
+        argv: the arguments; None for those of the process.
+    """
     arguments = sys.argv[1:] if argv is None else list(argv)
     name = arguments[0] if arguments else "--help"
     if name in COMMANDS:
@@ -46,7 +50,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _help() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"    {name:{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
+    lines = [f"  {name:{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
     return "\n".join(
-        ["trainer COMMAND, one of", "", *lines, "", "trainer COMMAND --help says more of it."]
+        [
+            "usage: trainer COMMAND [ARGUMENTS ...]",
+            "",
+            "Commands",
+            *lines,
+            "",
+            "trainer COMMAND --help shows the flags of a command; trainer --version the version.",
+        ]
     )

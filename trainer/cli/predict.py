@@ -1,4 +1,4 @@
-"""`trainer predict RUN FILES...`: what a run's model says of images, texts and numbers."""
+"""`trainer predict RUN FILES...`: predicts the classes of images, texts and vectors."""
 
 from __future__ import annotations
 
@@ -19,125 +19,126 @@ from trainer.runtime import preemption
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Array
-    from trainer.inference.predict.formatters import Layout
+    from trainer.inference.predict.formatters import RowFormatter
     from trainer.inference.predict.reader import Item, Items
     from trainer.runs.finished_run import FinishedRun, Predictor
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The settings of the command."""
+class PredictOptions:
+    """The options of `trainer predict`."""
 
-    run: Text = argument("A finished run directory, local or gs://bucket/path.")
+    run: Text = argument("Finished run directory, local or gs://bucket/path.")
     files: tuple[Text, ...] = argument(
-        "Files, folders with all below them, or patterns as 'part-*.csv', local or gs://. Images "
-        "in files of their own; .txt with a text a line; .csv with a row an example; .jsonl with a "
-        "JSON value a line; arrays as .npy or IDX. Or - for stdin: lines of text for a model of "
-        "texts; for others an image, an array, CSV or JSON lines. Behind a bare -- a name may "
-        "begin with -."
+        "Files, folders, or patterns such as 'part-*.csv', local or gs://; - for stdin. One image "
+        "per file; .txt: one text per line; .csv: one example per row; .jsonl: one JSON value per "
+        "line; .npy or IDX: an array of examples. From stdin, a text model reads lines of text, "
+        "others an image, an array, CSV or JSON lines. Put names that begin with - behind a bare "
+        "--."
     )
     format: Literal["table", "jsonl", "csv"] | None = option(
         None,
-        "table, jsonl or csv. Left out, as the end of --out says; else a table on a terminal, and "
-        "jsonl for other programs.",
+        "Format of the rows. Default: the suffix of --out; without it table on a terminal, else "
+        "jsonl.",
     )
     out: File | None = option(
-        None, "File for the rows, local or gs://; it is there when all is done. Left out, stdout."
+        None,
+        "File to write the rows to, local or gs://; it appears when complete. Default: stdout.",
     )
-    probabilities: bool = option(False, "Tell the probability of each class, too.")
+    probabilities: bool = option(False, "Write the probability of every class, too.")
     column: Text | None = option(
         None,
-        "Column of CSV, or field of JSON objects, that holds the text. Left out, text. With it, "
-        "stdin is CSV or JSON lines.",
+        "CSV column or JSON field with the text; makes stdin CSV or JSON lines. Default: text.",
     )
 
     @pydantic.field_validator("files")
     @classmethod
-    def _has_one_stdin(cls, files: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_stdin_once(cls, files: tuple[str, ...]) -> tuple[str, ...]:
         if files.count("-") > 1:
-            raise ValueError("- once, for there is one stdin")
+            raise ValueError("- at most once, since there is one stdin")
         return files
 
 
 def main(arguments: Sequence[str], *, program: str) -> None:
-    """Writes a row an example, and exits with 3 if something could not be read, else with 0."""
-    preemption.exit_at_once()
+    """Writes one row per example; exits with 3 if an input could not be read, else with 0."""
+    preemption.exit_on_sigterm()
     with command_line.exit_codes(program, arguments):
-        settings = command_line.parse(
-            Settings,
+        options = command_line.parse(
+            PredictOptions,
             arguments,
             program=program,
-            summary="Tells what a run's model says of each example: its class, and how sure it is. "
-            "What cannot be read is told of on stderr, the others go on, and the exit code is 3.",
+            summary="Predicts the class of each example, with its probability. Inputs that cannot "
+            "be read are reported on stderr and skipped; the exit code is 3 then.",
         )
         from trainer.inference.predict.reader import Reader
         from trainer.runs.finished_run import read_run
 
-        found = read_run(settings.run)
-        reader = Reader(found.input, settings.column)
-        reader.check(settings.files)
-        with _output(settings.out) as output:
-            read, failed = _predict(
-                found, reader.items(settings.files), _layout(settings, found), output
-            )
-        if failed:
-            raise UnreadableInputError(f"{failed:,} of {read:,} could not be read")
+        run = read_run(options.run)
+        reader = Reader(run.input, options.column)
+        reader.check(options.files)
+        formatter = _make_formatter(options, run)
+        with _open_output(options.out) as output:
+            count, failures = _predict(run, reader.items(options.files), formatter, output)
+        if failures:
+            raise UnreadableInputError(f"{failures:,} of {count:,} inputs could not be read")
 
 
-def _predict(found: FinishedRun, items: Items, layout: Layout, output: TextIO) -> tuple[int, int]:
-    """Writes the rows; returns how many items there were, and how many could not be read."""
+def _predict(
+    run: FinishedRun, items: Items, formatter: RowFormatter, output: TextIO
+) -> tuple[int, int]:
+    """Writes the rows; returns the number of items, and how many of them could not be read."""
     from trainer.inference.predict import batches
 
-    read = failed = 0
-    output.write(layout.head())
-    made = batches.prefetch(batches.batches(items, found.batch_size))
-    for batch, probabilities in _answered(made, found):
-        output.write(layout.rows(batch, probabilities))
+    count = failures = 0
+    output.write(formatter.header())
+    prefetched = batches.prefetch(batches.batches(items, run.batch_size))
+    for batch, probabilities in _with_probabilities(prefetched, run):
+        output.write(formatter.rows(batch, probabilities))
         output.flush()
-        bad = [item for item in batch if item.example is None]
-        for item in bad:
+        unreadable = [item for item in batch if item.example is None]
+        for item in unreadable:
             print(command_line.printable(f"{item.name}: {item.error}"), file=sys.stderr)
-        read += len(batch)
-        failed += len(bad)
-    return read, failed
+        count += len(batch)
+        failures += len(unreadable)
+    return count, failures
 
 
-def _answered(
-    batches: Iterable[Sequence[Item]], found: FinishedRun
+def _with_probabilities(
+    batches: Iterable[Sequence[Item]], run: FinishedRun
 ) -> Iterator[tuple[Sequence[Item], Sequence[Array]]]:
-    """Gives each batch with the class probabilities of those items that have an example."""
+    """Yields each batch with the class probabilities of the items that have an example."""
     from trainer.runs.finished_run import load_model
 
     with contextlib.ExitStack() as stack:
         model: Predictor | None = None
         for batch in batches:
             examples = [item.example for item in batch if item.example is not None]
-            if examples and model is None:  # It takes seconds, and there may be nothing to ask.
-                model = stack.enter_context(load_model(found))
+            if examples and model is None:  # Loading takes seconds; there may be no example at all.
+                model = stack.enter_context(load_model(run))
             if examples and model is not None:
-                yield batch, list(model.predict(found.input.stacked(examples)))
+                yield batch, list(model.predict(run.input.stack(examples)))
             else:
                 yield batch, ()
 
 
-def _layout(settings: Settings, found: FinishedRun) -> Layout:
-    from trainer.inference.predict.formatters import FORMATS, Layout
+def _make_formatter(options: PredictOptions, run: FinishedRun) -> RowFormatter:
+    from trainer.inference.predict.formatters import FORMATS, RowFormatter
 
-    terminal = settings.out is None and sys.stdout.isatty()
-    by_name = os.path.splitext(settings.out or "")[1].removeprefix(".")
-    usual = "table" if terminal else by_name if by_name in FORMATS else "jsonl"
-    return Layout(
-        format=settings.format or usual,
-        classes=found.classes,
-        all_probabilities=settings.probabilities,
+    terminal = options.out is None and sys.stdout.isatty()
+    suffix = os.path.splitext(options.out or "")[1].removeprefix(".")
+    default = "table" if terminal else suffix if suffix in FORMATS else "jsonl"
+    return RowFormatter(
+        format=options.format or default,
+        classes=run.classes,
+        all_probabilities=options.probabilities,
         width=shutil.get_terminal_size().columns if terminal else None,
     )
 
 
 @contextlib.contextmanager
-def _output(out: str | None) -> Iterator[TextIO]:
-    """Gives what the rows are written to; a file is put in its place when all of them are."""
-    # Names of files need not be UTF-8; what is not is escaped, as JSON has it too.
+def _open_output(out: str | None) -> Iterator[TextIO]:
+    """Yields the stream for the rows; a file gets its final name when the block ends well."""
+    # File names need not be UTF-8: other bytes are escaped, in JSON's own notation.
     encoding, errors = "utf-8", "backslashreplace"
     if out is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
@@ -148,7 +149,7 @@ def _output(out: str | None) -> Iterator[TextIO]:
 
     folder, name = storage.parent(out)
     folder.check_writable()
-    with storage.temporary_directory() as place:
-        with (place / "rows").open("w", encoding=encoding, errors=errors) as rows:
+    with storage.temporary_directory() as temporary:
+        with (temporary / "rows").open("w", encoding=encoding, errors=errors) as rows:
             yield rows
-        folder.write(name, place / "rows")
+        folder.write(name, temporary / "rows")

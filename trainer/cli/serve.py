@@ -1,8 +1,8 @@
-"""`trainer serve RUN`: answers requests to a finished run's model cancelled HTTP, until it is stopped.
+"""`trainer serve RUN`: serves a finished run's model over HTTP until it is stopped.
 
-A server that is told to stop (SIGTERM, Ctrl-C) takes no more connections, answers what was asked
-before, and ends with 0: it is meant to end so. Stopped before it was ready, it ends with 143, as
-other commands do.
+On SIGTERM or Ctrl-C a server that is ready accepts no more connections, answers the requests in
+flight, and exits with 0, since this is its normal end. Before it is ready, SIGTERM exits with 143,
+as in other commands.
 """
 
 from __future__ import annotations
@@ -26,113 +26,119 @@ if TYPE_CHECKING:
     from trainer.runs.finished_run import FinishedRun, Predictor
 
 _PACKAGES = ("fastapi", "orjson", "prometheus_client", "uvicorn")
-_INSTALL = "make env EXTRA=serve, or pip install '.[serve]', in a checkout"
-_WARM_UP = (1, 2, 4, 8)
+_INSTALL = "in a checkout run make env EXTRA=serve, or pip install '.[serve]'"
+_WARM_UP_SIZES = (1, 2, 4, 8)
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The settings of the command."""
+class ServeOptions:
+    """The options of `trainer serve`."""
 
-    run: Place = argument("A finished run directory, local or gs://bucket/path.")
+    run: Place = argument("Finished run directory, local or gs://bucket/path.")
     host: Text = option(
-        "127.0.0.1", "Address to listen on. Left out, for this machine only; in an image, for all."
+        "127.0.0.1",
+        "Address to listen on. Default: 127.0.0.1, this machine only; in the container image "
+        "0.0.0.0, all addresses.",
     )
-    port: Port = option(8080, "Port to listen on; 0 takes a free one.")
+    port: Port = option(8080, "Port to listen on; 0 for any free port.")
     max_batch: Count | None = option(
-        None, "Examples that the model computes at once. Left out, the batch size of training."
+        None, "Maximum examples per batch of the model. Default: the batch size of the training."
     )
-    max_body_mb: Rate = option(8.0, "Greatest size of a request, in MB.")
-    timeout_seconds: Rate = option(30.0, "Seconds after which a request is given up.")
+    max_body_mb: Rate = option(8.0, "Maximum size of a request body, in 10^6 bytes.")
+    timeout_seconds: Rate = option(30.0, "Time limit of a request, in seconds.")
     log: Literal["text", "json"] = option(
-        "text", "text, or json for one JSON object a line with a severity."
+        "text", "Format of the log: text, or json with one object per line and its severity."
     )
 
 
 def main(arguments: Sequence[str], *, program: str) -> None:
-    """Serves until it is told to stop, and exits with 0."""
-    preemption.exit_at_once()
+    """Serves until SIGTERM or Ctrl-C, and exits with 0."""
+    preemption.exit_on_sigterm()
     with command_line.exit_codes(program, arguments):
-        settings = read(arguments, os.environ, program=program)
+        options = read_options(arguments, os.environ, program=program)
         routes = cloud_environment.serving_routes(os.environ)
-        log.configure(settings.log)
+        log.configure(options.log)
         _check_installed()
         from trainer.inference.serve import server
 
-        with server.bound(settings.host, settings.port) as listener:
-            _serve(settings, routes, listener)
+        with server.bind(options.host, options.port) as listener:
+            _serve(options, routes, listener)
 
 
-def read(arguments: Sequence[str], environment: Mapping[str, str], *, program: str) -> Settings:
-    """Returns the settings by the command line and the environment; flags win.
+def read_options(
+    arguments: Sequence[str], environment: Mapping[str, str], *, program: str
+) -> ServeOptions:
+    """Returns the options from the command line and the environment; flags win.
 
     Raises:
-        UsageError: one of them is wrong.
-        SystemExit: with code 0, after the help was printed.
+        UsageError: an option is wrong.
+        SystemExit: with code 0, after printing the help.
     """
 
-    def typed(words: Sequence[str]) -> dict[str, str]:
+    def parse_flags(words: Sequence[str]) -> dict[str, str]:
         return command_line.parse_values(
             words,
-            option_specs(Settings),
+            option_specs(ServeOptions),
             program=program,
-            summary="Answers requests to a finished run's model cancelled HTTP; a page at / tries it.",
+            summary="Serves a finished run's model over HTTP: predictions at /predict, a page to "
+            "try the model at /, the documentation of the interface at /docs.",
         )
 
-    served = environment.get(cloud_environment.SERVED_RUN)
+    environment_run = environment.get(cloud_environment.SERVED_RUN)
     try:
-        flags = typed(arguments)
+        flags = parse_flags(arguments)
     except UsageError:
-        if not served:
+        if not environment_run:
             raise
-        flags = typed([served, *arguments])  # If no RUN was missing, this is as wrong.
-    decided = cloud_environment.serving_flags(environment, typed=flags)
-    values = {name: value for name, (_, value) in decided.items()} | flags
-    labels = {name: variable for name, (variable, _) in decided.items()}
-    return check(Settings, values, labels=labels)
+        # Raises again unless the error was a missing RUN.
+        flags = parse_flags([environment_run, *arguments])
+    from_service = cloud_environment.serving_flags(environment, from_flags=flags)
+    values = {name: value for name, (_, value) in from_service.items()} | flags
+    labels = {name: variable for name, (variable, _) in from_service.items()}
+    return check(ServeOptions, values, labels=labels)
 
 
 def _check_installed() -> None:
     for package in _PACKAGES:
         if importlib.util.find_spec(package) is None:
-            raise UsageError(f"found no package {package}, expected it: {_INSTALL}")
+            raise UsageError(f"trainer serve needs the package {package}: {_INSTALL}")
 
 
-def _serve(settings: Settings, routes: Mapping[str, str], listener: socket.socket) -> None:
-    # Not before all flags are checked: a typo is answered without TensorFlow's import.
+def _serve(options: ServeOptions, routes: Mapping[str, str], listener: socket.socket) -> None:
+    # Imported after the flags are checked: a typo is reported before TensorFlow's import.
     from trainer.inference.serve import app, server
-    from trainer.inference.serve.predictions import Limits
+    from trainer.inference.serve.endpoint import Limits
     from trainer.runs.finished_run import load_model, read_run
 
-    run = read_run(settings.run)
+    run = read_run(options.run)
     with load_model(run) as model:
         _warm_up(model, run.input)
         application = app.create_app(
             run,
             model.predict,
-            max_batch=settings.max_batch or run.batch_size,
+            max_batch=options.max_batch or run.batch_size,
             limits=Limits(
-                timeout_s=settings.timeout_seconds, body_bytes=int(settings.max_body_mb * 1e6)
+                timeout_s=options.timeout_seconds, body_bytes=int(options.max_body_mb * 1e6)
             ),
             routes=app.Routes(**routes),
         )
 
         def announce(url: str) -> None:
-            LOGGER.info("serving %s, %s", settings.run, _in_words(run))
-            print(log.json_line("INFO", url) if settings.log == "json" else url, flush=True)
+            LOGGER.info("serving %s, %s", options.run, _format_run(run))
+            print(log.json_line("INFO", url) if options.log == "json" else url, flush=True)
 
         server.run(application, listener, announce)
         LOGGER.info("stopped")
 
 
 def _warm_up(model: Predictor, signature: InputSignature) -> None:
-    """Lets the model compute batches of several sizes, as its first calls take much longer."""
-    for count in _WARM_UP:
+    """Runs the model on batches of several sizes, since its first calls are much slower."""
+    for count in _WARM_UP_SIZES:
         examples = signature.empty(count)
         examples[:] = "" if signature.kind == "text" else 0
         model.predict(examples)
 
 
-def _in_words(run: FinishedRun) -> str:
+def _format_run(run: FinishedRun) -> str:
     accuracy = 100 * run.metrics["test"]["accuracy"]
     return f"{run.config['model']} on {run.config['data']}, test accuracy {accuracy:.2f}%"

@@ -1,4 +1,4 @@
-"""`trainer verify RUN`: reads a finished run again, and compares it with its manifest."""
+"""`trainer verify RUN`: checks the files of a finished run against its manifest."""
 
 from __future__ import annotations
 
@@ -13,30 +13,33 @@ from trainer.errors import DamagedRunError
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The settings of the command."""
+class VerifyOptions:
+    """The options of `trainer verify`."""
 
-    run: Text = argument("A finished run directory, local or gs://bucket/path.")
+    run: Text = argument("Finished run directory, local or gs://bucket/path.")
 
 
 def main(arguments: Sequence[str], *, program: str) -> None:
-    """Prints what is missing, changed or extra, and exits with 3 if anything is, else with 0."""
+    """Prints each missing, changed or extra file; exits with 3 if there are any, else with 0."""
     with command_line.exit_codes(program, arguments):
-        settings = command_line.parse(
-            Settings,
+        options = command_line.parse(
+            VerifyOptions,
             arguments,
             program=program,
-            summary="Reads every file of a finished run, and compares it with the run's manifest.",
+            summary="Checks the size and SHA-256 of every file of a finished run against its "
+            "manifest.",
         )
-        run = settings.run
         from trainer import storage
         from trainer.runs import manifest
 
-        described = manifest.read(storage.folder(run))
-        findings = manifest.verify(storage.folder(run), described)
-        for finding in findings:
-            print(finding)
+        folder = storage.folder(options.run)
+        content = manifest.read(folder)
+        differences = manifest.verify(folder, content)
+        for difference in differences:
+            print(difference)
         sys.stdout.flush()
-        if findings:
-            raise DamagedRunError(f"{run}: {len(findings)} differences from its manifest")
-        print(f"{run}: whole, {len(described['files'])} files as in its manifest")
+        if differences:
+            raise DamagedRunError(
+                f"{options.run}: {len(differences)} differences from its manifest"
+            )
+        print(f"{options.run}: complete, {len(content['files'])} files as in its manifest")

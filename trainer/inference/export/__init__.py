@@ -1,1 +1,4 @@
-"""Exports a run's model to another format: one file per format, one line in `exporter.FORMATS`."""
+"""Exports a run's model to other formats: one module per format.
+
+To add a format, write its module as `exporter.py` describes, and add it to `exporter.FORMATS`.
+"""

@@ -1,4 +1,4 @@
-"""Where an exported model goes: a file, or a folder for a SavedModel; local or gs://."""
+"""The destination of an exported model: a file, or a folder for a SavedModel; local or gs://."""
 
 from __future__ import annotations
 
@@ -9,63 +9,61 @@ from trainer import storage
 from trainer.errors import RunExistsError, UsageError
 from trainer.storage import Folder
 
-# A SavedModel is one as soon as this is there, so it comes last and goes first.
+# A folder is a SavedModel as soon as it has this file, so it is written last and removed first.
 _GRAPH = "saved_model.pb"
-_OF_SAVED_MODEL = ("variables/", "assets/", "assets.extra/", "fingerprint.pb")
+_SAVED_MODEL_FILES = ("variables/", "assets/", "assets.extra/", "fingerprint.pb")
 
 
 class Destination:
-    """A place that was looked at before the work; nothing is there yet, or it may be replaced."""
+    """A path that is checked before the work starts: it is free, or may be replaced."""
 
     def __init__(self, path: str, *, run: str, suffix: str | None, overwrite: bool) -> None:
-        """Looks at the place, and tries a write beside it.
+        """Checks the path, and that its folder is writable.
 
         Args:
-            path: of the file or folder, local or gs://.
-            run: the run directory, in which nothing may be put.
-            suffix: what the name of a file has to end in; None for a folder.
-            overwrite: whether an earlier model there is to be replaced.
+            path: path of the file or folder, local or gs://.
+            run: the run directory, which must not be written to.
+            suffix: required suffix of the file; None for a folder.
+            overwrite: whether an earlier model at the path may be replaced.
 
         Raises:
-            RunExistsError: something is there that this would destroy.
-            UsageError: it lies in the run directory, or has another ending.
-            StorageError: it cannot be written.
+            RunExistsError: the path holds something that the export would destroy.
+            UsageError: the path is in the run directory, or has another suffix.
+            StorageError: the path cannot be written.
         """
         self.path = path
-        if _inside(path, run):
+        if _is_inside(path, run):
             raise UsageError(
-                f"--out {path}: lies in the run, whose files are those of its manifest, expected "
-                "another place"
+                f"--out {path}: found a path in the run directory, whose files are fixed by its "
+                "manifest, expected a path outside of it"
             )
         if suffix is not None and not path.endswith(suffix):
             raise UsageError(f"--out {path}: expected the path of a file that ends in {suffix}")
-        self._folder, self._name = (storage.folder(path), "") if suffix is None else _parent(path)
+        self._folder, self._name = (storage.folder(path), "") if suffix is None else _split(path)
         self._folder.check_writable()
         self._check_free(overwrite)
 
     def _check_free(self, overwrite: bool) -> None:
         if self._name:
             if self._folder.generation(self._name) and not overwrite:
-                raise RunExistsError(
-                    f"--out {self.path}: is there already, --overwrite replaces it"
-                )
+                raise RunExistsError(f"--out {self.path}: exists; replace it with --overwrite")
             return
         present = self._folder.names()
         if present and _GRAPH not in present:
             raise RunExistsError(
-                f"--out {self.path}: holds files that are no SavedModel ({present[0]}, "
-                f"{len(present)} in all), expected a new or empty folder"
+                f"--out {self.path}: found {len(present)} files that are not a SavedModel "
+                f"({present[0]}, ...), expected a new or empty folder"
             )
         if present and not overwrite:
-            raise RunExistsError(f"--out {self.path}: is there already, --overwrite replaces it")
+            raise RunExistsError(f"--out {self.path}: exists; replace it with --overwrite")
 
     def write(self, source: Path) -> None:
-        """Puts a local file or folder there; it is whole when it is seen as a model."""
+        """Copies a local file or folder to the path; a reader never sees an incomplete model."""
         if source.is_file():
             self._folder.write(self._name, source)
             return
         for name in sorted(self._folder.names(), key=lambda name: name != _GRAPH):
-            if name == _GRAPH or name.startswith(_OF_SAVED_MODEL):
+            if name == _GRAPH or name.startswith(_SAVED_MODEL_FILES):
                 self._folder.remove(name)
         files = {
             path.relative_to(source).as_posix(): path
@@ -83,18 +81,18 @@ class Destination:
 
 
 def default(run: str, suffix: str) -> str:
-    """Returns a path in the current folder that is called as the run is."""
-    local = run if storage.is_remote(run) else os.path.abspath(run)
-    return (local.rpartition("/")[2] or "model") + suffix
+    """Returns a path in the current folder: the name of the run directory, with a suffix."""
+    path = run if storage.is_remote(run) else os.path.abspath(run)
+    return (path.rpartition("/")[2] or "model") + suffix
 
 
-def _parent(path: str) -> tuple[Folder, str]:
-    """Returns the folder that a file lies in, and the file's name in it."""
+def _split(path: str) -> tuple[Folder, str]:
+    """Returns the folder of a file, and the file's name in it."""
     parent, _, name = path.rpartition("/")
     return storage.folder(parent or ("/" if path.startswith("/") else ".")), name
 
 
-def _inside(path: str, run: str) -> bool:
+def _is_inside(path: str, run: str) -> bool:
     if storage.is_remote(path) != storage.is_remote(run):
         return False
     if not storage.is_remote(path):

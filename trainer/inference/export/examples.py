@@ -1,4 +1,4 @@
-"""What an exported model is compared on: the test part of the run's data."""
+"""Reads the examples on which an exported model is compared: the test split of the run's data."""
 
 from __future__ import annotations
 
@@ -13,45 +13,49 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Examples:
-    """Data that a run's model takes.
+class ComparisonData:
+    """Data that fits a run's model.
 
     Attributes:
-        dataset: read and split as by the run.
-        description: what its test part is, in words.
+        dataset: the data, read and split as in the run.
+        description: its test split in words, "of the run's test split".
     """
 
     dataset: Dataset = field(repr=False)
     description: str
 
 
-def load(run: FinishedRun, data: str | None = None) -> Examples:
-    """Reads the data of a run again, by the run's own settings.
+def load(run: FinishedRun, data: str | None = None) -> ComparisonData:
+    """Reads the data of a run again, with the run's own settings.
 
     Args:
         run: a finished run.
-        data: other data in its place, by name, path or gs://.
+        data: other data to use instead: a name, path or gs://.
 
     Raises:
-        StorageError: it is not there any more.
-        DataError: it is damaged, or holds something else than the model takes.
+        StorageError: the data is missing.
+        DataError: the data is damaged, or does not fit the model.
     """
     from trainer.data.inputs import InputSignature
     from trainer.training import setup
 
     dataset = setup.reload(run, data)
-    place = data or run.config["data"]
-    found = InputSignature.of(dataset.spec)
-    if (found.kind, found.shape, found.dtype) != (run.input.kind, run.input.shape, run.input.dtype):
+    path = data or run.config["data"]
+    signature = InputSignature.from_spec(dataset.spec)
+    if (signature.kind, signature.shape, signature.dtype) != (
+        run.input.kind,
+        run.input.shape,
+        run.input.dtype,
+    ):
         raise DataError(
-            f"--data {place}: found {found.expected()}, expected {run.input.expected()}, as "
-            "the model takes it"
+            f"--data {path}: found {signature.expected()}, expected {run.input.expected()}, the "
+            "input of the model"
         )
     if dataset.spec.classes != run.classes:
         raise DataError(
-            f"--data {place}: found the classes {', '.join(dataset.spec.classes)}, expected "
+            f"--data {path}: found the classes {', '.join(dataset.spec.classes)}, expected "
             f"those of the run: {', '.join(run.classes)}"
         )
     same = dataset.fingerprint == run.manifest.get("data_fingerprint")
-    of = "the run's test part" if same else f"{place}, which is not the data of the run"
-    return Examples(dataset, f"of {of}")
+    origin = "the run's test split" if same else f"{path}, which is not the data of the run"
+    return ComparisonData(dataset, f"of {origin}")

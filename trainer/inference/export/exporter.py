@@ -1,16 +1,16 @@
-"""A run's model in another format: one file a format, one line here.
+"""Exports a run's model to a format, and checks the result before it is written anywhere.
 
-Each module has
+The module of a format has
 
-- `SUFFIX`, what its files are called by default;
-- `NEEDS`, packages that it takes besides those of training;
-- `KINDS`, kinds of input that the format can hold raw;
-- `OF_RUN`, which files of the run it is made of; one that ends in "/" stands for all below it;
-- `write(source, path)`, which makes the file or folder at a local path;
-- `load(path, kind)`, which loads it by the format's own runtime and returns a function from raw
+- `SUFFIX`, the default suffix of its files;
+- `PACKAGES`, the packages it needs besides those for training;
+- `INPUT_KINDS`, the kinds of input for which the format can include the preprocessing;
+- `RUN_FILES`, the files of the run that `write` needs; a name that ends in "/" is a folder;
+- `write(source, path)`, which writes the file or folder to a local path;
+- `load(path, kind)`, which loads it with the format's own runtime, and returns a function from raw
   examples (N, ...) to class probabilities, float32 (N, classes).
 
-What is loaded so must agree with the run's own graph before anything is left anywhere.
+The outputs of the loaded file must match those of the run's own graph.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from trainer import storage
 from trainer.errors import ExportMismatchError, TrainerError, UsageError
 from trainer.runs.finished_run import Predictor
 from trainer.runtime import imports
-from trainer.runtime.log import output_hidden
+from trainer.runtime.log import suppress_output
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Array, Dataset, Split
     from trainer.inference.export.destination import Destination
     from trainer.inference.export.output_comparison import OutputComparison
-    from trainer.runs.finished_run import FinishedRun, Predictor
+    from trainer.runs.finished_run import FinishedRun
 
     Predict = Callable[[Array], Array]
 
@@ -46,25 +46,25 @@ FORMATS = {
     "h5": "trainer.inference.export.h5",
 }
 
-OUTPUT = "probabilities"  # What the output is called where the format is ours to name.
+OUTPUT = "probabilities"  # Name of the output, in formats where the exporter chooses it.
 
-_EXAMPLES = 1000
-_TOLERANCE = 1e-4
-# A file in 8 bits rounds; what says otherwise more often than this is broken.
-_MIN_SAME = 0.9
+_EXAMPLES = 1000  # To compare a file in 32 bits on.
+_TOLERANCE = 1e-4  # Maximum difference of a probability.
+# In 8 bits, rounding changes some predictions; below this fraction of equal ones, the file is bad.
+_MIN_SAME_CLASS = 0.9
 _REPRESENTATIVE = 500
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSource:
-    """What a format is made of.
+    """Input of a format's `write`.
 
     Attributes:
         run: the run.
-        files: local folder with those files of the run that the format is made of.
+        files: local folder with the format's `RUN_FILES`.
         model: the run's own graph.
-        representative: training examples by which values are scaled to 8 bits, (N, ...); None for a
-            file in 32 bits.
+        representative: training examples (N, ...) that determine the scales of 8-bit values; None
+            for a file in 32 bits.
     """
 
     run: FinishedRun
@@ -74,12 +74,12 @@ class ExportSource:
 
 
 @dataclass(frozen=True)
-class Exported:
-    """What was written.
+class ExportResult:
+    """The result of an export.
 
     Attributes:
-        size_bytes: of all its files.
-        comparison: of its answers with those of the run's own graph.
+        size_bytes: total size of the written files.
+        comparison: comparison of its outputs with those of the run's own graph.
     """
 
     size_bytes: int
@@ -90,127 +90,130 @@ def find(name: str) -> Any:
     """Returns the module of a format.
 
     Raises:
-        UsageError: a package that it needs is not installed.
+        UsageError: a package of the format is not installed.
     """
     module = importlib.import_module(FORMATS[name])
-    missing = [package for package in module.NEEDS if importlib.util.find_spec(package) is None]
+    missing = [package for package in module.PACKAGES if importlib.util.find_spec(package) is None]
     if missing:
         raise UsageError(
-            f"--format {name}: needs {', '.join(missing)}, not installed; pip install '.[export]' "
-            "brings it"
+            f"--format {name}: needs {', '.join(missing)}, which is not installed; run pip install "
+            "'.[export]' in a checkout"
         )
     return module
 
 
 def check_kind(name: str, kind: str) -> None:
-    """Raises UsageError if a format cannot hold a model that takes this kind of input, raw."""
-    if kind in find(name).KINDS:
+    """Raises UsageError if a format cannot include the preprocessing of this kind of input."""
+    if kind in find(name).INPUT_KINDS:
         return
-    others = [each for each in FORMATS if kind in importlib.import_module(FORMATS[each]).KINDS]
+    others = [
+        each for each in FORMATS if kind in importlib.import_module(FORMATS[each]).INPUT_KINDS
+    ]
     raise UsageError(
-        f"--format {name}: found a model that takes a {kind}, which this format cannot hold, "
+        f"--format {name}: found a model with {kind} input, which this format does not support, "
         f"expected one of: {', '.join(others)}"
     )
 
 
 def export(
     run: FinishedRun, name: str, data: Dataset, destination: Destination, *, int8: bool = False
-) -> Exported:
-    """Converts a run's model, loads the result again, compares it, and only then puts it in place.
+) -> ExportResult:
+    """Converts a run's model, loads the result, compares its outputs, and only then writes it.
 
     Args:
         run: a finished run.
-        name: of the format.
-        data: of the run.
-        destination: where it goes.
-        int8: whether weights and what is computed from them take 8 bits; of LiteRT only.
+        name: name of the format.
+        data: the data of the run.
+        destination: where to write the result.
+        int8: whether to quantize weights and activations to 8 bits (LiteRT only).
 
     Raises:
-        DamagedRunError: files of the run are not those of its manifest.
-        UsageError: the model has parts that the format cannot hold.
-        ExportMismatchError: it answers otherwise than the run's own graph.
+        DamagedRunError: files of the run differ from its manifest.
+        UsageError: the format does not support an operator of the model.
+        ExportMismatchError: the outputs differ from those of the run's own graph.
     """
     from trainer.inference.export import output_comparison
     from trainer.runs import filenames
 
     module = find(name)
-    test = data.test if int8 else output_comparison.some(data.test, _EXAMPLES)
+    test = data.test if int8 else output_comparison.sample(data.test, _EXAMPLES)
     with (
-        storage.temporary_directory() as temporary_directory,
-        run.files(f"{filenames.SAVED_MODEL}/", *module.OF_RUN) as files,
+        storage.temporary_directory() as temporary,
+        run.files(f"{filenames.SAVED_MODEL}/", *module.RUN_FILES) as files,
     ):
-        _compute_in_full()
+        _use_cpu_in_float32()
         model = Predictor(files / filenames.SAVED_MODEL)
         source = ExportSource(
             run=run,
             files=files,
             model=model,
-            representative=output_comparison.some(data.train, _REPRESENTATIVE).array
+            representative=output_comparison.sample(data.train, _REPRESENTATIVE).array
             if int8
             else None,
         )
-        path = temporary_directory / f"model{module.SUFFIX}"
-        expected = output_comparison.in_batches(model.predict, test.array, run.batch_size)
-        answers = _converted(name, module, source, path, test)
-        found = output_comparison.compare(expected, answers, test.labels)
-        _check(name, found, int8=int8)
+        path = temporary / f"model{module.SUFFIX}"
+        expected = output_comparison.predict_in_batches(model.predict, test.array, run.batch_size)
+        outputs = _convert(name, module, source, path, test)
+        comparison = output_comparison.compare(expected, outputs, test.labels)
+        _check(name, comparison, int8=int8)
         destination.write(path)
-        return Exported(size_bytes=_size(path), comparison=found)
+        return ExportResult(size_bytes=_size(path), comparison=comparison)
 
 
-def _converted(name: str, module: Any, source: ExportSource, path: Path, test: Split) -> Array:
-    """Writes the file and returns what it says of examples, loaded again."""
+def _convert(name: str, module: Any, source: ExportSource, path: Path, test: Split) -> Array:
+    """Writes the file, loads it, and returns its outputs for the test examples."""
     from trainer.inference.export import output_comparison
 
     try:
-        with output_hidden():
+        with suppress_output():
             module.write(source, path)
             predict: Predict = module.load(path, source.run.input.kind)
-            return output_comparison.in_batches(predict, test.array, source.run.batch_size)
+            return output_comparison.predict_in_batches(predict, test.array, source.run.batch_size)
     except (TrainerError, OSError, MemoryError, AttributeError, NameError):
-        raise  # Not the model's fault, and a defect's traceback is of use.
-    except Exception as error:  # Each converter and runtime has its own.
+        raise  # Not the model's fault; an internal error needs its traceback.
+    except Exception as error:  # Each converter and runtime has error classes of its own.
         raise UsageError(
-            f"--format {name}: the model has parts that this format cannot hold: {_reason(error)}"
+            f"--format {name}: this format does not support the model: {_reason(error)}"
         ) from error
 
 
-def _check(name: str, found: OutputComparison, *, int8: bool) -> None:
+def _check(name: str, comparison: OutputComparison, *, int8: bool) -> None:
     if int8:
-        if not found.same >= _MIN_SAME:
+        if not comparison.same_class >= _MIN_SAME_CLASS:
             raise ExportMismatchError(
-                f"--quantize int8: {found.same:.1%} of {found.examples:,} examples are said to be "
-                f"of the class that the run's own graph says, expected at least {_MIN_SAME:.0%}; "
-                "no file is left"
+                "--quantize int8: found the class of the run's model for "
+                f"{comparison.same_class:.1%} of {comparison.examples:,} examples, expected at "
+                f"least {_MIN_SAME_CLASS:.0%}; no file was written"
             )
-    elif not found.difference <= _TOLERANCE:
+    elif not comparison.difference <= _TOLERANCE:
         raise ExportMismatchError(
-            f"--format {name}: probabilities differ by up to {found.difference:.2g} from those of "
-            f"the run's own graph on {found.examples:,} examples, expected at most "
-            f"{_TOLERANCE:g}; no file is left"
+            f"--format {name}: found probabilities that differ by up to "
+            f"{comparison.difference:.2g} from those of the run's model on "
+            f"{comparison.examples:,} examples, expected at most {_TOLERANCE:g}; no file was "
+            "written"
         )
 
 
-def _compute_in_full() -> None:
-    """Keeps TensorFlow off GPUs, which another job may need, and their shorter floats."""
+def _use_cpu_in_float32() -> None:
+    """Makes TensorFlow ignore GPUs, which another job may need, and their TensorFloat-32."""
     with imports.keras():
         import tensorflow as tf
 
         tf.config.experimental.enable_tensor_float_32_execution(False)
-        with contextlib.suppress(RuntimeError):  # They are in use already.
+        with contextlib.suppress(RuntimeError):  # GPUs are initialized already.
             tf.config.set_visible_devices([], "GPU")
 
 
 def _reason(error: Exception) -> str:
-    """Returns what a converter or runtime says, in part of a line."""
+    """Returns the reason from the error of a converter or runtime, as part of a line."""
     text = str(error)
-    # LiteRT's converter lists operators one by one; Keras says it in the middle of a page.
+    # LiteRT's converter lists unsupported operators; Keras names the class within a long text.
     operators = sorted(set(re.findall(r"'(tf\.\w+)' op is neither", text)))
     if operators:
         return ", ".join(operators)
     unknown = re.search(r"(?:Could not locate class|Unknown layer:) '([^']+)'", text)
     if unknown:
-        return f"{unknown[1]}, whose module is not here to import"
+        return f"cannot import the module of {unknown[1]}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return (lines or [type(error).__name__])[0].rpartition("error: ")[2][:300]
 

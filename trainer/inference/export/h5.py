@@ -1,7 +1,7 @@
-"""The run's `model.h5`, for programs of before Keras 3; byte for byte.
+"""Format h5: the run's `model.h5`, unchanged, for programs written for Keras 2.
 
-Keras up to 3.11.2 runs code out of an .h5 whatever its safe mode is (CVE-2025-9905), so another
-file than the run's own is never loaded, and this program asks for a Keras that came after it.
+Keras before 3.11.3 executes code stored in an .h5 file even in safe mode (CVE-2025-9905). The
+program requires a later Keras, and loads no .h5 file but the run's own.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from trainer.inference.export.exporter import ExportSource
 
 SUFFIX = ".h5"
-NEEDS: tuple[str, ...] = ()
-KINDS = ("image", "vector", "text")
-OF_RUN = (filenames.MODEL_H5,)
+PACKAGES: tuple[str, ...] = ()
+INPUT_KINDS = ("image", "vector", "text")
+RUN_FILES = (filenames.MODEL_H5,)
 
 load = keras.load
 

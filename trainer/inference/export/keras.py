@@ -1,4 +1,4 @@
-"""The run's `model.keras`, for Keras 3; byte for byte."""
+"""Format keras: the run's `model.keras`, unchanged, for Keras 3."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from trainer.inference.export.exporter import ExportSource, Predict
 
 SUFFIX = ".keras"
-NEEDS: tuple[str, ...] = ()
-KINDS = ("image", "vector", "text")
-OF_RUN = (filenames.MODEL_KERAS,)
+PACKAGES: tuple[str, ...] = ()
+INPUT_KINDS = ("image", "vector", "text")
+RUN_FILES = (filenames.MODEL_KERAS,)
 
 
 def write(source: ExportSource, path: Path) -> None:
@@ -28,15 +28,15 @@ def write(source: ExportSource, path: Path) -> None:
 
 
 def import_layers(source: ExportSource) -> None:
-    """Imports the user's module that built the model: Keras files name layers, and hold no code."""
+    """Imports the user's module of the model, as Keras files name layers and hold no code."""
     name = source.run.config["model"]
     if name not in models.MODELS:
-        with contextlib.suppress(UsageError):  # A model of Keras's own layers needs none.
+        with contextlib.suppress(UsageError):  # Not needed if all layers are Keras's own.
             models.find(name)
 
 
 def load(path: Path, kind: str) -> Predict:
-    """Loads it by Keras, which in its safe mode runs no code out of the file."""
+    """Loads the file with Keras, whose safe mode executes no code stored in it."""
     import keras
     import numpy as np
 

@@ -1,9 +1,10 @@
-"""A .tflite file for LiteRT, on phones and small machines, in 32 bits or in 8.
+"""Format litert: a .tflite file for LiteRT on phones and small machines, in 32 or 8 bits.
 
-Texts are cut into words by operators that LiteRT has not; those of TensorFlow's, which the
-converter could put in their place, no LiteRT interpreter for Python is built with.
+Text models cannot be converted: LiteRT has no operators that split texts into words, and no LiteRT
+interpreter for Python includes those of TensorFlow.
 
-ExportSource of 8 bits: Jacob et al. 2018 (arXiv:1712.05877), with scales from training examples.
+Source of the 8-bit quantization: Jacob et al. 2018 (arXiv:1712.05877), with scales from training
+examples.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ if TYPE_CHECKING:
     from trainer.inference.export.exporter import ExportSource, Predict
 
 SUFFIX = ".tflite"
-NEEDS = ("ai_edge_litert",)
-KINDS = ("image", "vector")
-OF_RUN: tuple[str, ...] = ()
+PACKAGES = ("ai_edge_litert",)
+INPUT_KINDS = ("image", "vector")
+RUN_FILES: tuple[str, ...] = ()
 
 _LABELS = "labels.txt"
 
 
 def write(source: ExportSource, path: Path) -> None:
-    """Converts the run's graph; class names go along as `labels.txt`."""
+    """Converts the run's graph, and appends the class names as `labels.txt`."""
     import tensorflow as tf
 
     name = source.run.input.kind
@@ -38,27 +39,27 @@ def write(source: ExportSource, path: Path) -> None:
     if examples is not None:
 
         def representative() -> Iterator[dict[str, Array]]:
-            for number in range(len(examples)):
-                yield {name: examples[number : number + 1]}
+            for index in range(len(examples)):
+                yield {name: examples[index : index + 1]}
 
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = representative
-        # Nothing of the network is left in floats; what goes in and comes out stays as it was.
+        # All operators must be int8; input and output keep their dtypes.
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     path.write_bytes(converter.convert())
-    # A ZIP archive behind the model is where LiteRT's own tools look for such files.
+    # LiteRT's own tools look for such files in a ZIP archive at the end of the model.
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(_LABELS, "\n".join(source.run.classes) + "\n")
 
 
 def load(path: Path, kind: str) -> Predict:
-    """Loads it by LiteRT's interpreter."""
+    """Loads the file with LiteRT's interpreter."""
     from ai_edge_litert.interpreter import Interpreter
 
     runner = Interpreter(model_path=str(path)).get_signature_runner()
 
     def predict(examples: Array) -> Array:
-        answer: Array = runner(**{kind: examples})[OUTPUT]
-        return answer
+        probabilities: Array = runner(**{kind: examples})[OUTPUT]
+        return probabilities
 
     return predict

@@ -1,4 +1,4 @@
-"""The run's SavedModel, for TensorFlow Serving; byte for byte."""
+"""Format saved_model: the run's SavedModel, unchanged, for TensorFlow Serving."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from trainer.inference.export.exporter import ExportSource, Predict
 
 SUFFIX = ".saved_model"
-NEEDS: tuple[str, ...] = ()
-KINDS = ("image", "vector", "text")
-OF_RUN: tuple[str, ...] = (f"{filenames.SAVED_MODEL}/",)
+PACKAGES: tuple[str, ...] = ()
+INPUT_KINDS = ("image", "vector", "text")
+RUN_FILES: tuple[str, ...] = (f"{filenames.SAVED_MODEL}/",)
 
 
 def write(source: ExportSource, path: Path) -> None:
@@ -24,5 +24,5 @@ def write(source: ExportSource, path: Path) -> None:
 
 
 def load(path: Path, kind: str) -> Predict:
-    """Loads it by TensorFlow."""
+    """Loads the SavedModel with TensorFlow."""
     return Predictor(path).predict

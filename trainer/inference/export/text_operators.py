@@ -1,13 +1,13 @@
-"""TensorFlow's operators on texts, put together from those of ONNX and onnxruntime.
+"""TensorFlow's operators on texts, composed from operators of ONNX and onnxruntime.
 
-`keras.layers.TextVectorization` makes lower case of a text, takes out punctuation, cuts it into
-words or characters, joins them to n-grams and looks those up. ONNX has no operator for most of
-this; but onnxruntime cuts a text into its characters (Tokenizer, one of its own operators), and
-ONNX looks strings up, joins two, and splits at spaces. Each operator here is an ONNX function of
-those, in ONNX's own text form, which is put in the place where the function is called.
+`keras.layers.TextVectorization` lowercases texts, strips punctuation, splits them into words or
+characters, joins these to n-grams and looks them up. ONNX has no operators for most of this. But
+onnxruntime splits texts into characters (Tokenizer, an operator of its own), and ONNX looks strings
+up, concatenates two, and splits at spaces. Each operator here is an ONNX function of these, in
+ONNX's textual syntax, that is inlined where it is called.
 
-Texts in rows are as in TensorFlow: the values of all rows, one behind the other, and
-`row_splits` (N + 1), where in them each row begins, and the last one ends.
+Ragged rows are encoded as in TensorFlow: the values of all rows, concatenated, and `row_splits`
+(N + 1), the index at which each row begins, followed by the index at which the last row ends.
 
 Source: https://onnx.ai/onnx/operators, https://onnx.ai/onnx/repo-docs/Syntax.html.
 """
@@ -21,14 +21,14 @@ from typing import Any
 
 _DOMAIN = "trainer.text"
 _OPSETS = {"": 20, "ai.onnx.ml": 2, "com.microsoft": 1, _DOMAIN: 1}
-_IR_VERSION = 9  # Of ONNX opset 20, which has strings to join and to split.
+_IR_VERSION = 9  # Of ONNX opset 20, the first with StringConcat and StringSplit.
 
-# What TextVectorization takes out, as its graph has it.
+# The pattern of TextVectorization's punctuation, as written in its graph.
 _PUNCTUATION = r"""[!"#$%&()\*\+,-\./:;<=>?@\[\\\]^_`{|}~\']"""
 
-_STRING, _INT64 = 8, 7  # As onnx.TensorProto has them.
+_STRING, _INT64 = 8, 7  # Values of onnx.TensorProto.DataType.
 
-# Into rows of characters, with "" behind those of shorter texts.
+# Splits texts into a table of characters (N, longest), padded with "".
 _CUT = """
 Cut (texts) => (rows)
 {
@@ -38,7 +38,7 @@ Cut (texts) => (rows)
 }
 """
 
-# Neighbours are joined until one is left in each row: as often as their number can be halved.
+# Joins each row of characters to a text, by concatenating neighbours until one column is left.
 _JOIN = """
 Join (rows) => (texts)
 {
@@ -48,11 +48,11 @@ Join (rows) => (texts)
     sizes = Concat <axis = 0> (height, one)
     nothing = Constant <value = string[1, 1] {""}> ()
     empty = Expand (nothing, sizes)
-    begun = Concat <axis = 1> (rows, empty)
-    most = Constant <value_int = 64> ()
-    yes = Constant <value = bool {1}> ()
+    initial = Concat <axis = 1> (rows, empty)
+    max_iterations = Constant <value_int = 64> ()
+    true = Constant <value = bool {1}> ()
     joined = Loop <body = halve
-        (int64 number, bool going, string[N, W] row) => (bool more, string[N, V] half) {
+        (int64 iteration, bool condition, string[N, W] row) => (bool more, string[N, V] half) {
         two = Constant <value = int64[1] {2}> ()
         width = Shape <start = 1, end = 2> (row)
         padded = Concat <axis = 1> (row, empty)
@@ -61,14 +61,14 @@ Join (rows) => (texts)
         right = Slice (padded, one, end, one, two)
         half = StringConcat (left, right)
         remaining = Shape <start = 1, end = 2> (half)
-        several = Greater (remaining, one)
-        more = Squeeze (several)
-    }> (most, yes, begun)
+        unfinished = Greater (remaining, one)
+        more = Squeeze (unfinished)
+    }> (max_iterations, true, initial)
     texts = Squeeze (joined, one)
 }
 """
 
-# The row of each value.
+# Returns the row of each value.
 _ROWS = """
 Rows (row_splits, values) => (rows)
 {
@@ -83,8 +83,8 @@ Rows (row_splits, values) => (rows)
     number = Shape (starts)
     each = ConstantOfShape <value = int64[1] {1}> (number)
     places = Unsqueeze (starts, one)
-    marked = ScatterND <reduction = "add"> (marks, places, each)
-    all_rows = CumSum (marked, axis)
+    row_starts = ScatterND <reduction = "add"> (marks, places, each)
+    all_rows = CumSum (row_starts, axis)
     rows = Slice (all_rows, zero, count)
 }
 """
@@ -93,17 +93,17 @@ _TRANSLATE = """
 {name} (texts) => (translated)
 {{
     rows = trainer.text.Cut (texts)
-    known = ai.onnx.ml.LabelEncoder <
-        keys_strings = {keys}, values_strings = {values}, default_string = "as it is"
+    replacements = ai.onnx.ml.LabelEncoder <
+        keys_strings = {keys}, values_strings = {values}, default_string = "unchanged"
     > (rows)
-    as_it_is = Constant <value = string {{"as it is"}}> ()
-    stays = Equal (known, as_it_is)
-    characters = Where (stays, rows, known)
+    marker = Constant <value = string {{"unchanged"}}> ()
+    is_unchanged = Equal (replacements, marker)
+    characters = Where (is_unchanged, rows, replacements)
     translated = trainer.text.Join (characters)
 }}
 """
 
-# StringSplit without a delimiter splits at spaces; TensorFlow at all of ASCII's white space.
+# StringSplit without a delimiter splits at spaces, TensorFlow at all ASCII white space.
 _SPLIT = """
 Split (texts) => (indices, words, shape)
 {
@@ -116,8 +116,8 @@ Split (texts) => (indices, words, shape)
     width = Gather (shape, one)
     columns = Range (zero, width, one)
     ends = Unsqueeze (counts, second)
-    there = Less (columns, ends)
-    places = NonZero (there)
+    present = Less (columns, ends)
+    places = NonZero (present)
     indices = Transpose (places)
     words = GatherND (rows, indices)
 }
@@ -132,18 +132,18 @@ Characters (texts) => (row_splits, characters)
     rows = trainer.text.Cut (texts)
     nothing = Constant <value = string {""}> ()
     padding = Equal (rows, nothing)
-    there = Not (padding)
-    places = NonZero (there)
+    present = Not (padding)
+    places = NonZero (present)
     indices = Transpose (places)
     characters = GatherND (rows, indices)
-    each = Cast <to = 7> (there)
+    each = Cast <to = 7> (present)
     counts = ReduceSum <keepdims = 0> (each, second)
     ends = CumSum (counts, axis)
     row_splits = Concat <axis = 0> (zero, ends)
 }
 """
 
-# ONNX cannot tell a character's number. What stands for it is the character's place in all texts.
+# ONNX cannot compute code points. Characters are numbered by their position in all texts instead.
 _DECODE = """
 Decode (texts) => (row_splits, codes)
 {
@@ -196,7 +196,7 @@ _NGRAMS = """
     ngram_splits = CumSum (counts, first)
 }}
 """
-# Those of one more word: each of one word less, and the word that comes then, if it is in that row.
+# N-grams of n words: each of n - 1 words, and the next word, if it is in the same row.
 _WIDER = """
     more_{n} = Constant <value = int64[1] {{{less}}}> ()
     left_{n} = Sub (count, more_{n})
@@ -248,26 +248,26 @@ Pad (shape, values, default, row_splits) => (table)
     ends = Slice (row_splits, one, splits)
     lengths = Sub (ends, starts)
     longest = ReduceMax (lengths)
-    asked = Slice (shape, one, two)
-    is_open = Less (asked, zero)
-    width = Where (is_open, longest, asked)
+    requested = Slice (shape, one, two)
+    is_any = Less (requested, zero)
+    width = Where (is_any, longest, requested)
     height = Shape (starts)
     sizes = Concat <axis = 0> (height, width)
     empty = Expand (default, sizes)
     size = Size (values)
     numbers = Range (first, size, step)
-    begun = Gather (starts, rows)
-    columns = Sub (numbers, begun)
+    row_starts = Gather (starts, rows)
+    columns = Sub (numbers, row_starts)
     fits = Less (columns, width)
     row_column = Unsqueeze (rows, one)
     column_column = Unsqueeze (columns, one)
     pairs = Concat <axis = 1> (row_column, column_column)
     places = Compress <axis = 0> (pairs, fits)
-    kept = Compress <axis = 0> (values, fits)
-    table = ScatterND (empty, places, kept)
+    fitting = Compress <axis = 0> (values, fits)
+    table = ScatterND (empty, places, fitting)
 }
 """
-# The same of values that come with the number of their row each, of so many rows.
+# The same for values with the row of each value (rows) and the number of rows (height).
 _PAD_ROWS = """
 PadRows (shape, values, default, height, rows) => (table)
 {
@@ -288,7 +288,7 @@ PadRows (shape, values, default, height, rows) => (table)
 
 
 def handlers() -> dict[str, Any]:
-    """Returns what tf2onnx is to do at each of these operators: leave it for `replaced`."""
+    """Returns tf2onnx's handlers of these operators, which leave them for `replace_operators`."""
     from tf2onnx import handler
 
     def leave(context: Any, node: Any, name: str, arguments: Any) -> None:
@@ -305,27 +305,27 @@ def handlers() -> dict[str, Any]:
 
 
 def opset() -> Any:
-    """Returns what a model that holds such operators has to import."""
+    """Returns the opset import of a model with such operators."""
     import onnx.helper
 
     return onnx.helper.make_opsetid(_DOMAIN, _OPSETS[_DOMAIN])
 
 
-def replaced(model: Any) -> Any:
-    """Returns an ONNX model whose operators on texts are ONNX's and onnxruntime's.
+def replace_operators(model: Any) -> Any:
+    """Returns an ONNX model with TensorFlow's operators on texts replaced.
 
     Args:
-        model: onnx.ModelProto of opset 18, with TensorFlow's operators as `handlers` left them.
+        model: onnx.ModelProto of opset 18, in which `handlers` left TensorFlow's operators.
 
     Raises:
-        ValueError: one of them has settings that cannot be replaced; the message says which.
+        ValueError: an operator has an attribute that is not supported; the message names it.
     """
     import onnx.helper
     import onnx.inliner
 
     functions = dict(_SHARED)
     constants = {constant.name: constant for constant in model.graph.initializer}
-    makers = {output: node for node in model.graph.node for output in node.output}
+    producers = {output: node for node in model.graph.node for output in node.output}
     for node in model.graph.node:
         if node.domain != _DOMAIN:
             continue
@@ -338,44 +338,47 @@ def replaced(model: Any) -> Any:
             node.domain = ""
             continue
         if node.op_type == "UnicodeEncode":
-            texts, codes = _decoded(makers, node), node.input[0]
+            texts, codes = _source_texts(producers, node), node.input[0]
             del node.input[:]
             node.input.extend([texts, codes])
         if node.op_type == "RaggedBincount":
-            _expect_counts(constants.get(node.input[3]))
+            _expect_no_weights(constants.get(node.input[3]))
         name, text = _REPLACED[node.op_type](attributes)
         functions[name] = text
         node.op_type = name
-        del node.input[len(_head(text)) :]
-    # What 18 has means the same in 20, but for transforms and sampling of images.
+        del node.input[len(_parameters(text)) :]
+    # Operators of opset 18 mean the same in 20, except for transforms and sampling of images.
     del model.opset_import[:]
     model.opset_import.extend(_opsets(_OPSETS))
     model.ir_version = _IR_VERSION
-    model.functions.extend(map(_parsed, functions.values()))
+    model.functions.extend(map(_parse, functions.values()))
     inlined = onnx.inliner.inline_local_functions(model)
     for node in inlined.graph.node:
-        if node.op_type == "Tokenizer":  # The onnx package does not know it, and needs its type.
+        if node.op_type == "Tokenizer":  # The onnx package cannot infer its type.
             inlined.graph.value_info.append(
                 onnx.helper.make_tensor_value_info(node.output[0], _STRING, [None, None])
             )
-    kept = {node.domain for node in inlined.graph.node} | {""}
+    domains = {node.domain for node in inlined.graph.node} | {""}
     del inlined.opset_import[:]
-    inlined.opset_import.extend(_opsets({name: _OPSETS[name] for name in _OPSETS if name in kept}))
+    inlined.opset_import.extend(
+        _opsets({name: _OPSETS[name] for name in _OPSETS if name in domains})
+    )
     return inlined
 
 
-def _decoded(makers: Mapping[str, Any], node: Any) -> str:
-    """Returns the texts that the characters to be encoded again were taken from."""
-    maker = makers.get(node.input[0])
-    while maker is not None and maker.op_type in ("Identity", "Reshape", "Squeeze", "Unsqueeze"):
-        maker = makers.get(maker.input[0])
-    if maker is None or maker.op_type not in ("UnicodeDecode", "Decode"):
+def _source_texts(producers: Mapping[str, Any], node: Any) -> str:
+    """Returns the name of the texts from which the characters to encode were decoded."""
+    producer = producers.get(node.input[0])
+    shape_only = ("Identity", "Reshape", "Squeeze", "Unsqueeze")
+    while producer is not None and producer.op_type in shape_only:
+        producer = producers.get(producer.input[0])
+    if producer is None or producer.op_type not in ("UnicodeDecode", "Decode"):
         raise ValueError("UnicodeEncode of computed characters")
-    return str(maker.input[0])
+    return str(producer.input[0])
 
 
-def _head(text: str) -> list[str]:
-    """Returns the names of what a function takes."""
+def _parameters(text: str) -> list[str]:
+    """Returns the names of a function's parameters."""
     return text[text.index("(") + 1 : text.index(")")].split(", ")
 
 
@@ -385,7 +388,7 @@ def _opsets(versions: Mapping[str, int]) -> list[Any]:
     return [onnx.helper.make_opsetid(name, version) for name, version in versions.items()]
 
 
-def _parsed(text: str) -> Any:
+def _parse(text: str) -> Any:
     import onnx.parser
 
     imports = ", ".join(f'"{name}": {version}' for name, version in _OPSETS.items())
@@ -393,7 +396,7 @@ def _parsed(text: str) -> Any:
 
 
 def _quoted(texts: Iterable[str]) -> str:
-    # Control characters stand for themselves in ONNX's text form.
+    # ONNX's textual syntax has no escapes for control characters.
     return ", ".join('"' + re.sub(r'(["\\])', r"\\\1", text) + '"' for text in texts)
 
 
@@ -403,7 +406,7 @@ def _translate(name: str, table: Mapping[str, str]) -> str:
 
 
 def _lower(attributes: Mapping[str, Any]) -> tuple[str, str]:
-    _expect(attributes, encoding=b"")  # Else it is all of Unicode that is made lower case.
+    _expect(attributes, encoding=b"")  # With "utf-8" all of Unicode is lowercased.
     table = dict(zip(string.ascii_uppercase, string.ascii_lowercase, strict=True))
     return "Lower", _translate("Lower", table)
 
@@ -455,9 +458,9 @@ def _pad(attributes: Mapping[str, Any]) -> tuple[str, str]:
     return "Pad", _PAD
 
 
-def _expect_counts(weights: Any) -> None:
+def _expect_no_weights(weights: Any) -> None:
     if weights is None or list(weights.dims) != [0] or weights.data_type != _INT64:
-        raise ValueError("RaggedBincount of weights")
+        raise ValueError("RaggedBincount with weights")
 
 
 def _expect(attributes: Mapping[str, Any], **expected: Any) -> None:
@@ -466,7 +469,8 @@ def _expect(attributes: Mapping[str, Any], **expected: Any) -> None:
             raise ValueError(f"{name} {attributes[name]!r} of an operator on texts")
 
 
-# From the attributes of TensorFlow's operator to the name and the text of what replaces it.
+# By TensorFlow's operator: a function from its attributes to the name and the text of the ONNX
+# function that replaces it.
 _REPLACED: dict[str, Callable[[Mapping[str, Any]], tuple[str, str]]] = {
     "StringLower": _lower,
     "StaticRegexReplace": _replace,
@@ -477,7 +481,7 @@ _REPLACED: dict[str, Callable[[Mapping[str, Any]], tuple[str, str]]] = {
     "RaggedBincount": _bincount,
     "RaggedTensorToTensor": _pad,
 }
-# What these call.
+# Functions that the functions above call.
 _SHARED = {
     "Cut": _CUT,
     "Join": _JOIN,

@@ -1,4 +1,4 @@
-"""Batches of what is read, made ahead in a thread of their own while the model is at work."""
+"""Groups items into batches, and prefetches them in a thread while the model computes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import TypeVar
 
 from trainer.inference.predict.reader import PAUSE, Item, Items
 
-_DEPTH = 4
-_LOOK_S = 0.1  # How often the thread looks whether it is still wanted.
-# Of a batch of texts: what a model makes of them is many times as large.
+_QUEUE_SIZE = 4
+_POLL_S = 0.1  # Interval at which the thread checks whether it was stopped.
+# Per batch of texts: what a model computes from them takes many times as much memory.
 _MAX_CHARACTERS = 1_000_000
 
-_Made = TypeVar("_Made")
+_T = TypeVar("_T")
 
 
 def batches(items: Items, size: int) -> Generator[list[Item]]:
-    """Gives items together, at most `size`, fewer before a pause and of long texts."""
+    """Yields items in batches of at most `size`, smaller before a pause and for long texts."""
     batch: list[Item] = []
     characters = 0
     for item in items:
@@ -34,39 +34,39 @@ def batches(items: Items, size: int) -> Generator[list[Item]]:
         yield batch
 
 
-def prefetch(made: Generator[_Made]) -> Iterator[_Made]:
-    """Gives what a generator makes, which runs in a thread, a few steps ahead.
+def prefetch(source: Generator[_T]) -> Iterator[_T]:
+    """Yields the elements of a generator, which runs a few elements ahead in a thread.
 
-    It is not waited for when nobody wants more of it: it may be waiting for input.
+    Closing the iterator does not wait for the thread, which may be blocked on input.
     """
-    made_ahead: queue.Queue[_Made | BaseException] = queue.Queue(_DEPTH)
+    ready: queue.Queue[_T | BaseException] = queue.Queue(_QUEUE_SIZE)
     stopped = threading.Event()
 
-    def put(one: _Made | BaseException) -> None:
+    def put(element: _T | BaseException) -> None:
         while not stopped.is_set():
             with contextlib.suppress(queue.Full):
-                made_ahead.put(one, timeout=_LOOK_S)
+                ready.put(element, timeout=_POLL_S)
                 return
 
     def work() -> None:
         try:
-            with contextlib.closing(made):
-                for one in made:
-                    put(one)
+            with contextlib.closing(source):
+                for element in source:
+                    put(element)
                     if stopped.is_set():
                         return
             put(StopIteration())
         except BaseException as error:
             put(error)
 
-    threading.Thread(target=work, name="reading", daemon=True).start()
+    threading.Thread(target=work, name="prefetch", daemon=True).start()
     try:
         while True:
-            one = made_ahead.get()
-            if isinstance(one, StopIteration):
+            element = ready.get()
+            if isinstance(element, StopIteration):
                 return
-            if isinstance(one, BaseException):
-                raise one
-            yield one
+            if isinstance(element, BaseException):
+                raise element
+            yield element
     finally:
         stopped.set()

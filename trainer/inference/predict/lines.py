@@ -1,4 +1,4 @@
-"""Lines of a stream, and rows of its CSV: one at a time, whatever the size of the whole."""
+"""Reads lines of a stream and rows of CSV one at a time, in memory that does not grow with it."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ import select
 from trainer.data.formats.text import MAX_CHARACTERS
 from trainer.errors import DataError
 
-_PIECE_BYTES = 1 << 20
-_PATIENCE_S = 0.1
+_CHUNK_BYTES = 1 << 20
+_IDLE_S = 0.1  # A live stream without a new line for this long is idle.
 
 
 class Lines:
-    """Iterates over lines, without their ends, and goes on after a DataError for one of them.
+    """Iterates over lines, without line feeds, and continues after a DataError for one of them.
 
     Attributes:
-        number: of the line that was given last, from 1.
+        number: number of the line that was returned last, from 1.
     """
 
     def __init__(self, content: io.BufferedReader, *, max_bytes: int, live: bool) -> None:
-        """Takes a stream of UTF-8 from its start.
+        """Starts at the current position of a stream of UTF-8.
 
         Args:
             content: the stream.
-            max_bytes: of a line; a longer one is an error.
-            live: whether somebody may be writing to it, and wait for answers.
+            max_bytes: maximum size of a line; a longer one is an error.
+            live: whether another program may be writing to the stream, and wait for answers.
         """
         self.number = 0
-        self._content, self._most, self._live = content, max_bytes, live
-        self._ready: collections.deque[bytes] = collections.deque()
-        self._begun = bytearray()
+        self._content, self._max_bytes, self._live = content, max_bytes, live
+        self._complete: collections.deque[bytes] = collections.deque()
+        self._partial = bytearray()
         self._ended = False
 
     def __iter__(self) -> Lines:
@@ -44,56 +44,58 @@ class Lines:
         """Returns the next line.
 
         Raises:
-            DataError: it is too long.
+            DataError: the line is too long.
         """
-        while not self._ready:
+        while not self._complete:
             if self._ended:
                 raise StopIteration
             self._fill()
         self.number += 1
-        line = self._ready.popleft()
-        if len(line) > self._most:
-            raise DataError(f"a line of more than {self._most} bytes, expected one example a line")
+        line = self._complete.popleft()
+        if len(line) > self._max_bytes:
+            raise DataError(
+                f"a line of more than {self._max_bytes} bytes, expected one example per line"
+            )
         return line.removeprefix(codecs.BOM_UTF8) if self.number == 1 else line
 
-    def waits(self) -> bool:
-        """Tells whether the next line is not there yet, and did not come for a while."""
-        if self._ready or self._ended or not self._live:
+    def is_idle(self) -> bool:
+        """Returns whether a live stream has no next line, and nothing arrives for 0.1 s."""
+        if self._complete or self._ended or not self._live:
             return False
-        return not select.select([self._content], [], [], _PATIENCE_S)[0]
+        return not select.select([self._content], [], [], _IDLE_S)[0]
 
     def _fill(self) -> None:
-        # What is there, be it less: a line that was written is not to wait for others.
-        piece = self._content.read1(_PIECE_BYTES)
-        first, *others = piece.split(b"\n")
-        if len(self._begun) <= self._most:  # Of a line that is too long, no more is kept.
-            self._begun += first
+        # Returns what has arrived, even if that is less: a complete line must not wait for others.
+        chunk = self._content.read1(_CHUNK_BYTES)
+        first, *others = chunk.split(b"\n")
+        if len(self._partial) <= self._max_bytes:  # The rest of a line that is too long is dropped.
+            self._partial += first
         if others:
-            *whole, last = others
-            self._ready.append(bytes(self._begun))
-            self._ready.extend(whole)
-            self._begun = bytearray(last)
-        if not piece:
+            *complete, last = others
+            self._complete.append(bytes(self._partial))
+            self._complete.extend(complete)
+            self._partial = bytearray(last)
+        if not chunk:
             self._ended = True
-            if self._begun:
-                self._ready.append(bytes(self._begun))
+            if self._partial:
+                self._complete.append(bytes(self._partial))
 
 
 class Rows:
-    """Iterates over rows of CSV that are not empty, and goes on after a DataError for one of them.
+    """Iterates over CSV rows that are not empty, and continues after a DataError for one of them.
 
     Attributes:
-        number: of the line in which the row began that was given last, from 1.
+        number: number of the line in which the last returned row begins, from 1.
     """
 
     def __init__(self, lines: Lines) -> None:
-        """Takes the lines of a file."""
+        """Starts at the next of the lines."""
         self.number = 0
         self._lines = lines
         csv.field_size_limit(MAX_CHARACTERS)
-        # Not a generator, which would be over after an error.
-        self._rows = csv.reader(map(_decoded, lines))
-        self._again: list[str] | None = None
+        # `map`, not a generator, which would end after an error.
+        self._rows = csv.reader(map(_decode, lines))
+        self._pushed_back: list[str] | None = None
 
     def __iter__(self) -> Rows:
         """Returns itself."""
@@ -103,30 +105,30 @@ class Rows:
         """Returns the cells of the next row.
 
         Raises:
-            DataError: it is no CSV, or not UTF-8.
+            DataError: the row is not CSV, or not UTF-8.
         """
-        if self._again is not None:
-            row, self._again = self._again, None
+        if self._pushed_back is not None:
+            row, self._pushed_back = self._pushed_back, None
             return row
         while True:
             self.number = self._lines.number + 1
             try:
                 row = next(self._rows)
             except csv.Error as error:
-                raise DataError(f"no CSV: {error}") from None
+                raise DataError(f"not CSV: {error}") from None
             if row:
                 return row
 
-    def put_back(self, row: list[str]) -> None:
-        """Makes the row that was given last the next one again."""
-        self._again = row
+    def push_back(self, row: list[str]) -> None:
+        """Makes the row that was returned last the next one again."""
+        self._pushed_back = row
 
-    def waits(self) -> bool:
-        """Tells whether the next row is not there yet, and did not come for a while."""
-        return self._lines.waits()
+    def is_idle(self) -> bool:
+        """Returns whether a live stream has no next row, and nothing arrives for 0.1 s."""
+        return self._lines.is_idle()
 
 
-def _decoded(line: bytes) -> str:
+def _decode(line: bytes) -> str:
     try:
         return line.decode() + "\n"
     except UnicodeDecodeError as error:

@@ -1,6 +1,6 @@
-"""Examples from any number of files, one after another, little of which is in memory at a time.
+"""Reads examples for `trainer predict` from any number of files, in constant memory.
 
-What cannot be read becomes an item that says why, and the others go on.
+An input that cannot be read becomes an item with an error; reading continues with the next.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ from trainer.inference.predict.lines import Lines, Rows
 from trainer.storage import File
 
 STDIN = "-"
-_MAX_IMAGE_BYTES = 100_000_000  # Of a file; a larger one is no image for a model here.
-_MAX_TEXT_BYTES = 4 * text.MAX_CHARACTERS  # Of a line.
-_MAX_VALUE_BYTES = 32  # Of a number in a line.
-_NPY = b"\x93NUMPY"
-_USUAL_COLUMN = "text"
-_SEVERAL = (".csv", ".jsonl", ".npy", ".idx")  # What holds several examples for any model.
+_MAX_IMAGE_BYTES = 100_000_000  # Per file; larger ones are refused unread.
+_MAX_TEXT_BYTES = 4 * text.MAX_CHARACTERS  # Per line; UTF-8 takes up to 4 bytes a character.
+_MAX_VALUE_BYTES = 32  # Per number in a line.
+_NPY_MAGIC = b"\x93NUMPY"
+_DEFAULT_COLUMN = "text"
+_MULTI_EXAMPLE = (".csv", ".jsonl", ".npy", ".idx")  # Files of many examples, for any model.
 
 
 class Item(NamedTuple):
-    """One example to predict, or what could not be read.
+    """One example to predict, or the error of an input that could not be read.
 
     Attributes:
-        name: of its file, with the number of the line or of the example in it, from 1.
-        example: as `InputSignature` makes it; None if it could not be read.
-        error: why not.
+        name: path of the file; with ":" and the number of the line or the example, from 1, if the
+            file holds several.
+        example: as `InputSignature` returns it; None if it could not be read.
+        error: why it could not be read; "" for an example.
     """
 
     name: str
@@ -49,9 +50,10 @@ class Item(NamedTuple):
     error: str = ""
 
 
-# Instead of an item: the next one is not there yet, and what came before it need not wait.
+# Yielded instead of an item when the input is idle: the items before it must not wait for more.
 PAUSE = None
 Items = Iterator[Item | None]
+ToExample = Callable[[Any], Array | None]  # From a line, row or array; None for a blank one.
 
 
 @dataclass(frozen=True)
@@ -59,21 +61,22 @@ class Reader:
     """Reads files for one model.
 
     Attributes:
-        input: what the model takes.
-        column: of CSV the column, of JSON objects the field that holds an example.
+        input: input of the model.
+        column: CSV column or JSON field that holds an example; None for "text" (text models) or
+            for the whole row or value.
     """
 
     input: InputSignature
     column: str | None = None
 
     def check(self, paths: Sequence[str]) -> None:
-        """Raises UsageError if the names alone say that no file is for this model."""
-        misfits = [self._misfit(path) for path in paths]
-        if all(misfits):
-            raise UsageError(f"{paths[0]}: {misfits[0]}")
+        """Raises UsageError if no file can be for this model, by the suffixes of the names."""
+        mismatches = [self._mismatch(path) for path in paths]
+        if all(mismatches):
+            raise UsageError(f"{paths[0]}: {mismatches[0]}")
 
     def items(self, paths: Sequence[str]) -> Items:
-        """Gives an item for each example and for each file or line that is none, in order.
+        """Yields an item for each example, and for each file or line that is not one, in order.
 
         Args:
             paths: files, folders and patterns, local or gs://; "-" for stdin.
@@ -82,50 +85,50 @@ class Reader:
             TransientStorageError: the storage failed; trying again may help.
         """
         files = itertools.chain.from_iterable(map(_files, paths))
-        for alone, group in itertools.groupby(files, self._is_one_image):
-            if alone:
+        for is_image, group in itertools.groupby(files, self._is_one_image):
+            if is_image:
                 yield from storage.concurrent_map(self._image, group)
             else:
-                yield from itertools.chain.from_iterable(map(self._several, group))
+                yield from itertools.chain.from_iterable(map(self._file_items, group))
 
-    def _misfit(self, path: str) -> str | None:
-        """Returns what is wrong with a file, by its name; None if that says nothing."""
-        suffix, found = _suffix(path), ""
+    def _mismatch(self, path: str) -> str | None:
+        """Returns why a file cannot be for this model, by its suffix; None if it can be."""
+        suffix, content = _suffix(path), ""
         if self.input.kind != "image" and suffix in images.SUFFIXES:
-            found = "an image"
+            content = "an image"
         if self.input.kind != "text" and suffix == ".txt":
-            found = "texts"
+            content = "texts"
         if self.input.kind == "text" and suffix in (".npy", ".idx"):
-            found = "numbers"
-        return f"found {found}, expected {self.input.expected()}" if found else None
+            content = "numbers"
+        return f"found {content}, expected {self.input.expected()}" if content else None
 
     def _is_one_image(self, file: File) -> bool:
-        several = file.path == STDIN or _suffix(file.path) in (*_SEVERAL, ".txt")
-        return self.input.kind == "image" and not several
+        multiple = file.path == STDIN or _suffix(file.path) in (*_MULTI_EXAMPLE, ".txt")
+        return self.input.kind == "image" and not multiple
 
     def _image(self, file: File) -> Item:
         try:
             content = file.read(_MAX_IMAGE_BYTES)
             return Item(file.path, self.input.from_image(content, Location(file.path)))
         except (DataError, StorageError) as error:
-            return _bad(file.path, error)
+            return _error_item(file.path, error)
 
-    def _several(self, file: File) -> Items:
+    def _file_items(self, file: File) -> Items:
         try:
-            misfit = self._misfit(file.path)
-            if misfit:
-                raise DataError(misfit)
+            mismatch = self._mismatch(file.path)
+            if mismatch:
+                raise DataError(mismatch)
             if file.path == STDIN:
                 yield PAUSE
             with file.open() as content:
-                yield from self._reading(content, file.path)(content, file.path)
+                yield from self._choose_format(content, file.path)(content, file.path)
         except (DataError, StorageError) as error:
-            yield _bad(file.path, error)
+            yield _error_item(file.path, error)
 
-    def _reading(
+    def _choose_format(
         self, content: io.BufferedReader, path: str
     ) -> Callable[[io.BufferedReader, str], Items]:
-        """Returns what reads the examples of a file, by its name, or of stdin by what it holds."""
+        """Returns the method that reads a file, by its suffix, or stdin, by its first bytes."""
         suffix, text_model = _suffix(path), self.input.kind == "text"
         if path == STDIN:
             start = content.peek(1)
@@ -135,76 +138,79 @@ class Reader:
                 suffix = ".jsonl"
             elif text_model or (b"\0" not in start and (start or self.input.kind == "vector")):
                 suffix = ".csv"
-            elif not start.startswith((b"\0\0", b"\x1f\x8b", b"\x93NUMPY")):
+            elif not start.startswith((b"\0\0", b"\x1f\x8b", _NPY_MAGIC)):
                 return self._one_image
         if suffix in (".csv", ".jsonl"):
             return self._csv if suffix == ".csv" else self._json
         if text_model:
             return self._text
-        if self.input.kind == "vector" and suffix not in _SEVERAL and path != STDIN:
-            raise DataError(f"found {suffix or 'no suffix'}, expected {', '.join(_SEVERAL)}")
+        if self.input.kind == "vector" and suffix not in _MULTI_EXAMPLE and path != STDIN:
+            raise DataError(f"found {suffix or 'no suffix'}, expected {', '.join(_MULTI_EXAMPLE)}")
         return self._array
 
     def _one_image(self, content: io.BufferedReader, name: str) -> Items:
         yield Item(name, self.input.from_image(content.read(_MAX_IMAGE_BYTES), Location(name)))
 
     def _text(self, content: io.BufferedReader, name: str) -> Items:
-        """Gives a text a line, as the data set of texts has it."""
+        """Yields one text per line, read as in a data set of texts; blank lines are skipped."""
 
         def example(line: bytes) -> Array | None:
             stripped = text.line(line)
             return self.input.from_text(stripped) if stripped else None
 
-        if b"\0" in content.peek(1):  # Else each line of it would be told of.
-            raise DataError("holds NUL characters; is it UTF-16, or no text?")
-        yield from _each(self._lines(content, name), name, example)
+        if b"\0" in content.peek(1):  # One error for the file, not one for each of its lines.
+            raise DataError("found NUL characters, expected UTF-8 text; is it UTF-16 or binary?")
+        yield from _convert_all(self._lines(content, name), name, example)
 
     def _json(self, content: io.BufferedReader, name: str) -> Items:
-        """Gives what JSON says in each line: an example, or an object with one."""
+        """Yields one example per line: a JSON value, or a field of a JSON object."""
 
         def example(line: bytes) -> Array | None:
             return self.input.from_json(self._value(line)) if line.strip() else None
 
-        yield from _each(self._lines(content, name), name, example)
+        yield from _convert_all(self._lines(content, name), name, example)
 
     def _value(self, line: bytes) -> Any:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise DataError(f"not JSON: {error}") from None
-        field = self.column or (_USUAL_COLUMN if self.input.kind == "text" else None)
+        field = self.column or (_DEFAULT_COLUMN if self.input.kind == "text" else None)
         if field is None or not isinstance(value, dict):
             return value
         if field not in value:
-            raise DataError(f"no field {field!r}, found {_some(value)}; --column names it")
+            raise DataError(
+                f"no field {field!r}, found {_first_names(value)}; name the field with --column"
+            )
         return value[field]
 
     def _csv(self, content: io.BufferedReader, name: str) -> Items:
-        """Gives an example a row: a text, or numbers, whose names a first row may hold."""
+        """Yields one example per row: a text, or numbers, for which a header is optional."""
         rows = Rows(self._lines(content, name))
         first = next(rows, None)
         if first is None:
             return
         if self.input.kind == "text":
-            yield from _each(rows, name, self._cell_reader(first))
+            yield from _convert_all(rows, name, self._cell_reader(first))
             return
-        self._check_count(first)  # One line for the whole file, not one for each of its rows.
+        self._check_count(first)  # One error for the file, not one for each of its rows.
         if any(map(_is_number, first)):
-            rows.put_back(first)
-        yield from _each(rows, name, self._numbers)
+            rows.push_back(first)
+        yield from _convert_all(rows, name, self._numbers)
 
     def _cell_reader(self, header: Sequence[str]) -> Callable[[Sequence[str]], Array]:
-        column = self.column or _USUAL_COLUMN
+        column = self.column or _DEFAULT_COLUMN
         if column not in header:
             raise DataError(
-                f"no column {column!r} in its first row, found {_some(header)}; --column names it"
+                f"no column {column!r} in the first row, found {_first_names(header)}; name the "
+                "column with --column"
             )
-        place = header.index(column)
+        index = header.index(column)
 
         def example(row: Sequence[str]) -> Array:
-            if len(row) <= place:
+            if len(row) <= index:
                 raise DataError(f"found {len(row)} columns, expected {len(header)}")
-            return self.input.from_text(row[place])
+            return self.input.from_text(row[index])
 
         return example
 
@@ -213,80 +219,83 @@ class Reader:
         try:
             numbers = np.array(row, np.float64)
         except ValueError:
-            found = next(cell for cell in row if not _is_number(cell))
-            raise DataError(f"found {found!r}, expected {self.input.expected()}") from None
+            cell = next(cell for cell in row if not _is_number(cell))
+            raise DataError(f"found {cell!r}, expected {self.input.expected()}") from None
         return self.input.from_numbers(numbers.reshape(self.input.shape))
 
     def _check_count(self, row: Sequence[str]) -> None:
         expected = math.prod(self.input.shape)
         if len(row) != expected:
-            hint = "; cut -d, -f2- leaves out the first" if len(row) == expected + 1 else ""
+            hint = "; remove the first column with cut -d, -f2-" if len(row) == expected + 1 else ""
             raise DataError(
                 f"found {len(row)} columns, expected {expected}, {self.input.expected()}{hint}"
             )
 
     def _array(self, content: io.BufferedReader, name: str) -> Items:
-        """Gives the examples of an array (N, ...), IDX or .npy, gzipped or not."""
+        """Yields the examples of an array (N, ...), IDX or .npy, gzipped or not."""
         try:
-            stream = idx.unzipped(content)
-            header = npz.npy_header if stream.peek(6).startswith(_NPY) else idx.header
+            stream = idx.unzip(content)
+            header = npz.npy_header if stream.peek(6).startswith(_NPY_MAGIC) else idx.read_header
             shape, dtype = header(stream, Location(name))
-            one = _one_of(shape, dtype)
-            self.input.from_numbers(one)  # One line for the file, not one for each of its examples.
+            zeros = _example_of_zeros(shape, dtype)
+            self.input.from_numbers(zeros)  # One error for the file, not one for each example.
             for number in range(1, shape[0] + 1):
-                values = stream.read(one.size * dtype.itemsize)
-                if len(values) < one.size * dtype.itemsize:
-                    raise DataError(f"ends after {number - 1} examples, expected {shape[0]}")
-                example = np.frombuffer(values, dtype).reshape(one.shape)
-                yield from _made(f"{name}:{number}", self.input.from_numbers, example)
+                values = stream.read(zeros.size * dtype.itemsize)
+                if len(values) < zeros.size * dtype.itemsize:
+                    raise DataError(f"found {number - 1} examples, expected {shape[0]}")
+                example = np.frombuffer(values, dtype).reshape(zeros.shape)
+                yield from _convert(f"{name}:{number}", self.input.from_numbers, example)
             if stream.read(1):
-                raise DataError(f"more than the {shape[0]} examples that its header promises")
+                raise DataError(f"found more than the {shape[0]} examples of the header")
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"damaged or truncated gzip: {error}") from None
 
     def _lines(self, content: io.BufferedReader, name: str) -> Lines:
-        most = _MAX_TEXT_BYTES
+        max_bytes = _MAX_TEXT_BYTES
         if self.input.kind != "text":
-            most += _MAX_VALUE_BYTES * math.prod(self.input.shape)
-        return Lines(content, max_bytes=most, live=name == STDIN)
+            max_bytes += _MAX_VALUE_BYTES * math.prod(self.input.shape)
+        return Lines(content, max_bytes=max_bytes, live=name == STDIN)
 
 
-def _each(source: Lines | Rows, name: str, work: Callable[[Any], Array | None]) -> Items:
-    """Gives what `work` makes of each line or row, with its number."""
+def _convert_all(source: Lines | Rows, name: str, to_example: ToExample) -> Items:
+    """Yields the items of all lines or rows, named by their numbers, and pauses."""
     while True:
-        if source.waits():
+        if source.is_idle():
             yield PAUSE
         try:
-            found = next(source, None)
+            raw = next(source, None)
         except DataError as error:
-            yield _bad(f"{name}:{source.number}", error)
+            yield _error_item(f"{name}:{source.number}", error)
             continue
-        if found is None:
+        if raw is None:
             return
-        yield from _made(f"{name}:{source.number}", work, found)
+        yield from _convert(f"{name}:{source.number}", to_example, raw)
 
 
-def _made(name: str, work: Callable[[Any], Array | None], found: Any) -> Items:
-    """Gives the one item that `work` makes of what was found, or none if it is nothing."""
+def _convert(name: str, to_example: ToExample, raw: Any) -> Items:
+    """Yields the item of a line, row or array; nothing if it is blank."""
     try:
-        example = work(found)
+        example = to_example(raw)
     except DataError as error:
-        yield _bad(name, error)
+        yield _error_item(name, error)
     else:
         if example is not None:
             yield Item(name, example)
 
 
-def _bad(name: str, error: Exception) -> Item:
-    """Returns the item of what could not be read.
+def _error_item(name: str, error: Exception) -> Item:
+    """Returns the item of an input that could not be read.
 
     Raises:
-        TransientStorageError: that is the error, which says nothing of the file.
+        TransientStorageError: if this is the error, as it says nothing about the input.
     """
     if isinstance(error, TransientStorageError):
         raise error
-    found = error.found if isinstance(error, DataError) else str(error).removeprefix(f"{name}: ")
-    return Item(name, None, " ".join(found.split()))
+    if isinstance(error, DataError):
+        message = error.problem
+    else:
+        message = str(error).removeprefix(f"{name}: ")
+    return Item(name, None, " ".join(message.split()))
 
 
 @dataclass(frozen=True)
@@ -299,8 +308,8 @@ class _Stdin:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[io.BufferedReader]:
-        # Not sys.stdin, whose lock a thread that waits for input would hold at the program's end.
-        with storage.explained(self.path):
+        # Not sys.stdin: a thread blocked on input would hold its lock, and block the exit.
+        with storage.translate_errors(self.path):
             yield io.BufferedReader(io.FileIO(0, closefd=False))
 
 
@@ -317,7 +326,7 @@ class _Missing:
 
 
 def _files(path: str) -> Iterator[File]:
-    """Gives the files that a path stands for; if there are none, one that says why."""
+    """Yields the files that a path stands for; if there are none, one that raises the error."""
     try:
         yield from [_Stdin()] if path == STDIN else storage.files(path)
     except StorageError as error:
@@ -325,12 +334,12 @@ def _files(path: str) -> Iterator[File]:
 
 
 def _suffix(path: str) -> str:
-    """Returns the end of a name that says what is in the file: ".png", or ".idx" for all IDX."""
-    return ".idx" if idx.is_named(path) else os.path.splitext(path)[1].lower()
+    """Returns the suffix of a name in lower case: ".png"; ".idx" for all names of IDX files."""
+    return ".idx" if idx.is_idx_name(path) else os.path.splitext(path)[1].lower()
 
 
-def _one_of(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Returns an example of zeros, which takes no memory, whatever a header promises."""
+def _example_of_zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Returns zeros of an example's shape, in no memory, whatever shape a header declares."""
     try:
         return np.broadcast_to(np.zeros((), dtype), shape[1:])
     except ValueError as error:
@@ -345,5 +354,5 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _some(names: Collection[str]) -> str:
+def _first_names(names: Collection[str]) -> str:
     return ", ".join(map(repr, itertools.islice(names, 5))) or "nothing"

@@ -1,1 +1,1 @@
-"""The model of a finished run behind HTTP; `commands/serve.py` starts it."""
+"""Serves a finished run's model over HTTP; `trainer/cli/serve.py` starts it."""

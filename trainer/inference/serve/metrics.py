@@ -1,4 +1,4 @@
-"""What a monitoring system reads off the server, in the format of Prometheus."""
+"""Metrics of the server for Prometheus."""
 
 from __future__ import annotations
 
@@ -28,63 +28,77 @@ _EXAMPLES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class Metrics:
-    """Counters of one server, in a registry of their own."""
+    """The metrics of one server, in a registry of their own."""
 
     def __init__(self) -> None:
-        """Starts from zero."""
+        """Creates the metrics, all at zero."""
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        mine: dict[str, Any] = {"namespace": "trainer", "registry": self._registry}
-        self.requests = Counter("requests", "Requests answered.", ("route", "status"), **mine)
+        common: dict[str, Any] = {"namespace": "trainer", "registry": self._registry}
+        self.requests = Counter(
+            "requests", "Requests, by route and HTTP status.", ("route", "status"), **common
+        )
         self.seconds = Histogram(
-            "request_seconds", "From the head of a request to the end of its answer.", ("route",),
-            buckets=_SECONDS, **mine,
-        )  # fmt: skip
-        self.in_flight = Gauge("requests_in_flight", "Requests being answered.", **mine)
-        self.waiting = Gauge("examples_waiting", "Examples that wait for the model.", **mine)
+            "request_seconds",
+            "Time from the header of a request to the end of its response, in seconds.",
+            ("route",),
+            buckets=_SECONDS,
+            **common,
+        )
+        self.in_flight = Gauge("requests_in_flight", "Requests without a response yet.", **common)
+        self.waiting = Gauge("examples_waiting", "Examples in the queue for the model.", **common)
         self.batch = Histogram(
-            "batch_examples", "Examples that the model computed at once.", buckets=_EXAMPLES, **mine
+            "batch_examples", "Examples per batch of the model.", buckets=_EXAMPLES, **common
         )
         self.model_seconds = Histogram(
-            "batch_seconds", "What the model took for a batch.", buckets=_SECONDS, **mine
+            "batch_seconds",
+            "Computation time of the model per batch, in seconds.",
+            buckets=_SECONDS,
+            **common,
         )
 
     def text(self) -> bytes:
-        """Returns all of them in the text format."""
+        """Returns all metrics in Prometheus's text format."""
         return generate_latest(self._registry)
 
-    def measured(self, predict: Predict) -> Predict:
-        """Returns the model, with its batches counted."""
+    def measure(self, predict: Predict) -> Predict:
+        """Wraps the model to record the size and the time of each batch."""
 
-        def counted(examples: Array) -> Array:
-            began = time.perf_counter()
-            answers = predict(examples)
-            self.model_seconds.observe(time.perf_counter() - began)
+        def measured(examples: Array) -> Array:
+            start = time.perf_counter()
+            probabilities = predict(examples)
+            self.model_seconds.observe(time.perf_counter() - start)
             self.batch.observe(len(examples))
-            return answers
+            return probabilities
 
-        return counted
+        return measured
 
 
 class MetricsMiddleware:
-    """ASGI middleware that counts requests, and how long they took."""
+    """ASGI middleware that records the number, the status and the time of requests."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, routes: Mapping[str, str]) -> None:
-        """Wraps `app`; `routes` has names by path, and any other path is "other"."""
+        """Wraps an application.
+
+        Args:
+            app: the application.
+            metrics: the metrics to record to.
+            routes: label of a route by path; other paths have the label "other".
+        """
         self._app = app
         self._metrics = metrics
         self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request, and counts it."""
+        """Passes a request on to the application, and records it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began = time.perf_counter()
+        start = time.perf_counter()
         route = self._routes.get(scope["path"], "other")
-        status = "none"  # The client has gone before it was answered.
+        status = "none"  # The client disconnected before a response.
 
-        async def noting(message: Message) -> None:
+        async def record_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = str(message["status"])
@@ -92,8 +106,8 @@ class MetricsMiddleware:
 
         self._metrics.in_flight.inc()
         try:
-            await self._app(scope, receive, noting)
+            await self._app(scope, receive, record_status)
         finally:
             self._metrics.in_flight.dec()
             self._metrics.requests.labels(route, status).inc()
-            self._metrics.seconds.labels(route).observe(time.perf_counter() - began)
+            self._metrics.seconds.labels(route).observe(time.perf_counter() - start)

@@ -1,4 +1,4 @@
-"""What requests and responses look like, for OpenAPI."""
+"""Schemas of requests and responses, for OpenAPI."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pydantic
 from pydantic import Field
 
 from trainer import storage
-from trainer.inference.serve.predictions import MAX_INSTANCES
+from trainer.inference.serve.endpoint import MAX_INSTANCES
 from trainer.runs import filenames
 
 if TYPE_CHECKING:
@@ -19,56 +19,56 @@ if TYPE_CHECKING:
     from trainer.runs.finished_run import FinishedRun
 
 
-class Prediction(pydantic.BaseModel):
-    """What the model says of one instance."""
+class InstancePrediction(pydantic.BaseModel):
+    """The prediction for one instance."""
 
-    class_: str = Field(alias="class", description="The most probable class.")
-    probability: float = Field(description="Its probability.")
+    class_: str = Field(alias="class", description="Class with the highest probability.")
+    probability: float = Field(description="Probability of this class, 0 to 1.")
     probabilities: list[float] = Field(
-        description="Of all classes, in the order of `classes` of the model; they sum to 1."
+        description="Probability of every class, in the order of `classes` in /v1/model; sum 1."
     )
 
 
-class Predictions(pydantic.BaseModel):
-    """One prediction for each instance, in their order."""
+class PredictResponse(pydantic.BaseModel):
+    """One prediction per instance, in the order of the instances."""
 
-    predictions: list[Prediction]
-
-
-class Failure(pydantic.BaseModel):
-    """Why a request was not answered."""
-
-    error: str
+    predictions: list[InstancePrediction]
 
 
-class Health(pydantic.BaseModel):
-    """The model is loaded, and is being asked."""
+class ErrorResponse(pydantic.BaseModel):
+    """The error of a request."""
+
+    error: str = Field(description="What was found and what was expected, in one line.")
+
+
+class HealthResponse(pydantic.BaseModel):
+    """The model is loaded and accepts requests."""
 
     status: str = Field(examples=["ready"])
 
 
-class Description(pydantic.BaseModel):
+class ModelDescription(pydantic.BaseModel):
     """The model that is served."""
 
-    run: str = Field(description="Its run directory.")
-    model: str = Field(description="The model's name.")
-    data: str = Field(description="What it was trained on.")
-    accuracy: float = Field(description="On the test part.")
-    accuracy_interval: list[float] = Field(description="95 % interval of it.")
-    classes: list[str]
+    run: str = Field(description="Run directory.")
+    model: str = Field(description="Name of the model.")
+    data: str = Field(description="Data that the model was trained on.")
+    accuracy: float = Field(description="Accuracy on the test split, 0 to 1.")
+    accuracy_interval: list[float] = Field(description="95 % interval of the accuracy.")
+    classes: list[str] = Field(description="Class names, in the order of the model's outputs.")
     input: dict[str, Any] = Field(
-        description="What an instance is: kind, shape, dtype, and range of the training part."
+        description="Input of the model: kind, shape, dtype, and range of the training split."
     )
-    expected: str = Field(description="The same in words.")
-    predict_route: str = Field(description="Where to ask it.")
+    expected: str = Field(description="The input in words.")
+    predict_route: str = Field(description="Path of the route for predictions.")
     manifest_sha256: str = Field(description="SHA-256 of the run's manifest.json.")
 
     @classmethod
-    def of(cls, run: FinishedRun, *, predict_route: str) -> Description:
-        """Describes the model of a run; its manifest is read again."""
-        manifest = storage.read(f"{run.run}/{filenames.MANIFEST}")
+    def from_run(cls, run: FinishedRun, *, predict_route: str) -> ModelDescription:
+        """Returns the description of a run's model, with the digest of its manifest."""
+        manifest = storage.read(f"{run.path}/{filenames.MANIFEST}")
         return cls(
-            run=run.run,
+            run=run.path,
             model=run.config["model"],
             data=run.config["data"],
             accuracy=run.metrics["test"]["accuracy"],
@@ -81,13 +81,16 @@ class Description(pydantic.BaseModel):
         )
 
 
-def body(signature: InputSignature) -> dict[str, Any]:
-    """Returns what OpenAPI has to say of a request that asks the model."""
-    content = {"schema": _asked(signature), "example": {"instances": [_example(signature)]}}
+def request_body(signature: InputSignature) -> dict[str, Any]:
+    """Returns OpenAPI's `requestBody` of a request for predictions."""
+    content = {
+        "schema": _body_schema(signature),
+        "example": {"instances": [_example_instance(signature)]},
+    }
     return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
 
-def _asked(signature: InputSignature) -> dict[str, Any]:
+def _body_schema(signature: InputSignature) -> dict[str, Any]:
     return {
         "type": "object",
         "required": ["instances"],
@@ -97,18 +100,18 @@ def _asked(signature: InputSignature) -> dict[str, Any]:
                 "type": "array",
                 "minItems": 1,
                 "maxItems": MAX_INSTANCES,
-                "items": _instance(signature),
+                "items": _instance_schema(signature),
             },
             "parameters": {
                 "type": ["object", "null"],
                 "maxProperties": 0,
-                "description": "There are none.",
+                "description": "Must be empty; there are no parameters.",
             },
         },
     }
 
 
-def _example(signature: InputSignature) -> Any:
+def _example_instance(signature: InputSignature) -> Any:
     if signature.kind == "text":
         return "A text."
     if signature.kind == "image" and signature.shape[-1] in (1, 3):
@@ -116,33 +119,35 @@ def _example(signature: InputSignature) -> Any:
     return np.zeros(signature.shape, int).tolist()
 
 
-def _instance(signature: InputSignature) -> dict[str, Any]:
+def _instance_schema(signature: InputSignature) -> dict[str, Any]:
     if signature.kind == "text":
         return {"type": "string"}
     number: dict[str, Any] = {"type": "number"}
     if signature.dtype == "uint8":
         number = {"type": "integer", "minimum": 0, "maximum": 255}
-    nested = _nested(number, signature.shape)
+    array = _array_schema(number, signature.shape)
     if signature.kind == "vector":
-        return nested
-    forms = [nested]
+        return array
+    alternatives = [array]
     if signature.shape[-1] == 1:
-        forms.append(_nested(number, signature.shape[:-1]))
+        alternatives.append(_array_schema(number, signature.shape[:-1]))
     if signature.shape[-1] in (1, 3):
-        coded = {"type": "string", "contentEncoding": "base64"}
-        forms.append(
+        base64 = {"type": "string", "contentEncoding": "base64"}
+        alternatives.append(
             {
                 "type": "object",
-                "description": "An image file, PNG or JPEG, of any size.",
+                "description": "An image file (PNG or JPEG) of any size, in base64.",
                 "required": ["b64"],
                 "additionalProperties": False,
-                "properties": {"b64": coded},
+                "properties": {"b64": base64},
             }
         )
-    return {"anyOf": forms}
+    return {"anyOf": alternatives}
 
 
-def _nested(schema: dict[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
+def _array_schema(number: dict[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
+    """Returns the schema of nested lists of a shape."""
+    schema = number
     for size in reversed(shape):
         schema = {"type": "array", "minItems": size, "maxItems": size, "items": schema}
     return schema

@@ -1,4 +1,4 @@
-"""An application on a socket, until SIGTERM or Ctrl-C."""
+"""Runs an ASGI application on a socket until SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 _BACKLOG = 2048
-_GRACE_S = 8  # Less than the 10 s after which docker stop kills.
-# Google's load balancers keep a connection for 600 s, and may use it again until then.
+_GRACE_S = 8  # Below the 10 s after which docker stop kills.
+# Google's load balancers keep a connection for 600 s, and may reuse it until then.
 _KEEP_ALIVE_S = 620
 
 
 class _Server(uvicorn.Server):
-    """Tells when it answers, and has done what a signal is for when it has stopped."""
+    """Announces when it is ready, and returns normally after a signal."""
 
     def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
         super().__init__(config)
@@ -36,17 +36,17 @@ class _Server(uvicorn.Server):
         self._announce()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # uvicorn's own raises the signal again in the end, and breaks off at a second Ctrl-C.
+        # uvicorn's own handler raises the signal again at the end, and aborts at a second Ctrl-C.
         self.should_exit = True
 
 
-def bound(host: str, port: int) -> socket.socket:
-    """Returns a socket that has an address, and does not listen yet: whoever connects is refused.
+def bind(host: str, port: int) -> socket.socket:
+    """Returns a socket bound to an address; it does not listen yet, and refuses connections.
 
     Raises:
-        UsageError: the address is not to be had.
+        UsageError: the address is in use, or not one of this machine.
     """
-    with _explained(host, port):
+    with _translate_errors(host, port):
         (family, _, _, _, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         listener = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -59,18 +59,18 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 def run(app: ASGIApp, listener: socket.socket, announce: Callable[[str], None]) -> None:
-    """Serves until SIGTERM or SIGINT; then answers what was asked before, for 8 s at most.
+    """Serves until SIGTERM or SIGINT; then answers the requests in flight, for at most 8 s.
 
     Args:
         app: the application.
-        listener: as `bound` returned it.
-        announce: is called with the server's URL when it answers.
+        listener: a socket from `bind`.
+        announce: called with the server's URL when the server is ready.
 
     Raises:
-        UsageError: another process listens there now.
+        UsageError: another process listens on the address.
     """
     host, port = listener.getsockname()[:2]
-    with _explained(host, port):
+    with _translate_errors(host, port):
         listener.listen(_BACKLOG)
     config = uvicorn.Config(
         app,
@@ -89,16 +89,19 @@ def run(app: ASGIApp, listener: socket.socket, announce: Callable[[str], None]) 
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     server = _Server(config, lambda: announce(url))
     for number in uvicorn.server.HANDLED_SIGNALS:
-        signal.signal(number, server.handle_exit)  # uvicorn does it too, a moment later.
-    # TensorFlow's million objects, looked through for garbage, would stop everything for 0.2 s.
+        signal.signal(number, server.handle_exit)  # uvicorn installs it too, a moment later.
+    # A garbage collection of TensorFlow's million objects would stop all requests for 0.2 s.
     gc.freeze()
     server.run(sockets=[listener])
 
 
 @contextlib.contextmanager
-def _explained(host: str, port: int) -> Iterator[None]:
+def _translate_errors(host: str, port: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise UsageError(f"--host {host} --port {port}: cannot listen there: {reason}") from None
+        raise UsageError(
+            f"--host {host} --port {port}: cannot listen there: {reason}; choose another --host or "
+            "--port"
+        ) from None
