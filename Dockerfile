@@ -1,16 +1,16 @@
-# The job as an image:
+# Container images of the training job:
 #
 #   docker build -t trainer .                       for GPUs, with CUDA
-#   docker build -t trainer:root --target root .    the same as root, for Vertex AI's tuning trials
+#   docker build -t trainer:root --target root .    the same, run as root, for tuning trials on Vertex AI
 #   docker build -t trainer:cpu --target cpu .      without CUDA
-#   docker build -t trainer:serve --target serve .  to serve a run's model over HTTP, without CUDA
+#   docker build -t trainer:serve --target serve .  serves a run's model over HTTP, without CUDA
 #
-# The two bases must have the same Python. Pin one with --build-arg BASE_IMAGE=docker.io/nvidia/cuda@sha256:...
-# CUDA in the base is there for the driver's checks; what TensorFlow loads comes from wheels.
+# Both base images must have the same Python. Pin one with --build-arg BASE_IMAGE=docker.io/nvidia/cuda@sha256:...
+# TensorFlow loads CUDA from wheels; the CUDA of the base image serves the driver's checks.
 ARG BASE_IMAGE=docker.io/nvidia/cuda:12.5.1-base-ubuntu24.04
 ARG CPU_BASE_IMAGE=docker.io/library/ubuntu:24.04
 
-# --- Where packages are installed; nothing of it is kept but /opt/trainer --------------------------
+# --- Installs packages; only /opt/trainer is copied to the images ---------------------------------
 FROM ${CPU_BASE_IMAGE} AS builder
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends binutils ca-certificates python3-pip python3-venv \
@@ -21,7 +21,7 @@ WORKDIR /build
 
 FROM builder AS packages
 COPY requirements/cpu.txt ./
-# Headers and clang are for those who compile kernels, symbols for those who debug TensorFlow.
+# Removes what only compiling kernels (headers, clang) or debugging TensorFlow (symbols) needs.
 RUN pip install --require-hashes -r cpu.txt \
     && cd /opt/trainer/lib/python3*/site-packages \
     && rm -rf clang tensorflow/include \
@@ -41,14 +41,14 @@ RUN apt-get update \
     && install -d -o 10001 -g 10001 /job
 COPY --from=packages /opt/trainer /opt/trainer
 COPY --from=program /program /
-# Only /tmp need be writable, by whatever user: caches go there.
+# Only /tmp must be writable, for any user: HOME puts caches there.
 ENV PATH=/opt/trainer/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 TRAINER_IMAGE=cpu
 ARG CPU_BASE_IMAGE
 ARG VERSION
 ARG GIT_COMMIT
 ENV TRAINER_GIT_COMMIT=$GIT_COMMIT
 LABEL org.opencontainers.image.title="trainer" \
-      org.opencontainers.image.description="Trains a model on labelled data and leaves a run directory behind" \
+      org.opencontainers.image.description="Trains a model on labelled data and writes a run directory" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version=$VERSION \
       org.opencontainers.image.revision=$GIT_COMMIT \
@@ -57,23 +57,23 @@ WORKDIR /job
 USER 10001:10001
 ENTRYPOINT ["python", "-m", "trainer.task"]
 
-# --- To serve a run: what cpu has, and a web server -----------------------------------------------
+# --- Serving: the image cpu, with a web server ----------------------------------------------------
 FROM builder AS web
 COPY requirements/cpu.txt requirements/serve.txt ./
-RUN awk 'NR == FNR { known[$1]; next } /^[^ ]/ { more = !($1 in known) } more' cpu.txt serve.txt > more.txt \
-    && pip install --no-deps --require-hashes -r more.txt
+RUN awk 'NR == FNR { base[$1]; next } /^[^ ]/ { added = !($1 in base) } added' cpu.txt serve.txt > added.txt \
+    && pip install --no-deps --require-hashes -r added.txt
 
 FROM cpu AS serve
 COPY --from=web /opt/trainer /opt/trainer
 ENV TRAINER_IMAGE=serve
-LABEL org.opencontainers.image.description="Answers requests to a trained model over HTTP"
+LABEL org.opencontainers.image.description="Serves a trained model over HTTP"
 EXPOSE 8080
 ENTRYPOINT ["python", "-m", "trainer", "serve"]
 
-# --- With CUDA: the layers that change least come first -------------------------------------------
+# --- With CUDA: layers that change rarely come first ----------------------------------------------
 FROM builder AS cuda
 COPY requirements/gpu.txt ./
-# TensorFlow has no call of cuRAND, nor of cuSOLVER's part for several GPUs.
+# TensorFlow does not call cuRAND, nor cuSOLVER's library for several GPUs.
 RUN awk '/^[^ ]/ { cuda = /^nvidia-/ } cuda' gpu.txt > cuda.txt \
     && pip install --no-deps --require-hashes -r cuda.txt \
     && cd /opt/trainer/lib/python3*/site-packages/nvidia \
@@ -88,8 +88,8 @@ RUN apt-get update \
 COPY --from=cuda /opt/trainer /opt/trainer
 COPY --from=packages /opt/trainer /opt/trainer
 COPY --from=program /program /
-# GKE mounts the driver's libraries into /usr/local/nvidia. Whether the driver is new enough is told by
-# the program, and not by a refusal of the base's to start.
+# GKE mounts the driver's libraries into /usr/local/nvidia. NVIDIA_DISABLE_REQUIRE lets the container
+# start with an old driver, so that the program can report it.
 ENV PATH=/opt/trainer/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 TRAINER_IMAGE=gpu \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     NVIDIA_DISABLE_REQUIRE=1 \
@@ -99,7 +99,7 @@ ARG VERSION
 ARG GIT_COMMIT
 ENV TRAINER_GIT_COMMIT=$GIT_COMMIT
 LABEL org.opencontainers.image.title="trainer" \
-      org.opencontainers.image.description="Trains a model on labelled data and leaves a run directory behind" \
+      org.opencontainers.image.description="Trains a model on labelled data and writes a run directory" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version=$VERSION \
       org.opencontainers.image.revision=$GIT_COMMIT \

@@ -3,8 +3,8 @@
 #
 #     scripts/build-image.sh [gpu|cpu|root|serve] [BUILD ARGUMENT...]
 #
-# By docker if its engine answers, else by podman; ENGINE names one. IMAGE is another name for the
-# result. Further arguments go to the build: --build-arg BASE_IMAGE=docker.io/nvidia/cuda@sha256:...
+# Uses docker if its engine responds, else podman; ENGINE selects one. IMAGE sets the image's name.
+# Further arguments are passed to the build: --build-arg BASE_IMAGE=docker.io/nvidia/cuda@sha256:...
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,7 +13,7 @@ target=${1:-gpu}
   { echo "$0: found target '$target', expected gpu, cpu, root or serve" >&2; exit 2; }
 shift $(($# > 0))
 [[ ${ENGINE:-} ]] || { docker info >/dev/null 2>&1 && ENGINE=docker; } || ENGINE=podman
-command -v "$ENGINE" >/dev/null || { echo "$0: found neither docker nor podman" >&2; exit 2; }
+command -v "$ENGINE" >/dev/null || { echo "$0: found no $ENGINE, expected docker or podman" >&2; exit 2; }
 tag=$target
 [[ $target == gpu ]] && tag=latest
 

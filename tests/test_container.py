@@ -1,5 +1,4 @@
-"""What the image is built from, and how Cloud Build does it; the image itself is run by
-scripts/check-container.sh."""
+"""Checks the files that build the image; scripts/check-container.sh builds and runs it."""
 
 from __future__ import annotations
 
@@ -17,17 +16,17 @@ from google.cloud.devtools.cloudbuild_v1.types import Build
 from tests.conftest import ROOT
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
-# What Cloud Build itself defines, in a build that no trigger started.
+# Substitutions that Cloud Build defines in a build without a trigger.
 BUILT_IN = {"PROJECT_ID", "BUILD_ID", "PROJECT_NUMBER", "LOCATION"}
 
 
 @pytest.fixture(scope="module")
 def context() -> set[str]:
-    """The files that a build is sent, by docker's own reading of .dockerignore."""
+    """Returns the files that docker sends to a build, by its own parser of .dockerignore."""
     patterns = (ROOT / ".dockerignore").read_text().splitlines()
     patterns = [line for line in patterns if line and not line.startswith("#")]
-    found = docker.utils.exclude_paths(str(ROOT), patterns)
-    return {name for name in found if (ROOT / name).is_file()}
+    names = docker.utils.exclude_paths(str(ROOT), patterns)
+    return {name for name in names if (ROOT / name).is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -36,26 +35,26 @@ def build() -> dict[str, Any]:
     return config
 
 
-def test_nothing_unneeded_goes_into_the_build(context: set[str]) -> None:
+def test_only_needed_files_are_sent_to_the_build(context: set[str]) -> None:
     tracked = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "trainer"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
-    assert "trainer/datasets/builtin/mnist/train-images-idx3-ubyte.gz" in context
-    rest = {"LICENSE", "NOTICE", "README.md", "pyproject.toml", "setup.py",
+    assert "trainer/data/builtin/mnist/train-images-idx3-ubyte.gz" in context
+    others = {"LICENSE", "NOTICE", "README.md", "pyproject.toml", "setup.py",
             "requirements/cpu.txt", "requirements/gpu.txt", "requirements/serve.txt"}  # fmt: skip
-    assert context - {".dockerignore", "Dockerfile"} == rest | set(tracked)
+    assert context - {".dockerignore", "Dockerfile"} == others | set(tracked)
 
 
-def test_what_the_dockerfile_copies_is_there(context: set[str]) -> None:
+def test_files_that_the_dockerfile_copies_exist(context: set[str]) -> None:
     copies = re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.MULTILINE)
     assert copies
     for name in " ".join(copies).split():
         assert any(path == name or path.startswith(f"{name}/") for path in context), name
 
 
-def test_a_process_of_its_own_gets_the_signals_and_no_root_runs_it() -> None:
-    """Exec form: a shell in between would keep SIGTERM to itself."""
+def test_the_entry_point_is_in_exec_form_and_does_not_run_as_root() -> None:
+    """A shell as process 1 would not forward SIGTERM to the job."""
     stages = dict(re.findall(r"^FROM \S+ AS (\S+)\n(.*?)(?=^FROM|\Z)", DOCKERFILE, re.M | re.S))
     for name in ("cpu", "gpu-packages"):
         entry = re.search(r"^ENTRYPOINT (.*)$", stages[name], re.MULTILINE)
@@ -65,11 +64,11 @@ def test_a_process_of_its_own_gets_the_signals_and_no_root_runs_it() -> None:
     assert re.search(r'^ENTRYPOINT \["python", "-m", "trainer", "serve"\]$', stages["serve"], re.M)
     assert re.search("^FROM cpu AS serve$", DOCKERFILE, re.MULTILINE)
     assert "USER 10001:10001" in stages["gpu"]
-    assert list(stages)[-1] == "gpu"  # What is built when no target is named.
+    assert list(stages)[-1] == "gpu"  # The default target.
     assert "USER" not in stages["root"]
 
 
-def test_the_cuda_of_the_base_is_that_of_the_wheels(build: dict[str, Any]) -> None:
+def test_the_base_image_and_the_wheels_have_the_same_cuda(build: dict[str, Any]) -> None:
     base = re.search(r"BASE_IMAGE=docker.io/nvidia/cuda:(\d+\.\d+)", DOCKERFILE)
     lock = (ROOT / "requirements" / "gpu.txt").read_text()
     wheel = re.search(r"^nvidia-cuda-runtime-cu12==(\d+\.\d+)", lock, re.MULTILINE)
@@ -81,13 +80,13 @@ def test_the_cuda_of_the_base_is_that_of_the_wheels(build: dict[str, Any]) -> No
     assert build["substitutions"]["_BASE_IMAGE"] == default[1]
 
 
-def test_cloud_build_takes_the_configuration(build: dict[str, Any]) -> None:
+def test_cloud_build_accepts_the_configuration(build: dict[str, Any]) -> None:
     Build.from_json(json.dumps(build))  # Raises on unknown fields, enums and durations.
     with pytest.raises(Exception, match="3600"):
         Build.from_json(json.dumps(build | {"timeout": 3600}))
 
 
-def test_substitutions_are_defined_and_used(build: dict[str, Any]) -> None:
+def test_all_substitutions_are_defined_and_used(build: dict[str, Any]) -> None:
     own = build["substitutions"]
     text = json.dumps([build["steps"], build["images"], list(own.values())])
     used = set(re.findall(r"\$\{?([A-Z_][A-Z0-9_]*)", text))
@@ -95,7 +94,7 @@ def test_substitutions_are_defined_and_used(build: dict[str, Any]) -> None:
     assert used == set(own) | (used & BUILT_IN)
 
 
-def test_the_image_is_tried_before_it_is_pushed(build: dict[str, Any]) -> None:
+def test_the_image_is_tested_before_it_is_pushed(build: dict[str, Any]) -> None:
     steps = {step["id"]: step for step in build["steps"]}
     order = list(steps)
     for number, step in enumerate(build["steps"]):
@@ -103,7 +102,7 @@ def test_the_image_is_tried_before_it_is_pushed(build: dict[str, Any]) -> None:
     assert order[-1] == "smoke-test"
     assert "--network=none" in steps["smoke-test"]["args"]
     assert steps["smoke-test"]["waitFor"] == ["build"]
-    # Provenance is made only for what this field names, and a VERIFIED build demands it.
+    # Only images in this field get provenance, which a VERIFIED build requires.
     assert build["images"] == ["$_IMAGE:$_TAG"]
     assert build["options"]["requestedVerifyOption"] == "VERIFIED"
     assert not re.search("push|type=registry,(?!ref=)", json.dumps(build["steps"]))
@@ -112,25 +111,38 @@ def test_the_image_is_tried_before_it_is_pushed(build: dict[str, Any]) -> None:
     assert len(cached) == 2
 
 
-def test_the_smoke_test_is_a_command_that_the_job_takes(build: dict[str, Any]) -> None:
+def test_the_smoke_test_is_a_valid_command_of_the_job(build: dict[str, Any]) -> None:
     from trainer import task
 
     arguments = build["steps"][-1]["args"]
-    place = arguments.index("$_IMAGE:$_TAG")
-    assert arguments[place + 1 : place + 3] == ["-m", "trainer.task"]
-    config = task.parse(arguments[place + 3 :])
+    image = arguments.index("$_IMAGE:$_TAG")
+    assert arguments[image + 1 : image + 3] == ["-m", "trainer.task"]
+    config = task.parse(arguments[image + 3 :])
     assert (config.device, config.epochs) == ("cpu", 1)
 
 
-def test_arguments_of_the_build_are_the_dockerfiles(build: dict[str, Any]) -> None:
-    known = set(re.findall(r"^ARG (\w+)", DOCKERFILE, re.MULTILINE))
+def test_the_dockerfile_declares_all_build_arguments(build: dict[str, Any]) -> None:
+    declared = set(re.findall(r"^ARG (\w+)", DOCKERFILE, re.MULTILINE))
     scripts = (ROOT / "scripts" / "build-image.sh").read_text()
-    given = set(re.findall(r"--build-arg[= ]\"?(\w+)=", json.dumps(build) + scripts))
-    assert given
-    assert given <= known
+    passed = set(re.findall(r"--build-arg[= ]\"?(\w+)=", json.dumps(build) + scripts))
+    assert passed
+    assert passed <= declared
 
 
-def test_scripts_are_sound() -> None:
+def test_messages_that_the_check_waits_for_are_those_of_the_program() -> None:
+    """check-container.sh searches the output for them; a reworded message would fail it late."""
+    script = (ROOT / "scripts" / "check-container.sh").read_text()
+    sources = "".join(path.read_text() for path in (ROOT / "trainer").rglob("*.py"))
+    sources = re.sub(r'"\s*f?"', "", sources)  # Joins string literals that are split over lines.
+    messages = set(
+        re.findall(r"logged '(?!/|--)(?:\S+: )?(.*?)(?: gs://.*)?'$", script, re.MULTILINE)
+    )
+    messages |= set(re.findall(r"grep -q '([a-z ]+)'", script))
+    assert len(messages) >= 7
+    assert {message for message in messages if message not in sources} == set()
+
+
+def test_scripts_have_valid_syntax_and_refuse_an_unknown_target() -> None:
     for script in sorted(Path(ROOT / "scripts").glob("*.sh")):
         subprocess.run(["bash", "-n", script], check=True)
     refused = subprocess.run(
