@@ -225,7 +225,7 @@ def test_an_unfinished_run_of_other_settings_is_refused(runner: Runner) -> None:
     process.wait()
     for arguments, message in (
         (["--epochs=3"], "--epochs was 40, now 3"),
-        (["--resume=never"], "holds this run, unfinished. Give --overwrite"),
+        (["--resume=never"], "holds this run, unfinished. Set --overwrite"),
     ):
         assert runner.start("other", *arguments).wait(60) == 2
         assert message in runner.log.read_text()

@@ -79,10 +79,11 @@ WRONG: list[tuple[list[str], str]] = [
     (["--model", "cnn", "--data", "movie_reviews"], "takes examples of kind image, found texts"),
     (["--out", "file"], "file: . is a file"),
     (["--device", "gpu"], "--device gpu: found no NVIDIA device"),
-    (["--out", "full"], "holds files that are no run (notes.txt, 1 in all)"),
+    (["--out", "full"], "holds files that do not belong to a run (notes.txt, 1 in total)"),
 ]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("arguments", "message"), WRONG)
 def test_a_mistake_is_one_line_and_exit_code_2(
     job: Job, tmp_path: Path, arguments: list[str], message: str
@@ -116,6 +117,7 @@ def test_a_missing_bucket_is_one_line(job: Job, bucket: str) -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.process
 def test_a_defect_in_a_users_model_keeps_its_traceback(job: Job, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def build(spec):\n    return 1 / 0\n")
     done = job("--model", "mine:build")

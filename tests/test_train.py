@@ -64,7 +64,7 @@ def test_rare_classes_and_leaked_examples_are_told_and_weights_help(
     recalls = []
     for kind in ("none", "balanced"):
         done = job("--model=mlp", "--data=rare.npz", f"--out={kind}", f"--class-weights={kind}")
-        assert "rare.npz: 3 of 400 examples of the test part are in the training part too" in (
+        assert "rare.npz: 3 of 400 test examples are also in the training split" in (
             done.stderr
         )
         told = "rare.npz: 1000 training examples of class '0' and 40 of '1'; --class-weights bal"
@@ -75,6 +75,7 @@ def test_rare_classes_and_leaked_examples_are_told_and_weights_help(
     assert recalls[1] > recalls[0] + 0.1
 
 
+@pytest.mark.process
 def test_a_job_leaves_a_complete_run_behind(job: Job, digits: Path, tmp_path: Path) -> None:
     done = job("--model=mlp", "--data", digits, "--out=run", "--epochs=2", "--validation-split=0.2")
     assert done.returncode == 0, done.stderr
@@ -119,6 +120,7 @@ def test_a_job_leaves_a_complete_run_behind(job: Job, digits: Path, tmp_path: Pa
     assert (answer.argmax(axis=1) == data.test.labels).mean() == metrics["test"]["accuracy"]
 
 
+@pytest.mark.process
 def test_from_a_bucket_to_a_bucket(job: Job, bucket: str, sentences: Path) -> None:
     for path in sentences.iterdir():
         storage.folder(f"{bucket}/data").write(path.name, path)
@@ -183,6 +185,7 @@ def test_a_bucket_that_may_not_be_written_is_found_before_training(
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.process
 def test_settings_from_a_file_give_the_same_run(job: Job, digits: Path, tmp_path: Path) -> None:
     arguments = ["--model=mlp", "--data", digits, "--epochs=1", "--seed=3"]
     assert job(*arguments, "--out=first").returncode == 0
@@ -305,6 +308,7 @@ TARGETS = {
 }  # fmt: skip
 
 
+@pytest.mark.process
 @pytest.mark.long
 @pytest.mark.parametrize("model", TARGETS)
 def test_accuracy(job: Job, tmp_path: Path, model: str) -> None:

@@ -1,4 +1,4 @@
-"""The job as Vertex AI runs it: told by variables where to read and write, ended, started again."""
+"""The job as Vertex AI runs it: configured by environment variables, stopped and restarted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trainer.data.dataset import Dataset
 
 @pytest.fixture
 def managed(bucket: str, mnist: Dataset, tmp_path: Path) -> dict[str, str]:
-    """A managed data set of 120 images in the bucket, and the variables that say where."""
+    """Writes a Vertex AI data set of 120 images to the bucket; returns its AIP_* variables."""
     files: dict[str, Path] = {}
     lines: dict[str, list[str]] = {"training": [], "validation": [], "test": []}
     for number in range(120):
@@ -46,7 +46,7 @@ def managed(bucket: str, mnist: Dataset, tmp_path: Path) -> dict[str, str]:
 
 
 class Service:
-    """Starts the container's command, again and again, as the service does."""
+    """Starts the container's command, as often as needed, like the service."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         (folder / "killed.py").write_text(MODEL)
@@ -68,7 +68,7 @@ class Service:
             )  # fmt: skip
 
     def messages(self) -> list[str]:
-        """Returns what the job logged; every line of it must be a structured entry."""
+        """Returns the job's log messages; each line must be a structured entry."""
         entries = [json.loads(line) for line in self.stdout.read_text().splitlines()]
         assert all({"severity", "message"} <= set(entry) for entry in entries)
         return [entry["message"] for entry in entries]
@@ -79,15 +79,15 @@ def variables(base: str) -> dict[str, str]:
 
 
 @pytest.mark.long
-def test_a_job_that_is_killed_is_restarted_and_goes_on(
+def test_a_killed_job_resumes_when_it_is_restarted(
     bucket: str, managed: dict[str, str], tmp_path: Path
 ) -> None:
-    service = Service(tmp_path, managed | variables(f"{bucket}/whole"))
+    service = Service(tmp_path, managed | variables(f"{bucket}/uninterrupted"))
     assert service.start().wait(120) == 0, service.stdout.read_text()
-    assert service.messages()[-1] == f"{bucket}/whole/model"
+    assert service.messages()[-1] == f"{bucket}/uninterrupted/model"
 
     service = Service(tmp_path, managed | variables(f"{bucket}/killed"))
-    for end, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143)):
+    for stop_signal, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143)):
         process = service.start()
         checkpoints = storage.folder(f"{bucket}/killed/checkpoints")
         while process.poll() is None and (
@@ -95,58 +95,58 @@ def test_a_job_that_is_killed_is_restarted_and_goes_on(
             or b"epoch " not in service.stdout.read_bytes()
         ):
             time.sleep(0.05)
-        process.send_signal(end)
+        process.send_signal(stop_signal)
         assert process.wait(60) == code, service.stdout.read_text()
-    assert "stopped by SIGTERM; the same command goes on from" in service.messages()[-1]
+    assert "stopped by SIGTERM; the same command resumes from" in service.messages()[-1]
     assert service.start().wait(120) == 0, service.stdout.read_text()
-    assert any(message.startswith("going on from") for message in service.messages())
+    assert any(message.startswith("resuming from") for message in service.messages())
 
-    whole, killed = (
-        fingerprint(f"{bucket}/{name}/model", tmp_path) for name in ("whole", "killed")
+    uninterrupted, killed = (
+        fingerprint(f"{bucket}/{name}/model", tmp_path) for name in ("uninterrupted", "killed")
     )
-    for run in (whole, killed):
+    for run in (uninterrupted, killed):
         run["metrics"].pop("data")
-    assert killed == whole
-    left = storage.folder(f"{bucket}/killed").names()
-    assert "model/manifest.json" in left
-    assert [name for name in left if name.startswith("checkpoints/")] == []
-    assert len([name for name in left if name.startswith("logs/events.out.tfevents.")]) == 1
+    assert killed == uninterrupted
+    remaining = storage.folder(f"{bucket}/killed").names()
+    assert "model/manifest.json" in remaining
+    assert [name for name in remaining if name.startswith("checkpoints/")] == []
+    assert len([name for name in remaining if name.startswith("logs/events.out.tfevents.")]) == 1
 
-    # The service starts a job again too that ended just before it could see so.
+    # The service may also restart a job that has finished.
     assert service.start().wait(60) == 0
     assert "this run is finished already" in service.messages()[0]
 
 
-def test_a_mistake_is_a_structured_error_on_stdout(tmp_path: Path) -> None:
+def test_a_usage_error_is_a_structured_entry_on_stdout(tmp_path: Path) -> None:
     service = Service(tmp_path, {**VERTEX, "AIP_MODEL_DIR": "gs://"})
     assert service.start().wait(30) == 2
     (message,) = service.messages()
     assert "expected gs://bucket/path" in message
 
 
-def test_a_job_with_nowhere_to_write_is_refused(tmp_path: Path) -> None:
-    """Without baseOutputDirectory the service says nothing, and the machine goes with the model."""
+def test_a_job_without_an_output_folder_is_refused(tmp_path: Path) -> None:
+    """Without baseOutputDirectory the service sets no folder; the machine's disk is deleted."""
     if os.stat(tmp_path).st_dev != os.stat("/").st_dev:
         pytest.skip("temporary files are on a volume of their own")
     service = Service(tmp_path, {name: VERTEX[name] for name in ("CLOUD_ML_PROJECT_ID",)})
     assert service.start().wait(30) == 2
     (message,) = service.messages()
-    assert "goes away with the job (CLOUD_ML_PROJECT_ID is set), expected gs://" in message
+    assert "is deleted with the job (CLOUD_ML_PROJECT_ID is set), expected gs://" in message
 
 
-def test_checkpoints_of_another_run_are_not_touched(
+def test_checkpoints_of_another_run_are_not_changed(
     bucket: str, digits: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "checkpoint").write_bytes(b"of another run")
     shared = storage.folder(f"{bucket}/checkpoints")
-    theirs = [f"{'b' * 16}/{'a' * 32}.h5", f"{'b' * 16}/latest.json", "weights.h5"]
-    for name in theirs:
+    other_files = [f"{'b' * 16}/{'a' * 32}.h5", f"{'b' * 16}/latest.json", "weights.h5"]
+    for name in other_files:
         shared.write(name, tmp_path / "checkpoint")
     command = [sys.executable, "-m", "trainer.task", "--model=mlp", f"--data={digits}"]
     command += [f"--out={bucket}/run", f"--checkpoint-dir={bucket}/checkpoints"]
-    for _ in range(2):  # The second one finds the run finished.
+    for _ in range(2):  # The second command finds a finished run.
         subprocess.run(
             [*command, "--epochs=2", "--checkpoint-steps=2"],
             check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
-    assert shared.names() == sorted(theirs)
+    assert shared.names() == sorted(other_files)

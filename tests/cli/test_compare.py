@@ -1,4 +1,4 @@
-"""Finished runs beside each other: the answer on the terminal, and the page in a real browser."""
+"""`trainer compare`: its output on the terminal, and its page in a real browser."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from trainer.runs import filenames
 HOSTILE = "<script>document.title='run'</script>[bold]\x1b[31m"
 
 
-def compare(*arguments: object) -> object:
-    """Returns the exit code."""
-    with pytest.raises(SystemExit) as ended:
+def run_compare(*arguments: object) -> object:
+    """Runs the command, and returns the exit code."""
+    with pytest.raises(SystemExit) as exit_info:
         main.main(["compare", *map(str, arguments)])
-    return ended.value.code
+    return exit_info.value.code
 
 
 @pytest.fixture(scope="module")
@@ -40,53 +40,55 @@ def other_run(shared_run: Callable[..., Path], digits: Path) -> Path:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, empty."""
+    """The current folder, an empty one."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def right(of: Path) -> list[bool]:
-    """Whether a run is right, by test example."""
-    with (of / filenames.PREDICTIONS).open(newline="") as file:
+def correct_predictions(run: Path) -> list[bool]:
+    """Returns for each test example whether the run predicted it correctly."""
+    with (run / filenames.PREDICTIONS).open(newline="") as file:
         return [row["class"] == row["predicted"] for row in csv.DictReader(file)]
 
 
-def copied(run: Path, to: Path, changes: dict[str, str]) -> Path:
-    """Copies a run whose files say something else, and whose manifest says so too."""
+def copy_with_changes(run: Path, to: Path, changes: dict[str, str]) -> Path:
+    """Copies a run with other content of some files, and a manifest that matches them."""
     shutil.copytree(run, to)
-    described = json.loads((to / filenames.MANIFEST).read_text())
-    for entry in described["files"]:
+    manifest = json.loads((to / filenames.MANIFEST).read_text())
+    for entry in manifest["files"]:
         if entry["name"] in changes:
             content = changes[entry["name"]].encode()
             (to / entry["name"]).write_bytes(content)
             entry["sha256"] = hashlib.sha256(content).hexdigest()
-    (to / filenames.MANIFEST).write_text(json.dumps(described))
+    (to / filenames.MANIFEST).write_text(json.dumps(manifest))
     return to
 
 
-def test_two_runs(
+def test_two_runs_are_compared_on_the_terminal_and_on_the_page(
     finished_run: Path, other_run: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert compare(finished_run, other_run) == 0
+    assert run_compare(finished_run, other_run) == 0
     lines = capsys.readouterr().out.splitlines()
-    said = " ".join(" ".join(lines).split())
-    pairs = list(zip(right(finished_run), right(other_run), strict=True))
+    text = " ".join(" ".join(lines).split())
+    pairs = list(
+        zip(correct_predictions(finished_run), correct_predictions(other_run), strict=True)
+    )
     only_a, only_b = pairs.count((True, False)), pairs.count((False, True))
-    assert f"B is right on {only_b} examples where A is wrong, and wrong on {only_a}" in said
-    assert f"of {len(pairs)} that both were tested on" in said
-    assert "--epochs A 1 B 2 --seed A 0 B 1" in said
+    assert f"B is right on {only_b} examples where A is wrong, and wrong on {only_a}" in text
+    assert f"of {len(pairs)} that both were tested on" in text
+    assert "--epochs A 1 B 2 --seed A 0 B 1" in text
     for each in (finished_run, other_run):
         assert (
-            f"{json.loads((each / filenames.METRICS).read_text())['test']['accuracy']:.2%}" in said
+            f"{json.loads((each / filenames.METRICS).read_text())['test']['accuracy']:.2%}" in text
         )
     assert max(map(len, lines[3:])) <= 80
     assert lines[-1] == "comparison.html"
     page = (here / "comparison.html").read_text()
     assert f"B is right on {only_b} examples where A is wrong" in page
-    assert compare(finished_run, other_run) == 0  # Its own page of before is replaced.
+    assert run_compare(finished_run, other_run) == 0  # Replaces its own earlier page.
 
 
-def test_runs_and_the_page_may_lie_in_a_bucket(
+def test_runs_and_the_page_may_be_in_a_bucket(
     finished_run: Path, other_run: Path, bucket: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = [
@@ -97,12 +99,12 @@ def test_runs_and_the_page_may_lie_in_a_bucket(
         filenames.PREDICTIONS,
     ]
     storage.write_all(storage.folder(f"{bucket}/run"), {name: other_run / name for name in files})
-    assert compare(finished_run, f"{bucket}/run", "--out", f"{bucket}/pages/c.html") == 0
+    assert run_compare(finished_run, f"{bucket}/run", "--out", f"{bucket}/pages/c.html") == 0
     assert capsys.readouterr().out.endswith(f"{bucket}/pages/c.html\n")
     assert b"2 runs" in storage.read(f"{bucket}/pages/c.html")
 
 
-def test_it_answers_without_tensorflow(finished_run: Path, other_run: Path, here: Path) -> None:
+def test_it_does_not_import_tensorflow(finished_run: Path, other_run: Path, here: Path) -> None:
     program = (
         "import sys, atexit; from trainer import cli;"
         "heavy = ('tensorflow', 'keras', 'google.cloud.storage', 'scipy.stats');"
@@ -121,7 +123,7 @@ def test_it_answers_without_tensorflow(finished_run: Path, other_run: Path, here
     [
         ([], "Missing RUNS"),
         (["{run}"], "expected 2 to 26 run directories"),
-        (["{run}", "{run}/../mlp"], "expected each run once, {run} is there 2 times"),
+        (["{run}", "{run}/../mlp"], "expected each run once; {run} occurs 2 times"),
         (["{run}", "none"], "none: no manifest.json there, expected a finished run"),
         (
             ["{run}", "{other}", "--out", "notes.html"],
@@ -133,7 +135,7 @@ def test_it_answers_without_tensorflow(finished_run: Path, other_run: Path, here
         (["{run}", "--", "--x"], "--x: no manifest.json there, expected a finished run"),
     ],
 )
-def test_a_mistake_is_one_line(
+def test_a_usage_error_is_one_line(
     finished_run: Path,
     other_run: Path,
     here: Path,
@@ -143,10 +145,10 @@ def test_a_mistake_is_one_line(
 ) -> None:
     (here / "notes.html").write_text("mine")
     places = {"run": finished_run, "other": other_run}
-    assert compare(*(argument.format(**places) for argument in arguments)) == 2
-    said = capsys.readouterr()
-    assert (said.out, said.err.count("\n")) == ("", 1)
-    assert message.format(**places) in said.err
+    assert run_compare(*(argument.format(**places) for argument in arguments)) == 2
+    output = capsys.readouterr()
+    assert (output.out, output.err.count("\n")) == ("", 1)
+    assert message.format(**places) in output.err
     assert [path.name for path in here.iterdir()] == ["notes.html"]
 
 
@@ -169,34 +171,34 @@ def test_a_damaged_run_is_one_line(
     message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert compare(other_run, copied(finished_run, here / "damaged", changes)) == 3
-    said = capsys.readouterr()
-    assert (said.out, said.err.count("\n")) == ("", 1)
-    assert message in said.err
+    assert run_compare(other_run, copy_with_changes(finished_run, here / "damaged", changes)) == 3
+    output = capsys.readouterr()
+    assert (output.out, output.err.count("\n")) == ("", 1)
+    assert message in output.err
 
 
-def test_another_file_than_the_manifests_is_damage(
+def test_a_file_that_differs_from_the_manifest_is_an_error(
     finished_run: Path, other_run: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Path(shutil.copytree(finished_run, here / "run"))
     (run / filenames.HISTORY).write_text("epoch\n1\n")
-    assert compare(run, other_run) == 3
-    assert "history.csv: is not the file of the manifest" in capsys.readouterr().err
+    assert run_compare(run, other_run) == 3
+    assert "history.csv: differs from the manifest" in capsys.readouterr().err
 
 
-def test_what_runs_hold_is_text(
+def test_markup_and_escapes_in_a_run_are_shown_as_text(
     finished_run: Path, other_run: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = json.loads((finished_run / filenames.CONFIG).read_text())
-    hostile = copied(
+    hostile = copy_with_changes(
         finished_run,
         here / "[red]<b>",
         {filenames.CONFIG: json.dumps({**config, "model": HOSTILE, "more": [HOSTILE]})},
     )
-    assert compare(hostile, other_run) == 0
-    said = capsys.readouterr().out
-    assert "\x1b" not in said
-    assert "<script>document.title='run'</script>[bold]" in "".join(said.split())
+    assert run_compare(hostile, other_run) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "<script>document.title='run'</script>[bold]" in "".join(out.split())
     page = (here / "comparison.html").read_text()
     assert "<script" not in page
     assert "[red]&lt;b&gt;" in page
@@ -218,7 +220,9 @@ def page(
     return path
 
 
-def test_the_page_opens_alone_fits_can_be_read_and_printed(browser: Browser, page: Path) -> None:
+def test_the_page_loads_nothing_fits_is_readable_and_printable(
+    browser: Browser, page: Path
+) -> None:
     check_it_opens_alone_fits_and_can_be_read(browser, page)
     shown = opened(browser, page, [], color_scheme="dark")
     assert shown.title().startswith(("2 runs compared: ", "10 runs compared: "))

@@ -1,9 +1,10 @@
-"""A run's model is tested again: on its own test part, or on other data with the same classes."""
+"""`trainer evaluate` computes the metrics of a run's model on its own or on other labelled data."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,72 +24,75 @@ Evaluate = Callable[..., tuple[object, str, str]]
 
 @pytest.fixture
 def evaluate(capsys: pytest.CaptureFixture[str]) -> Evaluate:
-    """Returns a function from arguments to the exit code, stdout and stderr."""
+    """Returns a function that runs the command: arguments to exit code, stdout and stderr."""
 
     def run(*arguments: object) -> tuple[object, str, str]:
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as exit_info:
             main.main(["evaluate", *map(str, arguments)])
-        return ended.value.code, *capsys.readouterr()
+        return exit_info.value.code, *capsys.readouterr()
 
     return run
 
 
-def figures(run: Path) -> dict[str, Any]:
+def read_metrics(run: Path) -> dict[str, Any]:
     return dict(json.loads((run / "metrics.json").read_text()))
 
 
-def save(path: Path, **parts: tuple[np.ndarray, np.ndarray]) -> Path:
+def save_npz(path: Path, **splits: tuple[np.ndarray, np.ndarray]) -> Path:
     arrays = {}
-    for name, (examples, labels) in parts.items():
+    for name, (examples, labels) in splits.items():
         arrays |= {f"x_{name}": examples, f"y_{name}": labels}
     np.savez(path, **arrays)
     return path
 
 
-def test_its_own_test_part_gives_the_figures_of_the_run(
+def test_the_own_test_split_gives_the_metrics_of_the_run(
     evaluate: Evaluate, finished_run: Path, tmp_path: Path
 ) -> None:
-    code, out, err = evaluate(finished_run, f"--out={tmp_path}/new/figures.json")
+    code, out, err = evaluate(finished_run, f"--out={tmp_path}/new/metrics.json")
     assert (code, err) == (0, "")
-    then, now = figures(finished_run), json.loads((tmp_path / "new/figures.json").read_text())
-    assert now["test"]["accuracy"] == then["test"]["accuracy"]
-    assert now["test"]["loss"] == pytest.approx(then["test"]["loss"], rel=1e-4)
-    assert now["confusion"] == then["confusion"]
-    assert (now["part"], now["examples"], now["shared"]) == ("own", 300, 300)
-    assert now["training"]["test"] == then["test"]
+    original, now = (
+        read_metrics(finished_run),
+        json.loads((tmp_path / "new/figures.json").read_text()),
+    )
+    assert now["test"]["accuracy"] == original["test"]["accuracy"]
+    assert now["test"]["loss"] == pytest.approx(original["test"]["loss"], rel=1e-4)
+    assert now["confusion"] == original["confusion"]
+    assert (now["split"], now["examples"], now["shared"]) == ("own", 300, 300)
+    assert now["training"]["test"] == original["test"]
     lines = out.splitlines()
-    accuracy = f"{then['test']['accuracy']:.2%}"
-    assert lines[0].endswith(": what the run was tested on, 300 examples")
+    accuracy = f"{original['test']['accuracy']:.2%}"
+    assert lines[0].endswith(": the run's test split, 300 examples")
     assert [line.split()[:2] for line in lines if accuracy in line] == [
         ["now", accuracy], ["in", "the"],
     ]  # fmt: skip
     assert sum(line.startswith(tuple("0123456789")) for line in lines) >= 10 + 5
 
 
-def test_a_change_of_its_data_is_told(
+def test_changed_test_examples_are_counted(
     evaluate: Evaluate, finished_run: Path, digits: Path, mnist: Dataset, tmp_path: Path
 ) -> None:
     run = shutil.copytree(finished_run, tmp_path / "run")
     data = shutil.copytree(digits, tmp_path / "digits")
-    # The run's settings say where its data is; its manifest is not to know of the change.
+    # The run's config names its data; the manifest must match the changed config.
     config = json.loads((run / "config.json").read_text()) | {"data": str(data)}
     (run / "config.json").write_text(json.dumps(config))
-    described = json.loads((run / "manifest.json").read_text())
-    for entry in described["files"]:
+    manifest = json.loads((run / "manifest.json").read_text())
+    for entry in manifest["files"]:
         if entry["name"] == "config.json":
             entry["sha256"] = hashlib.sha256((run / "config.json").read_bytes()).hexdigest()
-    (run / "manifest.json").write_text(json.dumps(described))
+    (run / "manifest.json").write_text(json.dumps(manifest))
     write_idx(data / "t10k-images-idx3-ubyte.gz", mnist.test.examples[2:302, ..., 0])
     code, out, _ = evaluate(run)
     assert code == 0
-    assert "\nits data has changed since: " in out
+    assert re.search(r"\n\d+ test examples changed since the run\n", out)
     shutil.rmtree(data)
     code, out, err = evaluate(run)
     assert (code, out) == (2, "")
-    assert err.endswith("no such file or folder; --data says where the data is now\n")
+    assert err.endswith("no such file or folder; set --data to its current path\n")
 
 
-def test_the_runs_data_at_another_place_is_recognised(
+def test_a_copy_of_the_runs_data_is_recognised(
     evaluate: Evaluate, finished_run: Path, digits: Path, bucket: str
 ) -> None:
     files = {path.name: path for path in digits.iterdir()}
@@ -97,44 +101,51 @@ def test_the_runs_data_at_another_place_is_recognised(
         finished_run, "--data", f"{bucket}/digits", "--format=json", f"--out={bucket}/out.json"
     )
     now = json.loads(out)
-    assert (code, now["part"], now["shared"]) == (0, "own", 300)
+    assert (code, now["split"], now["shared"]) == (0, "own", 300)
     assert storage.read_text(f"{bucket}/out.json") == out
 
 
-def test_other_data_is_tested_on_its_test_part_or_on_all_of_it(
+def test_other_data_is_evaluated_on_its_test_split_or_on_all_of_it(
     evaluate: Evaluate, finished_run: Path, mnist: Dataset, tmp_path: Path
 ) -> None:
     first = (mnist.train.examples[:50], mnist.train.labels[:50])
     other = (mnist.test.examples[280:480], mnist.test.labels[280:480])
-    for parts, part, examples, shared, words in (
-        ({"train": first, "test": other}, "test", 200, 20, "its test part, 200 examples"),
-        ({"train": other}, "all", 200, 20, "tested on 20 of them, too: others may be among what"),
-        ({"test": other}, "all", 200, 20, "all of it, since it has no test part"),
+    for splits, split, examples, shared, text in (
+        ({"train": first, "test": other}, "test", 200, 20, "its test split, 200 examples"),
+        (
+            {"train": other},
+            "all",
+            200,
+            20,
+            "20 of these examples are in the run's test split; others",
+        ),
+        ({"test": other}, "all", 200, 20, "all of it, since it has no test split"),
     ):
-        data = save(tmp_path / "data.npz", **parts)
+        data = save_npz(tmp_path / "data.npz", **splits)
         code, out, _ = evaluate(finished_run, "--data", data)
         assert code == 0
-        assert words in out
+        assert text in out
         now = json.loads(evaluate(finished_run, "--data", data, "--format=json")[1])
-        assert (now["part"], now["examples"], now["shared"]) == (part, examples, shared)
+        assert (now["split"], now["examples"], now["shared"]) == (split, examples, shared)
         assert np.sum(now["confusion"]) == examples
-    alone = tmp_path / "alone"
-    alone.mkdir()
+    test_files = tmp_path / "test_files"
+    test_files.mkdir()
     for file in write_digits(tmp_path / "digits", examples=20).glob("t10k*"):
-        shutil.move(file, alone)
-    assert "the run was tested on each of them, too" in evaluate(finished_run, "--data", alone)[1]
+        shutil.move(file, test_files)
+    out = evaluate(finished_run, "--data", test_files)[1]
+    assert "all of these examples are in the run's test split" in out
 
 
 def test_classes_are_matched_by_name(
     evaluate: Evaluate, finished_run: Path, mnist: Dataset, tmp_path: Path, bucket: str
 ) -> None:
-    """Vertex AI's lines name their classes, here three of the ten, the last one first."""
-    chosen = [n for n in range(300) if mnist.test.labels[n] in (9, 4, 1)][:30]
+    """The data is Vertex AI's JSON lines with three of the ten classes, the last one first."""
+    indices = [n for n in range(300) if mnist.test.labels[n] in (9, 4, 1)][:30]
     files, lines = {}, []
-    for n in chosen:
+    for n in indices:
         files[f"{n}.png"] = tmp_path / f"{n}.png"
         image = Image.fromarray(mnist.test.examples[n, ..., 0]).resize([56, 56], 0)
-        image.save(files[f"{n}.png"])  # It is brought to the size of the model's again.
+        image.save(files[f"{n}.png"])  # 56x56, which the command resizes to 28x28.
         label = {"displayName": str(mnist.test.labels[n])}
         lines += [{"imageGcsUri": f"{bucket}/{n}.png", "classificationAnnotation": label}]
     storage.write_all(storage.folder(bucket), files)
@@ -142,10 +153,10 @@ def test_classes_are_matched_by_name(
     data.write_text("\n".join(map(json.dumps, lines)))
     code, out, _ = evaluate(finished_run, "--data", data, "--format=json")
     now = json.loads(out)
-    assert (code, now["part"], now["shared"]) == (0, "all", 30)
+    assert (code, now["split"], now["shared"]) == (0, "all", 30)
     support = {each["class"]: each["support"] for each in now["per_class"]}
     assert {name for name, count in support.items() if count} == {"1", "4", "9"}
-    assert now["test"]["accuracy"] > 0.5  # Only if each label is the right one of the ten.
+    assert now["test"]["accuracy"] > 0.5  # Impossible if labels were matched by number.
     lines[0]["classificationAnnotation"] = {"displayName": "ten"}
     data.write_text("\n".join(map(json.dumps, lines)))
     code, _, err = evaluate(finished_run, "--data", data)
@@ -167,7 +178,7 @@ def test_classes_are_matched_by_name(
         (np.zeros([9, 28, 28], int), np.arange(8), "training part: 9 examples but 8 labels"),
     ],
 )
-def test_data_that_does_not_fit_is_one_line(
+def test_data_that_does_not_fit_is_a_one_line_error(
     evaluate: Evaluate,
     finished_run: Path,
     tmp_path: Path,
@@ -175,7 +186,7 @@ def test_data_that_does_not_fit_is_one_line(
     labels: np.ndarray,
     message: str,
 ) -> None:
-    data = save(tmp_path / "data.npz", train=(examples, labels))
+    data = save_npz(tmp_path / "data.npz", train=(examples, labels))
     code, out, err = evaluate(finished_run, "--data", data)
     assert (code, out) == (2, "")
     assert err.startswith(f"trainer evaluate: error: {data}: {message}")
@@ -191,10 +202,10 @@ def test_data_that_does_not_fit_is_one_line(
         (["RUN", "--data=movie_reviews"], "movie_reviews: found class 'neg', expected 0, 1"),
         (["RUN", "--format=xml"], "--format: found 'xml', expected 'text' or 'json'"),
         (["RUN", "--out=/dev/null"], "--out: found '/dev/null', expected the path of a file"),
-        (["RUN", "--out=/proc/new/figures"], "/proc/new: "),
+        (["RUN", "--out=/proc/new/metrics"], "/proc/new: "),
     ],
 )
-def test_a_mistake_is_one_line(
+def test_a_usage_error_is_one_line(
     evaluate: Evaluate, finished_run: Path, arguments: list[str], message: str
 ) -> None:
     code, out, err = evaluate(*(finished_run if a == "RUN" else a for a in arguments))

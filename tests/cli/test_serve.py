@@ -1,4 +1,4 @@
-"""`trainer serve` as its users and Vertex AI start it, ask it and stop it."""
+"""`trainer serve`, started, queried and stopped as users and Vertex AI do."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ BLANK = json.dumps({"instances": [[[0] * 28] * 28]}).encode()
 
 
 @contextlib.contextmanager
-def started(*arguments: object, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Gives a server, and the URL that it printed when it was ready."""
+def start_server(
+    *arguments: object, **environment: str
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Yields a server process, and the URL that it printed when it was ready."""
     process = subprocess.Popen(
         [sys.executable, "-m", "trainer", "serve", *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
@@ -48,8 +50,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_as_vertex_ai_starts_it_and_stops_it(finished_run: Path, bucket: str) -> None:
-    """From a bucket, with what a request that is under way at SIGTERM gets."""
+def test_vertex_ai_can_start_query_and_stop_it(finished_run: Path, bucket: str) -> None:
+    """The run is in a bucket; a request in flight at SIGTERM is answered."""
     files = {
         path.relative_to(finished_run).as_posix(): path
         for path in finished_run.rglob("*")
@@ -62,24 +64,26 @@ def test_as_vertex_ai_starts_it_and_stops_it(finished_run: Path, bucket: str) ->
         "AIP_PREDICT_ROUTE": "/v1/endpoints/1/deployedModels/2:predict",
     }
     variables = {"AIP_STORAGE_URI": f"{bucket}/run/", "AIP_HTTP_PORT": str(port), **routes}
-    with started(**variables) as (process, url):
+    with start_server(**variables) as (process, url):
         assert url == f"http://localhost:{port}"
         host = f"http://127.0.0.1:{port}"
         assert requests.get(host + routes["AIP_HEALTH_ROUTE"], timeout=20).status_code == 200
-        asked = requests.post(host + routes["AIP_PREDICT_ROUTE"], BLANK, timeout=20)
-        assert len(asked.json()["predictions"][0]["probabilities"]) == 10
+        response = requests.post(host + routes["AIP_PREDICT_ROUTE"], BLANK, timeout=20)
+        assert len(response.json()["predictions"][0]["probabilities"]) == 10
         with socket.create_connection(("127.0.0.1", port), 20) as connection:
             head = f"POST {routes['AIP_PREDICT_ROUTE']} HTTP/1.1\r\nHost: x\r\n"
             connection.sendall(f"{head}Content-Length: {len(BLANK)}\r\n\r\n".encode() + BLANK[:9])
-            requests.get(host + routes["AIP_HEALTH_ROUTE"], timeout=20)  # So that has arrived.
+            requests.get(
+                host + routes["AIP_HEALTH_ROUTE"], timeout=20
+            )  # The bytes above arrived before.
             process.send_signal(signal.SIGTERM)
             with pytest.raises(OSError):
                 while True:
                     requests.get(host + routes["AIP_HEALTH_ROUTE"], timeout=20)
             connection.sendall(BLANK[9:])
-            answer = b"".join(iter(lambda: connection.recv(10_000), b""))
-        assert answer.startswith(b"HTTP/1.1 200 OK")
-        assert json.loads(answer.partition(b"\r\n\r\n")[2]) == asked.json()
+            raw = b"".join(iter(lambda: connection.recv(10_000), b""))
+        assert raw.startswith(b"HTTP/1.1 200 OK")
+        assert json.loads(raw.partition(b"\r\n\r\n")[2]) == response.json()
         assert process.wait(10) == 0
         assert process.stderr is not None
         lines = process.stderr.read().splitlines()
@@ -87,13 +91,14 @@ def test_as_vertex_ai_starts_it_and_stops_it(finished_run: Path, bucket: str) ->
     assert lines[1:] == ["stopped"]
 
 
-def serve_wrongly(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[object, str]:
-    with pytest.raises(SystemExit) as ended:
+def failing_serve(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[object, str]:
+    """Returns the exit code and the error message, which must be one line."""
+    with pytest.raises(SystemExit) as exit_info:
         main.main(["serve", *map(str, arguments)])
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
-    return ended.value.code, err.removeprefix("trainer serve: error: ").rstrip()
+    return exit_info.value.code, err.removeprefix("trainer serve: error: ").rstrip()
 
 
 def test_a_damaged_run_is_not_served(
@@ -101,23 +106,24 @@ def test_a_damaged_run_is_not_served(
 ) -> None:
     run = shutil.copytree(finished_run, tmp_path / "run")
     (run / "saved_model/saved_model.pb").write_bytes(b"another model")
-    code, message = serve_wrongly(capsys, run, "--port=0")
+    code, message = failing_serve(capsys, run, "--port=0")
     assert code == 3
-    assert "saved_model.pb: is not the file of the manifest" in message
-    code, message = serve_wrongly(capsys, tmp_path, "--port=0")
+    assert "saved_model.pb: differs from the manifest" in message
+    code, message = failing_serve(capsys, tmp_path, "--port=0")
     assert (code, message) == (2, f"{tmp_path}: no manifest.json there, expected a finished run")
 
 
-def test_an_address_that_is_not_to_be_had(
+def test_an_address_that_cannot_be_bound_is_an_error(
     finished_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        assert serve_wrongly(capsys, finished_run, f"--port={port}") == (
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert failing_serve(capsys, finished_run, f"--port={port}") == (
             2,
-            f"--host 127.0.0.1 --port {port}: cannot listen there: address already in use",
+            f"--host 127.0.0.1 --port {port}: cannot listen there: address already in use; "
+            "choose another --host or --port",
         )
-    code, message = serve_wrongly(capsys, finished_run, "--host=192.0.2.1", "--port=0")
+    code, message = failing_serve(capsys, finished_run, "--host=192.0.2.1", "--port=0")
     assert code == 2
     assert "cannot assign requested address" in message
 
@@ -140,7 +146,7 @@ def test_an_address_that_is_not_to_be_had(
         (["run"], {"AIP_HEALTH_ROUTE": "/{x}"}, "AIP_HEALTH_ROUTE: found '/{x}', expected a path"),
     ],
 )
-def test_a_slip_is_told_at_once(
+def test_a_usage_error_is_reported_before_anything_is_loaded(
     arguments: list[str],
     environment: dict[str, str],
     message: str,
@@ -149,30 +155,30 @@ def test_a_slip_is_told_at_once(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    code, said = serve_wrongly(capsys, *arguments)
+    code, error = failing_serve(capsys, *arguments)
     assert code == 2
-    assert said.startswith(message)
+    assert error.startswith(message)
 
 
-def test_without_the_extra_it_says_how_to_get_it(
+def test_a_missing_package_is_named_with_the_command_to_install_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serve, "_PACKAGES", ("fastapi", "a_package_that_is_not_there"))
-    code, message = serve_wrongly(capsys, "run")
+    code, message = failing_serve(capsys, "run")
     assert code == 2
     assert message == (
-        "found no package a_package_that_is_not_there, expected it: make env EXTRA=serve, or "
-        "pip install '.[serve]', in a checkout"
+        "trainer serve needs the package a_package_that_is_not_there: in a checkout run "
+        "make env EXTRA=serve, or pip install '.[serve]'"
     )
 
 
-def test_where_it_listens_unless_it_is_told() -> None:
-    def found(*arguments: str, **environment: str) -> tuple[str, str, int, str]:
-        settings = serve.read(["run", *arguments], environment, program="trainer serve")
-        return settings.run, settings.host, settings.port, settings.log
+def test_defaults_come_from_the_environment_and_flags_win() -> None:
+    def read(*arguments: str, **environment: str) -> tuple[str, str, int, str]:
+        options = serve.read_options(["run", *arguments], environment, program="trainer serve")
+        return options.run, options.host, options.port, options.log
 
-    assert found() == ("run", "127.0.0.1", 8080, "text")
-    assert found(TRAINER_IMAGE="serve") == ("run", "0.0.0.0", 8080, "text")
-    assert found(AIP_HTTP_PORT="81", AIP_STORAGE_URI="gs://b/run") == ("run", "0.0.0.0", 81, "text")
-    assert found("--port=82", "--host=::1", AIP_HTTP_PORT="81") == ("run", "::1", 82, "text")
-    assert found(CLOUD_RUN_JOB="x")[-1] == "json"
+    assert read() == ("run", "127.0.0.1", 8080, "text")
+    assert read(TRAINER_IMAGE="serve") == ("run", "0.0.0.0", 8080, "text")
+    assert read(AIP_HTTP_PORT="81", AIP_STORAGE_URI="gs://b/run") == ("run", "0.0.0.0", 81, "text")
+    assert read("--port=82", "--host=::1", AIP_HTTP_PORT="81") == ("run", "::1", 82, "text")
+    assert read(CLOUD_RUN_JOB="x")[-1] == "json"

@@ -1,4 +1,4 @@
-"""A finished run is whole, or what is wrong with it is said."""
+"""`trainer verify` finds every file that differs from the manifest of a finished run."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from trainer.cli import main
 
 def verify(run: object, capsys: pytest.CaptureFixture[str]) -> tuple[object, list[str], str]:
     """Returns the exit code, the lines on stdout, and stderr."""
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         main.main(["verify", str(run)])
     out, err = capsys.readouterr()
-    return ended.value.code, out.splitlines(), err
+    return exit_info.value.code, out.splitlines(), err
 
 
 @pytest.fixture(params=["local", "gs"])
@@ -33,24 +33,24 @@ def run(request: pytest.FixtureRequest, tmp_path: Path, finished_run: Path) -> s
     return path
 
 
-def test_a_whole_run(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_complete_run_has_no_differences(run: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, lines, _ = verify(run, capsys)
-    assert (code, lines) == (0, [f"{run}: whole, 11 files as in its manifest"])
+    assert (code, lines) == (0, [f"{run}: complete, 11 files as in its manifest"])
 
 
-def test_every_difference_is_named(
+def test_every_missing_changed_or_extra_file_is_named(
     run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = storage.folder(run)
     folder.remove("model.h5")
-    changed = tmp_path / "changed"
+    replacement = tmp_path / "replacement"
     content = bytearray(folder.read("model.keras") or b"")
     content[100] ^= 1
-    changed.write_bytes(content)
-    folder.write("model.keras", changed)
-    changed.write_bytes((folder.read("history.csv") or b"")[:-1])
-    folder.write("history.csv", changed)
-    folder.write("saved_model/more", changed)
+    replacement.write_bytes(content)
+    folder.write("model.keras", replacement)
+    replacement.write_bytes((folder.read("history.csv") or b"")[:-1])
+    folder.write("history.csv", replacement)
+    folder.write("saved_model/more", replacement)
     code, lines, err = verify(run, capsys)
     assert code == 3
     assert [line.split(": ")[:2] for line in lines] == [
@@ -62,7 +62,7 @@ def test_every_difference_is_named(
     assert err == f"trainer verify: error: {run}: 4 differences from its manifest\n"
 
 
-def test_what_is_no_finished_run_is_refused(
+def test_a_folder_that_is_not_a_finished_run_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, lines, err = verify(tmp_path, capsys)
@@ -82,12 +82,12 @@ def test_a_damaged_manifest_is_one_line(
     assert "manifest.json: damaged" in err
 
 
-def test_a_manifest_does_not_make_it_read_other_files(
+def test_a_manifest_cannot_name_files_outside_of_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
     run.mkdir()
     (tmp_path / "secret").touch()
     entry = {"name": "../secret", "size_bytes": 0, "sha256": "0"}
-    (run / "manifest.json").write_text(json.dumps({"files": [entry]}))
+    (run / "manifest.json").write_text(json.dumps({"format": 2, "files": [entry]}))
     assert verify(run, capsys)[1] == ["missing: ../secret"]

@@ -12,7 +12,7 @@ import pytest
 from trainer.config import Config, option_specs
 from trainer.reports import comparison, comparison_page, comparison_text
 from trainer.reports.comparison import Comparison, Metrics, Run
-from trainer.runs.predictions import Prediction
+from trainer.runs.predictions import PredictionRow
 
 # Of one test example: itself, its class, and what the model says.
 Said = tuple[str, str, str]
@@ -21,7 +21,7 @@ Said = tuple[str, str, str]
 def run(
     number: int, tested: Sequence[Said], *, epochs: int = 2, loss: float = 0.5, **config: Any
 ) -> Run:
-    rows = [Prediction(example, true, said, 0.9) for example, true, said in tested]
+    rows = [PredictionRow(example, true, said, 0.9) for example, true, said in tested]
     right = sum(row.true == row.predicted for row in rows) / len(rows)
     return Run(
         number=number,

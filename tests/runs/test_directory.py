@@ -1,4 +1,4 @@
-"""The run directory: begun once, finished by its manifest, never mixed with another."""
+"""Tests of run directories: complete when the manifest is written, never a mix of two runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def finish(run: RunDirectory, *files: str) -> None:
             (folder / name).write_text(name)
 
 
-def test_a_run_is_finished_when_its_manifest_is_there(out: str) -> None:
+def test_a_run_is_finished_when_its_manifest_is_written(out: str) -> None:
     run = directory(out)
     assert not run.is_finished()
     with run.locked():
@@ -46,7 +46,7 @@ def test_a_run_is_finished_when_its_manifest_is_there(out: str) -> None:
     assert run.is_finished()
 
 
-def test_the_manifest_describes_every_other_file(out: str) -> None:
+def test_the_manifest_lists_every_other_file(out: str) -> None:
     finish(directory(out), filenames.METRICS, "saved_model/a")
     folder = storage.folder(out)
     content = {name: folder.read(name) for name in folder.names()}
@@ -57,11 +57,12 @@ def test_the_manifest_describes_every_other_file(out: str) -> None:
         crc32c = base64.b64encode(google_crc32c.Checksum(file).digest()).decode()
         assert entry["size_bytes"] == len(file)
         assert (entry["sha256"], entry["crc32c"]) == (hashlib.sha256(file).hexdigest(), crc32c)
+    assert manifest["format"] == 2
     assert manifest["data_fingerprint"] == "fingerprint"
     assert manifest["versions"]["tensorflow"].startswith("2.")
 
 
-def test_other_settings_are_refused_with_the_differences(out: str) -> None:
+def test_a_run_with_other_settings_is_refused_with_the_differences(out: str) -> None:
     finish(directory(out))
     before = storage.folder(out).names()
     with pytest.raises(RunExistsError, match=r"--epochs was 2, now 3; --seed was 0, now 1"):
@@ -69,12 +70,12 @@ def test_other_settings_are_refused_with_the_differences(out: str) -> None:
     assert storage.folder(out).names() == before
 
 
-def test_settings_that_change_no_result_may_differ(out: str) -> None:
+def test_settings_that_do_not_affect_the_result_may_differ(out: str) -> None:
     finish(directory(out))
     assert directory(out, log="json").is_finished()
 
 
-def test_overwriting_takes_only_the_old_runs_files_away(out: str, tmp_path: Path) -> None:
+def test_overwrite_removes_only_the_files_of_the_old_run(out: str, tmp_path: Path) -> None:
     finish(directory(out), filenames.METRICS, "saved_model/old/file", "tensorboard/old")
     (tmp_path / "notes").touch()
     storage.folder(out).write("notes.txt", tmp_path / "notes")
@@ -85,22 +86,24 @@ def test_overwriting_takes_only_the_old_runs_files_away(out: str, tmp_path: Path
     assert storage.folder(out).names() == [filenames.CONFIG, "notes.txt"]
 
 
-def test_a_folder_that_is_no_run_is_never_touched(out: str, tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_never_changed(out: str, tmp_path: Path) -> None:
     (tmp_path / "notes").touch()
     storage.folder(out).write("notes.txt", tmp_path / "notes")
     for overwrite in (False, True):
-        with pytest.raises(RunExistsError, match=r"files that are no run \(notes.txt, 1 in all\)"):
+        with pytest.raises(
+            RunExistsError, match=r"do not belong to a run \(notes.txt, 1 in total\)"
+        ):
             directory(out, overwrite=overwrite).is_finished()
 
 
-def test_a_file_that_holds_no_settings_is_named(out: str, tmp_path: Path) -> None:
+def test_a_config_file_without_settings_is_named_in_the_error(out: str, tmp_path: Path) -> None:
     (tmp_path / "list").write_text("[1]")
     storage.folder(out).write(filenames.CONFIG, tmp_path / "list")
-    with pytest.raises(RunExistsError, match=r"config\.json: expected the settings of a run"):
+    with pytest.raises(RunExistsError, match=r"config\.json: found no JSON object"):
         directory(out).is_finished()
 
 
-def test_a_failure_while_finishing_leaves_no_manifest(out: str) -> None:
+def test_a_failed_commit_writes_no_manifest(out: str) -> None:
     run = directory(out)
     with pytest.raises(StorageError), run.locked(), run.commit("fingerprint", "CPU"):
         raise StorageError("disk full")

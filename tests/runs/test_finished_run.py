@@ -1,4 +1,4 @@
-"""A finished run's model can be asked, if it is the one of the manifest."""
+"""Tests of loading finished runs, whose files must match the manifest."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from trainer.training import setup
 
 
 @pytest.fixture
-def copied(tmp_path: Path, finished_run: Path) -> Path:
+def run_copy(tmp_path: Path, finished_run: Path) -> Path:
     return Path(shutil.copytree(finished_run, tmp_path / "run"))
 
 
-def test_it_answers_as_in_the_test_of_the_run(
+def test_the_loaded_model_reproduces_the_test_accuracy(
     finished_run: Path, digits: Path, bucket: str
 ) -> None:
     files = {
@@ -32,49 +32,58 @@ def test_it_answers_as_in_the_test_of_the_run(
         if path.is_file()
     }
     storage.write_all(storage.folder(f"{bucket}/run"), files)
-    found = read_run(f"{bucket}/run")
+    run = read_run(f"{bucket}/run")
     test = loader.load(DataOptions(data=str(digits), seed=0)).test
-    with load_model(found) as model:
-        said = model.predict(test.examples).argmax(axis=1)
-    assert found.classes == tuple("0123456789")
-    assert np.mean(said == test.labels) == found.metrics["test"]["accuracy"]
+    with load_model(run) as model:
+        predicted = model.predict(test.examples).argmax(axis=1)
+    assert run.classes == tuple("0123456789")
+    assert np.mean(predicted == test.labels) == run.metrics["test"]["accuracy"]
 
 
-def test_another_file_than_the_manifests_is_not_loaded(copied: Path) -> None:
-    graph = copied / "saved_model/saved_model.pb"
+def test_a_file_that_differs_from_the_manifest_is_not_loaded(run_copy: Path) -> None:
+    graph = run_copy / "saved_model/saved_model.pb"
     graph.write_bytes(graph.read_bytes() + b"\0")
-    found = read_run(str(copied))
+    run = read_run(str(run_copy))
     with (
-        pytest.raises(DamagedRunError, match=r"saved_model.pb: is not the file of the manifest"),
-        load_model(found),
+        pytest.raises(DamagedRunError, match=r"saved_model.pb: differs from the manifest"),
+        load_model(run),
     ):
         pass
-    (copied / "config.json").unlink()
+    (run_copy / "config.json").unlink()
     with pytest.raises(DamagedRunError, match=r"config.json: is missing"):
-        read_run(str(copied))
+        read_run(str(run_copy))
 
 
-def test_what_is_no_run_of_a_model_is_refused(copied: Path, tmp_path: Path) -> None:
-    described = json.loads((copied / "manifest.json").read_text())
+def test_a_run_of_another_format_is_refused(run_copy: Path) -> None:
+    manifest = json.loads((run_copy / "manifest.json").read_text())
+    del manifest["format"]  # As in runs of earlier versions.
+    (run_copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DamagedRunError, match=r"manifest.json: found format 1, expected 2") as info:
+        read_run(str(run_copy))
+    assert info.value.exit_code == 3
+    assert "\n" not in str(info.value)
+
+
+def test_a_folder_without_a_usable_run_is_refused(run_copy: Path, tmp_path: Path) -> None:
+    manifest = json.loads((run_copy / "manifest.json").read_text())
     with pytest.raises(StorageError, match="expected a finished run"):
         read_run(str(tmp_path / "none"))
-    entries = described["files"]
-    for entry in entries:
+    for entry in manifest["files"]:
         if entry["name"] == "metrics.json":
             entry["name"] = "../run/metrics.json"
-    (copied / "manifest.json").write_text(json.dumps(described))
+    (run_copy / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(DamagedRunError, match="do not describe the model"):
-        read_run(str(copied))
+        read_run(str(run_copy))
 
 
-def test_its_data_is_read_again_without_the_cache_of_its_machine(
+def test_the_data_of_a_run_is_read_again_without_its_cache_folder(
     finished_run: Path, digits: Path
 ) -> None:
-    found = read_run(str(finished_run))
-    elsewhere = dataclasses.replace(found, config={**found.config, "cache_dir": "/proc/none"})
-    assert setup.reload(elsewhere).fingerprint == found.manifest["data_fingerprint"]
-    gone = dataclasses.replace(found, config={**found.config, "data": "/nowhere"})
-    with pytest.raises(StorageError, match="--data says where the data is now"):
-        setup.reload(gone)
-    again = setup.reload(gone, str(digits))
-    assert again.fingerprint == found.manifest["data_fingerprint"]
+    run = read_run(str(finished_run))
+    no_cache = dataclasses.replace(run, config={**run.config, "cache_dir": "/proc/none"})
+    assert setup.reload(no_cache).fingerprint == run.manifest["data_fingerprint"]
+    moved = dataclasses.replace(run, config={**run.config, "data": "/nowhere"})
+    with pytest.raises(StorageError, match="set --data to its current path"):
+        setup.reload(moved)
+    data = setup.reload(moved, str(digits))
+    assert data.fingerprint == run.manifest["data_fingerprint"]

@@ -1,4 +1,4 @@
-"""The files of a model answer as the model itself does."""
+"""Tests that the files of a model give the same outputs as the model."""
 
 from __future__ import annotations
 
@@ -44,27 +44,27 @@ def augmenting_within(spec: Spec) -> keras.Model:
 
 
 @pytest.mark.parametrize("function", [augmenting, augmenting_within])
-def test_layers_that_augment_do_not_make_what_is_saved_train(
+def test_augmentation_layers_are_inactive_in_saved_models(
     function: Callable[[Spec], keras.Model], digits: Path, tmp_path: Path
 ) -> None:
     data = loader.load(DataOptions(data=str(digits), seed=0))
     model_entry = ModelEntry("mine:build", function, Recipe())
     model = models.build(model_entry, data.spec, learning_rate=0.01, steps=100, seed=0)
-    here = Devices(tf.distribute.get_strategy())
-    fit(model, data.train, None, epochs=1, batch_size=50, seed=0, devices=here)
+    devices = Devices(tf.distribute.get_strategy())
+    fit(model, data.train, None, epochs=1, batch_size=50, seed=0, devices=devices)
     expected = loop.predict(model, data.test, batch_size=100)
     model_files.write(model, tmp_path)
     saved = tf.saved_model.load(tmp_path / filenames.SAVED_MODEL)
     files = (tmp_path / filenames.MODEL_KERAS, tmp_path / filenames.MODEL_H5)
     loaded = map(keras.models.load_model, files)
-    for answers in (model, saved.serve, *loaded):
-        np.testing.assert_allclose(answers(data.test.examples), expected, atol=1e-5)
-    in_training = model(data.test.examples, training=True)
-    assert np.abs(in_training - expected).max() > 0.1
+    for function in (model, saved.serve, *loaded):
+        np.testing.assert_allclose(function(data.test.examples), expected, atol=1e-5)
+    training_outputs = model(data.test.examples, training=True)
+    assert np.abs(training_outputs - expected).max() > 0.1
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_export_answers_as_the_training_graph(
+def test_every_file_gives_the_outputs_of_the_trained_model(
     name: str, digits: Path, sentences: Path, tmp_path: Path
 ) -> None:
     model_entry = models.find(name)
@@ -72,8 +72,8 @@ def test_every_export_answers_as_the_training_graph(
     data = loader.load(DataOptions(data=str(path), seed=0))
     model = models.build(model_entry, data.spec, learning_rate=0.01, steps=100, seed=0)
     model_files.check_saveable(model, name)
-    here = Devices(tf.distribute.get_strategy())
-    fit(model, data.train, None, epochs=1, batch_size=50, seed=0, devices=here)
+    devices = Devices(tf.distribute.get_strategy())
+    fit(model, data.train, None, epochs=1, batch_size=50, seed=0, devices=devices)
     expected = loop.predict(model, data.test, batch_size=100)
     model_files.write(model, tmp_path)
 
@@ -83,10 +83,10 @@ def test_every_export_answers_as_the_training_graph(
     assert type(loaded.optimizer) is type(model.optimizer)
     for ours, theirs in zip(model.optimizer.variables, loaded.optimizer.variables, strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    answers = {
+    outputs = {
         filenames.MODEL_KERAS: loaded(raw),
         filenames.MODEL_H5: keras.models.load_model(tmp_path / filenames.MODEL_H5)(raw),
         filenames.SAVED_MODEL: saved.serve(raw),
     }
-    for form, answer in answers.items():
-        np.testing.assert_allclose(answer, expected, atol=1e-6, err_msg=form)
+    for name, output in outputs.items():
+        np.testing.assert_allclose(output, expected, atol=1e-6, err_msg=name)

@@ -1,4 +1,4 @@
-"""What nobody gave is decided by the data, once, and written down."""
+"""Tests of auto settings: resolved from the data once and saved in config.json."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ SMALL = ("--width=16", "--depth=2", "--epochs=8")
 
 
 @pytest.fixture(scope="module")
-def select(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Texts of which the order of two words, with others between, decides the class."""
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts whose class is the order of two words, with four words between them."""
     dice = random.Random(0)
     lines = ["text,label"]
     for _ in range(1500):
@@ -33,42 +33,40 @@ def select(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory, where: Path) -> Runner:
+def runner(tmp_path_factory: pytest.TempPathFactory, texts: Path) -> Runner:
     folder = tmp_path_factory.mktemp("selection")
-    return Runner(folder, where, model="text", arguments=SMALL)
+    return Runner(folder, texts, model="text", arguments=SMALL)
 
 
 @pytest.fixture(scope="module")
-def chosen(runner: Runner) -> Path:
-    """A run whose network was left open; and, beside it, what it said."""
+def auto_run(runner: Runner) -> Path:
+    """A run without --architecture; its log is the file `run.log` beside it."""
     runner.finish("auto_settings")
-    (runner.folder / "said").write_text(runner.log.read_text())
+    (runner.folder / "run.log").write_text(runner.log.read_text())
     return runner.folder / "auto_settings"
 
 
-def tried(said: str) -> list[str]:
-    return [line.split(":")[0] for line in said.splitlines() if line.startswith("--architecture ")]
+def candidates(log: str) -> list[str]:
+    """Returns the architectures that were compared, by their log lines."""
+    return [line.split(":")[0] for line in log.splitlines() if line.startswith("--architecture ")]
 
 
-def test_the_better_network_by_validation_is_trained(chosen: Path) -> None:
-    """n-grams do not see which of two words comes first if four are between them."""
-    said = (chosen.parent / "said").read_text()
-    assert tried(said) == ["--architecture ngram", "--architecture convolution"]
-    config = json.loads((chosen / filenames.CONFIG).read_text())
-    assert config["network"] == "convolution"
+def test_the_architecture_with_the_better_validation_accuracy_is_trained(auto_run: Path) -> None:
+    """n-grams do not capture the order of two words with four words between them."""
+    log = (auto_run.parent / "run.log").read_text()
+    assert candidates(log) == ["--architecture ngram", "--architecture convolution"]
+    config = json.loads((auto_run / filenames.CONFIG).read_text())
+    assert config["architecture"] == "convolution"
     assert config["auto_settings"] == [
-        "network",
-        "batch_size",
-        "learning_rate",
-        "vocabulary",
-        "length",
-    ]
-    metrics = json.loads((chosen / filenames.METRICS).read_text())
+        "architecture", "batch_size", "learning_rate", "max_tokens", "sequence_length"
+    ]  # fmt: skip
+    assert "auto settings: --architecture convolution, --batch-size " in log
+    metrics = json.loads((auto_run / filenames.METRICS).read_text())
     assert metrics["test"]["accuracy"] > 0.9
-    assert "<dd>convolution, by the data</dd>" in (chosen / filenames.REPORT).read_text()
+    assert "<dd>convolution, by the data</dd>" in (auto_run / filenames.REPORT).read_text()
 
 
-def test_a_finished_run_with_what_was_chosen_is_this_run(runner: Runner, chosen: Path) -> None:
+def test_the_same_command_finds_the_finished_run(runner: Runner, auto_run: Path) -> None:
     runner.finish("auto_settings")
     assert "finished already" in runner.log.read_text()
     process = runner.start("auto_settings", "--architecture=ngram")
@@ -77,7 +75,7 @@ def test_a_finished_run_with_what_was_chosen_is_this_run(runner: Runner, chosen:
 
 
 @pytest.mark.long
-def test_a_run_that_is_killed_goes_on_with_what_it_chose(runner: Runner, chosen: Path) -> None:
+def test_a_resumed_run_keeps_its_auto_settings(runner: Runner, auto_run: Path) -> None:
     pointer = runner.folder / "killed" / "checkpoints" / "latest.json"
     process = runner.start("killed", "--checkpoint-steps=1")
     while process.poll() is None and not pointer.exists():
@@ -85,27 +83,27 @@ def test_a_run_that_is_killed_goes_on_with_what_it_chose(runner: Runner, chosen:
     process.kill()
     process.wait()
     runner.finish("killed")
-    said = runner.log.read_text()
-    assert "going on from killed/checkpoints/" in said
-    assert tried(said) == []
+    log = runner.log.read_text()
+    assert "resuming from killed/checkpoints/" in log
+    assert candidates(log) == []
     killed = fingerprint(str(runner.folder / "killed"), runner.folder)
-    assert killed == fingerprint(str(chosen), runner.folder)
+    assert killed == fingerprint(str(auto_run), runner.folder)
 
 
 @pytest.mark.long
-def test_two_workers_choose_as_one_does(where: Path, chosen: Path, tmp_path: Path) -> None:
-    with team(tmp_path, where) as workers:
+def test_two_workers_select_the_same_architecture_as_one(texts: Path, tmp_path: Path) -> None:
+    with team(tmp_path, texts) as workers:
         workers.finish("text", "--out=two", *SMALL)
         config = json.loads((workers.place(0) / "two" / filenames.CONFIG).read_text())
-    assert config["network"] == "convolution"
+    assert config["architecture"] == "convolution"
 
 
-def test_a_class_too_small_to_hold_one_out_is_told(job: Job, tmp_path: Path) -> None:
+def test_a_class_too_small_for_a_validation_split_is_an_error(job: Job, tmp_path: Path) -> None:
     lines = ["good,yes", "fine,yes", "great,yes", "bad,no", "awful,no"]
     (tmp_path / "few.csv").write_text("\n".join(["text,label", *lines]))
     done = job("--model=text", "--data=few.csv", "--out=run")
     assert done.returncode == 2
     assert done.stderr.endswith(
-        "class 'no' has 1 example, too few to hold one out, to try --architecture ngram and "
-        "convolution; give one\n"
+        "class 'no' has 1 example, too few to hold one out, to compare --architecture ngram and "
+        "convolution; set --architecture\n"
     )

@@ -1,4 +1,4 @@
-"""`--folds` as processes of their own: ordinary runs, and what they give together."""
+"""Tests of `--folds`, run as processes: each fold is an ordinary run, `folds.json` sums up."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from trainer.runs import filenames, manifest
 ARGUMENTS = ("--model=mlp", "--epochs=1", "--folds=3")
 
 
+@pytest.mark.process
 @pytest.mark.long
-def test_each_example_is_tested_once_by_a_model_that_never_saw_it(
+def test_each_example_is_tested_once_by_a_model_not_trained_on_it(
     job: Job, digits: Path, tmp_path: Path
 ) -> None:
-    # One fold in a process of its own, as a cluster would share them out.
-    alone = job(*ARGUMENTS, "--data", digits, "--fold=2", "--out=alone")
-    assert alone.returncode == 0, alone.stderr
+    # One fold in its own process, as when folds are distributed over machines.
+    single = job(*ARGUMENTS, "--data", digits, "--fold=2", "--out=single")
+    assert single.returncode == 0, single.stderr
     earlier = job(*ARGUMENTS, "--data", digits, "--fold=1", "--out=cv/fold-1")
     assert earlier.returncode == 0, earlier.stderr
     before = (tmp_path / "cv/fold-1" / filenames.MANIFEST).stat().st_mtime_ns
@@ -36,31 +37,33 @@ def test_each_example_is_tested_once_by_a_model_that_never_saw_it(
     for number in (1, 2, 3):
         folder = storage.folder(str(tmp_path / f"cv/fold-{number}"))
         assert manifest.verify(folder, manifest.read(folder)) == []
-    in_one = (tmp_path / "cv/fold-2" / filenames.MODEL_H5).read_bytes()
-    assert in_one == (tmp_path / "alone" / filenames.MODEL_H5).read_bytes()
+    in_sequence = (tmp_path / "cv/fold-2" / filenames.MODEL_H5).read_bytes()
+    assert in_sequence == (tmp_path / "single" / filenames.MODEL_H5).read_bytes()
 
     summary = json.loads((tmp_path / "cv" / filenames.FOLDS).read_text())
     figures = [
         json.loads((tmp_path / f"cv/fold-{number}" / filenames.METRICS).read_text())
         for number in (1, 2, 3)
     ]
-    assert np.sum(summary["confusion"]) == 1000  # The 300 of the test part are left out.
+    assert np.sum(summary["confusion"]) == 1000  # Without the 300 of the test split.
     accuracies = [each["test"]["accuracy"] for each in figures]
     assert [fold["accuracy"] for fold in summary["folds"]] == accuracies
     assert summary["test"]["accuracy"]["mean"] == np.mean(accuracies)
 
 
-def test_what_is_in_the_way_is_refused(job: Job, digits: Path, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused(job: Job, digits: Path, tmp_path: Path) -> None:
     out = tmp_path / "mine"
     out.mkdir()
     (out / "thesis.txt").write_text("all my work")
     done = job(*ARGUMENTS, "--data", digits, "--out=mine", "--overwrite")
     assert done.returncode == 2
-    assert "--out mine: holds files that are none of 3 folds (thesis.txt, 1 in all)" in done.stderr
+    assert (
+        "--out mine: holds files that do not belong to 3 folds (thesis.txt, 1 in total)" in done.stderr
+    )
     assert [path.name for path in out.iterdir()] == ["thesis.txt"]
 
 
-def test_folds_of_other_data_are_refused_before_any_work(
+def test_finished_folds_of_other_data_are_refused_before_training(
     job: Job, digits: Path, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
@@ -70,20 +73,20 @@ def test_folds_of_other_data_are_refused_before_any_work(
     write_digits(data, examples=900)
     done = job(*ARGUMENTS, "--data", data, "--out=cv")
     assert done.returncode == 2
-    assert "--out cv/fold-3: holds this fold of data that has changed" in done.stderr
+    assert "--out cv/fold-3: holds this fold of other data" in done.stderr
     assert [path.name for path in (tmp_path / "cv").iterdir()] == ["fold-3"]
 
 
-def test_more_folds_than_asked_for_are_somebody_elses(job: Job, digits: Path) -> None:
+def test_a_fold_beyond_the_number_of_folds_is_refused(job: Job, digits: Path) -> None:
     assert job(*ARGUMENTS, "--data", digits, "--fold=3", "--out=cv/fold-3").returncode == 0
     done = job("--model=mlp", "--folds=2", "--data", digits, "--out=cv", "--overwrite")
     assert done.returncode == 2
-    assert "holds files that are none of 2 folds (fold-3/config.json" in done.stderr
+    assert "files that do not belong to 2 folds (fold-3/config.json" in done.stderr
 
 
 @pytest.mark.long
-def test_overwriting_replaces_all_folds_once(job: Job, digits: Path, tmp_path: Path) -> None:
-    """Killed and started again, it goes on from the folds that it has replaced."""
+def test_overwrite_replaces_all_folds_once(job: Job, digits: Path, tmp_path: Path) -> None:
+    """After a kill, the same command keeps the folds that it has replaced already."""
 
     def times() -> list[int]:
         return [
@@ -97,7 +100,7 @@ def test_overwriting_replaces_all_folds_once(job: Job, digits: Path, tmp_path: P
     assert job(*arguments).returncode == 0
     second = times()
     assert all(after > before for after, before in zip(second, first, strict=True))
-    # As a kill after the second fold would leave it.
+    # The state after a kill in the third fold.
     (tmp_path / "cv" / filenames.FOLDS).unlink()
     (tmp_path / "cv/fold-3" / filenames.MANIFEST).unlink()
     assert job(*arguments).returncode == 0

@@ -57,7 +57,7 @@ def test_a_trial_reports_its_validation_figures(job: Job, digits: Path, tmp_path
     arguments = ("--model=mlp", f"--data={digits}", "--epochs=2", "--learning_rate=0.002")
     refused = job(*arguments, "--out=refused", **trial)
     assert refused.returncode == 2
-    assert "--validation-split: a tuning trial needs it" in refused.stderr
+    assert "--validation-split: a tuning trial needs validation data" in refused.stderr
     done = job(*arguments, "--out=run", "--validation-split=0.2", "--batch_size=64.0", **trial)
     assert done.returncode == 0, done.stderr
     history = (tmp_path / "run" / "history.csv").read_text().splitlines()

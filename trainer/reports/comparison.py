@@ -18,7 +18,7 @@ from trainer.config import Config, affects_result, flag_name, option_specs
 from trainer.errors import DamagedRunError
 from trainer.reports import significance
 from trainer.runs import filenames, manifest, predictions
-from trainer.runs.predictions import Prediction
+from trainer.runs.predictions import PredictionRow
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _FILES = (filenames.CONFIG, filenames.METRICS, filenames.HISTORY, filenames.PREDICTIONS)
@@ -86,7 +86,7 @@ class Run:
     metrics: Metrics
     history: Sequence[Mapping[str, float]] = field(repr=False)
     classes: Sequence[str]
-    tested: Mapping[_Key, Prediction] = field(repr=False)
+    tested: Mapping[_Key, PredictionRow] = field(repr=False)
 
     @property
     def letter(self) -> str:
@@ -435,7 +435,7 @@ def _history(path: Path) -> list[dict[str, float]]:
     return rows
 
 
-def _keyed(tested: Sequence[Prediction]) -> dict[_Key, Prediction]:
+def _keyed(tested: Sequence[PredictionRow]) -> dict[_Key, PredictionRow]:
     before: Counter[tuple[str, str]] = Counter()
     keyed = {}
     for row in tested:

@@ -1,1 +1,1 @@
-"""The run directory: lease, files, manifest, metrics, and loading a finished run."""
+"""Run directories: lease, files, manifest, metrics, and loading of finished runs."""

@@ -1,4 +1,4 @@
-"""The run directory: found empty, begun, and finished by its manifest; never half of two runs."""
+"""Run directories: checked, locked, and completed by writing the manifest last."""
 
 from __future__ import annotations
 
@@ -18,45 +18,45 @@ from trainer.runs.lease import Lease
 
 
 class RunDirectory:
-    """Where a run leaves its files, local or gs://."""
+    """The folder of a run's files, local or gs://."""
 
     def __init__(self, config: LocatedConfig) -> None:
-        """Takes the folder `config.out`; nothing is read or written yet."""
+        """Represents the folder `config.out`; reads and writes no files yet."""
         self._config = config
         self._folder = storage.folder(config.out)
-        place, self._checkpoints = _checkpoints_place(config)
-        self._checkpoints_parent = storage.folder(place)
+        parent, self._checkpoints = _checkpoints_location(config)
+        self._checkpoints_parent = storage.folder(parent)
 
     def is_finished(self) -> bool:
-        """Tells whether the folder holds this very run, finished; and refuses what is in the way.
+        """Returns whether the folder holds this run, finished; else checks that it is writable.
 
         Raises:
-            RunExistsError: it holds another run, or files that are no run.
-            StorageError: it cannot be written.
+            RunExistsError: the folder holds another run, or other files.
+            StorageError: the folder cannot be written.
         """
         out, overwrite = self._config.out, self._config.overwrite
-        earlier = self._folder.read(filenames.CONFIG)
-        if earlier is None:
-            # Hidden files are what a killed job leaves of its lease, or of a file half written.
-            present = [name for name in self._folder.names() if not name.startswith(".")]
-            if present:
+        config_content = self._folder.read(filenames.CONFIG)
+        if config_content is None:
+            # A killed job leaves hidden files: its lease, and files that it was writing.
+            names = [name for name in self._folder.names() if not name.startswith(".")]
+            if names:
                 raise RunExistsError(
-                    f"--out {out}: holds files that are no run "
-                    f"({present[0]}, {len(present)} in all), expected a new or empty folder"
+                    f"--out {out}: holds files that do not belong to a run ({names[0]}, "
+                    f"{len(names)} in total), expected a new or empty folder. Set another --out"
                 )
         elif not overwrite:
-            different = differences(self._config, self._settings(earlier))
-            if different:
+            changes = differences(self._config, self._parse_settings(config_content))
+            if changes:
                 raise RunExistsError(
-                    f"--out {out}: holds a run with other settings: {'; '.join(different)}. "
-                    "Give another --out, or --overwrite to replace it."
+                    f"--out {out}: holds a run with other settings: {'; '.join(changes)}. "
+                    "Set another --out, or --overwrite to replace the run."
                 )
             if self._folder.generation(filenames.MANIFEST):
                 return True
             if self._config.resume == "never":
                 raise RunExistsError(
-                    f"--out {out}: holds this run, unfinished. Give --overwrite to start it anew, "
-                    "or leave --resume never out to go on."
+                    f"--out {out}: holds this run, unfinished. Set --overwrite to start it from "
+                    "the beginning, or remove --resume never to resume it."
                 )
         self._folder.check_writable()
         for other in (self._config.checkpoint_dir, self._config.tensorboard_dir):
@@ -65,56 +65,56 @@ class RunDirectory:
         return False
 
     def saved_auto_settings(self) -> dict[str, Any]:
-        """Returns the settings that data decided, of a run that goes on here; else none."""
-        earlier = self._folder.read(filenames.CONFIG)
-        if earlier is None or not self._goes_on(earlier):
+        """Returns the auto settings of the unfinished run that will be resumed, or {}."""
+        config_content = self._folder.read(filenames.CONFIG)
+        if config_content is None or not self._is_resumable(config_content):
             return {}
-        return saved_auto_settings(self._settings(earlier))
+        return saved_auto_settings(self._parse_settings(config_content))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[Lease]:
-        """Holds the lease of the folder, and makes it ready for the run, or to go on with it.
+        """Holds the lease of the folder, and prepares it to start or to resume the run.
 
         Raises:
-            RunExistsError: another job is running on it, or has just finished this run.
+            RunExistsError: another job is running on the folder, or has just finished this run.
         """
         with lease.acquire(self._config.out) as self._lease:
             if self.is_finished():
                 raise RunExistsError(f"--out {self._config.out}: another job just finished it")
-            self._begin()
+            self._prepare()
             yield self._lease
 
-    def _begin(self) -> None:
-        """Leaves an unfinished run of these settings as it is, and removes any other."""
+    def _prepare(self) -> None:
+        """Keeps an unfinished run with these settings; removes any other run."""
         self._remove(filter(storage.is_temporary, self._folder.names()))
-        earlier = self._folder.read(filenames.CONFIG)
-        if earlier is not None and self._goes_on(earlier):
+        config_content = self._folder.read(filenames.CONFIG)
+        if config_content is not None and self._is_resumable(config_content):
             return
-        # In this order: a kill in between leaves no run that seems finished, nor a new one beside
-        # an old one's checkpoints.
-        present = [name for name in self._folder.names() if name.startswith(_OURS)]
+        # A kill between these steps must leave neither an incomplete run with a manifest nor new
+        # settings with old checkpoints.
+        old_names = [name for name in self._folder.names() if name.startswith(_RUN_FILES)]
         self._folder.remove(filenames.MANIFEST)
         self.remove_checkpoints()
-        with storage.temporary_directory() as place:
-            path = place / filenames.CONFIG
+        with storage.temporary_directory() as temporary:
+            path = temporary / filenames.CONFIG
             path.write_text(to_json(self._config))
             self._folder.write(filenames.CONFIG, path)
-        self._remove(name for name in present if name != filenames.CONFIG)
+        self._remove(name for name in old_names if name != filenames.CONFIG)
 
-    def _goes_on(self, earlier: bytes) -> bool:
-        """Tells whether the folder holds this run, unfinished, by its settings as they lie."""
+    def _is_resumable(self, config_content: bytes) -> bool:
+        """Returns whether the run with these settings is unfinished and may be resumed."""
         if self._config.resume == "never":
             return False
-        same = not differences(self._config, self._settings(earlier))
+        same = not differences(self._config, self._parse_settings(config_content))
         return same and not self._folder.generation(filenames.MANIFEST)
 
     @contextlib.contextmanager
     def commit(self, data_fingerprint: str, device: str) -> Iterator[Path]:
-        """Gives an empty local folder; what is in it at the end becomes the run, manifest last.
+        """Yields an empty local folder; at the end writes its files to the run, manifest last.
 
         Args:
-            data_fingerprint: SHA-256 of the data that was trained on.
-            device: what it was trained on.
+            data_fingerprint: SHA-256 of the training data.
+            device: description of the device that the model was trained on.
         """
         with storage.temporary_directory() as folder:
             yield folder
@@ -130,43 +130,43 @@ class RunDirectory:
         self.remove_checkpoints()
 
     def remove_checkpoints(self) -> None:
-        """Removes what a finished run needs no more, also where it was killed before it could."""
-        names_there = storage.folder(checkpoints_path(self._config)).names()
-        for name in sorted(names_there, key=lambda name: name.endswith(".h5")):  # Pointer first.
+        """Removes all checkpoints; also for a finished run that was killed before it did so."""
+        names = storage.folder(checkpoints_path(self._config)).names()
+        for name in sorted(names, key=lambda name: name.endswith(".h5")):  # The pointer first.
             self._checkpoints_parent.remove(f"{self._checkpoints}/{name}")
 
-    def _remove(self, files: Iterable[str]) -> None:
-        for name in files:
+    def _remove(self, names: Iterable[str]) -> None:
+        for name in names:
             self._folder.remove(name)
 
-    def _settings(self, content: bytes) -> dict[str, Any]:
+    def _parse_settings(self, content: bytes) -> dict[str, Any]:
         try:
             settings = json.loads(content)
         except ValueError:
             settings = None
         if not isinstance(settings, dict):
             raise RunExistsError(
-                f"--out {self._config.out}/{filenames.CONFIG}: expected the settings "
-                "of a run, found none"
+                f"--out {self._config.out}/{filenames.CONFIG}: found no JSON object, expected the "
+                "settings of a run. Set another --out"
             )
         return settings
 
 
 def checkpoints_path(config: LocatedConfig) -> str:
-    """Returns the folder of a run's checkpoints, local or gs://; no other run has it."""
-    return "/".join(_checkpoints_place(config))
+    """Returns the folder of a run's checkpoints, local or gs://; each run has its own."""
+    return "/".join(_checkpoints_location(config))
 
 
-def _checkpoints_place(config: LocatedConfig) -> tuple[str, str]:
-    """Returns the folder that checkpoints lie in, and the name of this run's folder in it."""
+def _checkpoints_location(config: LocatedConfig) -> tuple[str, str]:
+    """Returns the parent folder, and the name of the run's checkpoint folder in it."""
     if config.checkpoint_dir is None:
         return config.out, filenames.CHECKPOINTS
     out = config.out if storage.is_remote(config.out) else os.path.abspath(config.out)
     return config.checkpoint_dir, hashlib.sha256(out.encode()).hexdigest()[:16]
 
 
-_SNAPSHOTS = f"{filenames.CHECKPOINTS}/"
-_OURS = (
+# Names and prefixes of all files of a run.
+_RUN_FILES = (
     filenames.CONFIG,
     filenames.HISTORY,
     filenames.METRICS,
@@ -177,5 +177,5 @@ _OURS = (
     filenames.MANIFEST,
     f"{filenames.SAVED_MODEL}/",
     f"{filenames.TENSORBOARD}/",
-    _SNAPSHOTS,
+    f"{filenames.CHECKPOINTS}/",
 )

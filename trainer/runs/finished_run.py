@@ -1,7 +1,7 @@
-"""The model of a finished run, to be asked: what `evaluate`, `predict`, `serve` and `export` share.
+"""Loads a finished run for inference: for `evaluate`, `predict`, `serve` and `export`.
 
-It is the run's SavedModel, the very graph that TensorFlow Serving would load. It needs no code of
-the model's, and no file is read that is not the one of the run's manifest.
+The model is the run's SavedModel, which TensorFlow Serving loads too; the code that built it is not
+needed. Each file is compared with its digest in the manifest before it is read.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedRun:
-    """A finished run, its small files read and checked; the model is not loaded yet.
+    """A finished run with its settings and metrics; the model is not loaded yet.
 
     Attributes:
-        run: the run directory, as it was given.
-        manifest: of the run.
-        config: its settings, by name.
-        metrics: what `metrics.json` holds.
-        input: what the model takes.
+        path: path of the run directory, local or gs://.
+        manifest: content of `manifest.json`.
+        config: the settings, by name.
+        metrics: content of `metrics.json`.
+        input: kind, shape and dtype of the model's input.
         classes: class names.
     """
 
-    run: str
+    path: str
     manifest: Mapping[str, Any] = field(repr=False)
     config: Mapping[str, Any] = field(repr=False)
     metrics: Mapping[str, Any] = field(repr=False)
@@ -46,32 +46,32 @@ class FinishedRun:
 
     @property
     def batch_size(self) -> int:
-        """Examples that were in memory at once when it was trained, and so fit now."""
+        """The batch size in training, which is known to fit into memory."""
         return int(self.config["batch_size"])
 
     @contextlib.contextmanager
-    def files(self, *wanted: str) -> Iterator[Path]:
-        """Gives a local folder with files of the run; one that ends in "/" is all below it.
+    def files(self, *names: str) -> Iterator[Path]:
+        """Yields a local folder with a copy of files; a name with "/" at its end is a folder.
 
         Raises:
-            DamagedRunError: one of them is missing, or not the one of the manifest.
+            DamagedRunError: a file is missing, or differs from the manifest.
         """
         with storage.temporary_directory() as folder:
-            manifest.fetch(storage.folder(self.run), self.manifest, wanted, folder)
+            manifest.fetch(storage.folder(self.path), self.manifest, names, folder)
             yield folder
 
 
 class Predictor:
-    """From raw examples to class probabilities; may be called by several threads at once."""
+    """Computes class probabilities of raw examples with a SavedModel; thread-safe."""
 
     def __init__(self, path: Path) -> None:
         """Loads the SavedModel at a local path."""
-        # Else TensorFlow would take all of a GPU's memory, which others may be using.
+        # Else TensorFlow allocates all memory of a GPU that other processes may be using.
         os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
         with imports.keras():
             import tensorflow as tf
 
-            # What is loaded is let go of when nothing refers to it any more.
+            # Kept, since the signatures do not keep the loaded object alive.
             self._loaded: Any = tf.saved_model.load(str(path))
         self._signature: Any = self._loaded.signatures["serving_default"]
         (self._name,) = self._signature.structured_input_signature[1]
@@ -81,74 +81,79 @@ class Predictor:
         """Returns the class probabilities of a batch: float32 (N, classes).
 
         Args:
-            examples: (N, ...), as `InputSignature` makes them; at least one.
+            examples: (N, ...), of the kind and shape of `FinishedRun.input`; N is at least 1.
         """
         from trainer.models import as_input
 
-        answer: Array = self._signature(**{self._name: as_input(examples)})[self._output].numpy()
-        return answer
+        inputs = {self._name: as_input(examples)}
+        probabilities: Array = self._signature(**inputs)[self._output].numpy()
+        return probabilities
 
     def graph(self, name: str, output: str) -> tuple[Any, Any]:
-        """Returns the graph with its input and output named so, for what converts it.
+        """Returns the graph with renamed input and output, for conversion to other formats.
+
+        Args:
+            name: new name of the input.
+            output: new name of the output.
 
         Returns:
-            A tf.ConcreteFunction, and the object that holds its variables and tables.
+            A tf.ConcreteFunction, and the object that owns its variables and tables.
         """
         import tensorflow as tf
 
-        taken = self._signature.structured_input_signature[1][self._name]
+        spec = self._signature.structured_input_signature[1][self._name]
 
-        @tf.function(input_signature=[tf.TensorSpec(taken.shape, taken.dtype, name=name)])
+        @tf.function(input_signature=[tf.TensorSpec(spec.shape, spec.dtype, name=name)])
         def predict(examples: Any) -> dict[str, Any]:
             return {output: self._signature(**{self._name: examples})[self._output]}
 
         return predict.get_concrete_function(), self._loaded
 
 
-def read_run(run: str) -> FinishedRun:
-    """Reads what a finished run says of itself.
+def read_run(path: str) -> FinishedRun:
+    """Reads the manifest, settings and metrics of a finished run.
 
     Args:
-        run: a run directory, local or gs://.
+        path: a run directory, local or gs://.
 
     Raises:
-        StorageError: there is no finished run.
-        DamagedRunError: its files are not those of its manifest, or say nothing of the model.
+        StorageError: the directory holds no finished run.
+        DamagedRunError: files differ from the manifest, or do not describe a model.
     """
     from trainer.data.inputs import InputSignature
 
-    folder = storage.folder(run)
-    described = manifest.read(folder)
-    with storage.temporary_directory() as place:
-        manifest.fetch(folder, described, (filenames.CONFIG, filenames.METRICS), place)
+    folder = storage.folder(path)
+    content = manifest.read(folder)
+    with storage.temporary_directory() as temporary:
+        manifest.fetch(folder, content, (filenames.CONFIG, filenames.METRICS), temporary)
         try:
             config, metrics = (
-                json.loads((place / name).read_text("utf-8"))
+                json.loads((temporary / name).read_text("utf-8"))
                 for name in (filenames.CONFIG, filenames.METRICS)
             )
             return FinishedRun(
-                run=run,
-                manifest=described,
+                path=path,
+                manifest=content,
                 config=config,
                 metrics=metrics,
-                input=InputSignature.read(metrics["input"]),
-                classes=tuple(each["class"] for each in metrics["per_class"]),
+                input=InputSignature.from_dict(metrics["input"]),
+                classes=tuple(row["class"] for row in metrics["per_class"]),
             )
         except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
             raise DamagedRunError(
-                f"{run}: {filenames.CONFIG} and {filenames.METRICS} do not describe the model: "
+                f"{path}: {filenames.CONFIG} and {filenames.METRICS} do not describe the model: "
                 f"{error!r}"
             ) from None
 
 
 @contextlib.contextmanager
-def load_model(trained: FinishedRun) -> Iterator[Predictor]:
-    """Gives the model of a run.
+def load_model(run: FinishedRun) -> Iterator[Predictor]:
+    """Yields the model of a run.
 
     Raises:
-        DamagedRunError: it is missing, or not the one of the manifest.
+        DamagedRunError: a file of the model is missing, or differs from the manifest.
     """
-    with trained.files(f"{filenames.SAVED_MODEL}/") as folder:
+    with run.files(f"{filenames.SAVED_MODEL}/") as folder:
         if not (folder / filenames.SAVED_MODEL).is_dir():
-            raise DamagedRunError(f"{trained.run}: no {filenames.SAVED_MODEL} in its manifest")
+            raise DamagedRunError(f"{run.path}: no {filenames.SAVED_MODEL} in its manifest")
         yield Predictor(folder / filenames.SAVED_MODEL)

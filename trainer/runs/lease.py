@@ -1,8 +1,8 @@
-"""One job at a time on a run directory, by a lease that a crashed job loses.
+"""Leases, which allow one job at a time to write to a run directory; a crashed job loses its own.
 
-Locally that is a lock on the folder, which ends with the process. In a bucket it is an object that
-the job puts anew every few seconds: one that stays the same for `TRAINER_LEASE_SECONDS` has no job
-any more. No clock of another machine is trusted for this, only whether the object changes.
+A local lease is a lock on the folder, which ends with the process. In a bucket a lease is an object
+that the job rewrites every few seconds; if it stays unchanged for `TRAINER_LEASE_SECONDS`, the job
+is dead. This does not depend on the clocks of other machines.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ _POLL_S = 0.5
 
 
 class Lease(Protocol):
-    """The right to write into a run directory."""
+    """The right to write to a run directory."""
 
     def check(self) -> None:
-        """Raises ConflictError if another job has taken the run directory over."""
+        """Raises ConflictError if another job has taken over the run directory."""
 
 
 @contextlib.contextmanager
 def acquire(out: str) -> Iterator[Lease]:
-    """Holds the lease of a run directory, which is made if it is not there.
+    """Holds the lease of a run directory; creates the directory if needed.
 
     Raises:
-        RunExistsError: another job is running on it.
-        StorageError: it cannot be written.
+        RunExistsError: another job is running on the directory.
+        StorageError: the directory cannot be written.
     """
     lease = _BucketLease(out) if storage.is_remote(out) else _LocalLease(out)
-    with lease.acquired():
+    with lease.hold():
         yield lease
 
 
@@ -51,7 +51,7 @@ class _LocalLease:
         self._out = out
 
     @contextlib.contextmanager
-    def acquired(self) -> Iterator[None]:
+    def hold(self) -> Iterator[None]:
         with storage.translate_errors(self._out):
             os.makedirs(self._out, exist_ok=True)
             descriptor = os.open(self._out, os.O_RDONLY)
@@ -60,8 +60,10 @@ class _LocalLease:
         except BlockingIOError:
             os.close(descriptor)
             raise RunExistsError(f"--out {self._out}: another job is running on it") from None
-        except OSError:  # A file system without locks, such as a mounted bucket.
-            LOGGER.warning("%s: no locks here; start one job at a time on it", self._out)
+        except OSError:  # The file system does not support locks, for example a mounted bucket.
+            LOGGER.warning(
+                "%s: the file system has no locks; do not start two jobs on this folder", self._out
+            )
         self._locked = os.fstat(descriptor)
         try:
             yield
@@ -70,12 +72,12 @@ class _LocalLease:
 
     def check(self) -> None:
         try:
-            there = os.path.samestat(self._locked, os.stat(self._out))
+            is_same = os.path.samestat(self._locked, os.stat(self._out))
         except OSError:
-            there = False
-        if not there:
+            is_same = False
+        if not is_same:
             raise ConflictError(
-                f"--out {self._out}: was deleted, or replaced by another folder, while the job ran"
+                f"--out {self._out}: was deleted, or replaced by another folder, during the job"
             )
 
 
@@ -86,58 +88,61 @@ class _BucketLease:
         self._expires_s = float(os.environ.get("TRAINER_LEASE_SECONDS", "30"))
         self._generation = 0
         self._count = 0
-        self._lost = ""  # Why, when it is.
-        self._ended = threading.Event()
+        self._lost = ""  # The reason, if the lease is lost.
+        self._released = threading.Event()
 
     @contextlib.contextmanager
-    def acquired(self) -> Iterator[None]:
+    def hold(self) -> Iterator[None]:
         self._acquire()
-        renewing = threading.Thread(target=self._renew, daemon=True)
-        renewing.start()
+        renewal = threading.Thread(target=self._renew, daemon=True)
+        renewal.start()
         try:
             yield
         finally:
-            self._ended.set()
-            renewing.join()
+            self._released.set()
+            renewal.join()
             if not self._lost:
                 self._folder.remove(_NAME)
 
     def check(self) -> None:
         if self._lost:
             raise ConflictError(
-                f"--out {self._out}: another job has taken it over, or it was deleted: {self._lost}"
+                f"--out {self._out}: was taken over by another job, or deleted: {self._lost}"
             )
 
     def _acquire(self) -> None:
-        there = self._folder.generation(_NAME)
-        holder = _holder(self._folder.read(_NAME))
-        if there and not _has_died(holder):
+        generation = self._folder.generation(_NAME)
+        holder = _parse_holder(self._folder.read(_NAME))
+        if generation and not _is_dead(holder):
             name = f"{holder.get('host', '?')}, process {holder.get('pid', '?')}"
-            LOGGER.info("%s: held by %s; waiting whether it is alive", self._out, name)
+            LOGGER.info(
+                "%s: locked by %s; waiting up to %g s to see if it is alive",
+                self._out, name, self._expires_s,
+            )  # fmt: skip
             deadline = time.monotonic() + self._expires_s
-            while time.monotonic() < deadline and self._folder.generation(_NAME) == there:
+            while time.monotonic() < deadline and self._folder.generation(_NAME) == generation:
                 time.sleep(_POLL_S)
-            now = self._folder.generation(_NAME)
-            if now not in (there, 0):
+            latest = self._folder.generation(_NAME)
+            if latest not in (generation, 0):
                 raise RunExistsError(f"--out {self._out}: another job is running on it ({name})")
-            there = now
+            generation = latest
         try:
-            self._write_lease(if_generation_match=there)
+            self._write_lease(if_generation_match=generation)
         except ConflictError:
-            raise RunExistsError(f"--out {self._out}: another job has just begun on it") from None
+            raise RunExistsError(f"--out {self._out}: another job has just started on it") from None
 
     def _renew(self) -> None:
-        while not self._ended.wait(self._expires_s / 3):
+        while not self._released.wait(self._expires_s / 3):
             try:
                 self._write_lease(if_generation_match=self._generation)
             except TransientStorageError:
-                continue  # Whoever would take it over has no connection either, or a new version.
+                continue  # Retried; the lease is lost only if another job has changed the object.
             except StorageError as error:
                 self._lost = str(error)
                 return
 
     def _write_lease(self, *, if_generation_match: int) -> None:
-        self._count += 1  # So that each content, and its checksum, is another.
+        self._count += 1  # Makes each content, and so its checksum, unique.
         with tempfile.NamedTemporaryFile("w") as file:
             json.dump({**_this_process(), "count": self._count}, file)
             file.flush()
@@ -148,10 +153,10 @@ class _BucketLease:
 
 def _this_process() -> dict[str, Any]:
     return {"host": os.uname().nodename, "pid": os.getpid(), "machine": _machine(),
-            "started": _started(os.getpid())}  # fmt: skip
+            "started": _start_time(os.getpid())}  # fmt: skip
 
 
-def _holder(content: bytes | None) -> dict[str, Any]:
+def _parse_holder(content: bytes | None) -> dict[str, Any]:
     try:
         holder = json.loads(content or b"{}")
     except ValueError:
@@ -159,16 +164,16 @@ def _holder(content: bytes | None) -> dict[str, Any]:
     return holder if isinstance(holder, dict) else {}
 
 
-def _has_died(holder: dict[str, Any]) -> bool:
-    """Tells whether a process of this very machine is gone; of others nothing is known."""
+def _is_dead(holder: dict[str, Any]) -> bool:
+    """Returns whether the holder is a dead process of this machine; False for other machines."""
     return (
         holder.get("machine") == _machine() is not None
-        and _started(int(holder.get("pid", 0))) != holder.get("started")
+        and _start_time(int(holder.get("pid", 0))) != holder.get("started")
     )  # fmt: skip
 
 
 def _machine() -> str | None:
-    """Names this boot of this machine, and the container in it; None where that is not known."""
+    """Returns an id of this boot of the machine and of the container; None if it is unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -176,8 +181,8 @@ def _machine() -> str | None:
         return None
 
 
-def _started(pid: int) -> str | None:
-    """Returns when a process started, in ticks since boot; None if there is no such process."""
+def _start_time(pid: int) -> str | None:
+    """Returns the start time of a process, in clock ticks since boot; None if it does not exist."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:

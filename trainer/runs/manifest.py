@@ -1,4 +1,4 @@
-"""`manifest.json`: what a finished run consists of, so that anybody can check it."""
+"""Writes, reads and verifies `manifest.json`, which lists the files of a finished run."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ from trainer.runs import filenames
 from trainer.storage import Folder
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "h5py")
-_ENTRY = {"name": str, "size_bytes": int, "sha256": str}
-_COMMIT_VARIABLE = "TRAINER_GIT_COMMIT"  # Set in an image, where there is no repository.
+_FORMAT = 2  # Increased when keys of the manifest or of the files in it change.
+_ENTRY_TYPES = {"name": str, "size_bytes": int, "sha256": str}
+_COMMIT_VARIABLE = "TRAINER_GIT_COMMIT"  # Set in images, which contain no git repository.
 
 
 def describe(files: Mapping[str, Path], *, data_fingerprint: str, device: str) -> dict[str, Any]:
     """Returns the manifest of a run.
 
     Args:
-        files: every file of the run but the manifest, by its name in the run directory.
-        data_fingerprint: SHA-256 of the data it was trained on.
-        device: what it was trained on.
+        files: all files of the run except the manifest, by name in the run directory.
+        data_fingerprint: SHA-256 of the training data.
+        device: description of the device that the model was trained on.
     """
     return {
+        "format": _FORMAT,
         "files": [_entry(name, path) for name, path in sorted(files.items())],
         "data_fingerprint": data_fingerprint,
         "device": device,
@@ -44,29 +46,36 @@ def read(folder: Folder) -> dict[str, Any]:
     """Returns the manifest of a finished run.
 
     Raises:
-        StorageError: there is none, so that this is no finished run; or it cannot be read.
-        DamagedRunError: it is no manifest.
+        StorageError: the folder holds no finished run, or may not be read.
+        DamagedRunError: the manifest is damaged, or has another format version.
     """
     content = folder.read(filenames.MANIFEST)
     if content is None:
         raise StorageError(f"{folder.path}: no {filenames.MANIFEST} there, expected a finished run")
+    path = f"{folder.path}/{filenames.MANIFEST}"
     try:
-        described = json.loads(content)
-        for entry in described["files"]:
-            if not all(isinstance(entry[key], kind) for key, kind in _ENTRY.items()):
+        manifest = dict(json.loads(content))
+        for entry in manifest["files"]:
+            if not all(isinstance(entry[key], type_) for key, type_ in _ENTRY_TYPES.items()):
                 raise TypeError(f"entry {entry}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamagedRunError(f"{folder.path}/{filenames.MANIFEST}: damaged: {error}") from None
-    return dict(described)
+        raise DamagedRunError(f"{path}: damaged: {error}") from None
+    version = manifest.get("format", 1)
+    if version != _FORMAT:
+        raise DamagedRunError(
+            f"{path}: found format {version}, expected {_FORMAT}; use the version of trainer that "
+            "wrote the run, or train again"
+        )
+    return manifest
 
 
-def verify(folder: Folder, described: Mapping[str, Any]) -> list[str]:
-    """Reads every file of a run, and says in a line each which differ from its manifest."""
-    expected = {entry["name"]: entry for entry in described["files"]}
+def verify(folder: Folder, manifest: Mapping[str, Any]) -> list[str]:
+    """Compares every file of a run with its manifest; returns one line per difference."""
+    expected = {entry["name"]: entry for entry in manifest["files"]}
     present = set(folder.names()) - {filenames.MANIFEST}
 
     def compare(name: str) -> str | None:
-        # Only what the listing shows: a manifest that was tampered with names any file at all.
+        # Reads listed files only: a manipulated manifest may name files outside of the run.
         content = folder.read(name) if name in present else None
         if content is None:
             return f"missing: {name}"
@@ -74,57 +83,59 @@ def verify(folder: Folder, described: Mapping[str, Any]) -> list[str]:
         if len(content) != entry["size_bytes"]:
             return f"changed: {name}: {len(content)} bytes, expected {entry['size_bytes']}"
         if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-            return f"changed: {name}: another SHA-256 than in the manifest"
+            return f"changed: {name}: its SHA-256 differs from the manifest"
         return None
 
     with concurrent.futures.ThreadPoolExecutor(storage.THREADS) as pool:
-        differing = [finding for finding in pool.map(compare, sorted(expected)) if finding]
-    return differing + [f"extra: {name}" for name in sorted(present - set(expected))]
+        differences = [line for line in pool.map(compare, sorted(expected)) if line]
+    return differences + [f"extra: {name}" for name in sorted(present - set(expected))]
 
 
 def fetch(
-    folder: Folder, described: Mapping[str, Any], wanted: Sequence[str], target: Path
+    folder: Folder, manifest: Mapping[str, Any], names: Sequence[str], target: Path
 ) -> list[str]:
-    """Copies files of a run into a local folder, each compared with the manifest.
+    """Copies files of a run into a local folder after comparing them with the manifest.
 
     Args:
         folder: the run directory.
-        described: its manifest.
-        wanted: names of files; one that ends in "/" stands for all below it.
+        manifest: its manifest.
+        names: names of files; a name with "/" at its end stands for all files below it.
         target: a local folder.
 
     Returns:
-        The names of what was copied.
+        The names of the copied files, sorted.
 
     Raises:
-        DamagedRunError: one of them is missing, or not the one of the manifest.
+        DamagedRunError: a file is missing, or differs from the manifest.
     """
     expected = {
         entry["name"]: entry["sha256"]
-        for entry in described["files"]
+        for entry in manifest["files"]
         if any(
             entry["name"] == name or (name.endswith("/") and entry["name"].startswith(name))
-            for name in wanted
+            for name in names
         )
     }
 
     def copy(name: str) -> None:
-        if ".." in name.split("/"):  # A manifest that was tampered with.
-            raise DamagedRunError(f"{folder.path}/{name}: a name that leaves the run directory")
+        if ".." in name.split("/"):  # The manifest was manipulated.
+            raise DamagedRunError(f"{folder.path}/{name}: the name leads out of the run directory")
         content = folder.read(name)
         if content is None or hashlib.sha256(content).hexdigest() != expected[name]:
-            found = "is missing" if content is None else "is not the file of the manifest"
-            raise DamagedRunError(f"{folder.path}/{name}: {found}; trainer verify says more")
+            problem = "is missing" if content is None else "differs from the manifest"
+            raise DamagedRunError(
+                f"{folder.path}/{name}: {problem}; trainer verify lists all differences"
+            )
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         (target / name).write_bytes(content)
 
     with concurrent.futures.ThreadPoolExecutor(storage.THREADS) as pool:
-        list(pool.map(copy, expected))  # Raises what a copy raised.
+        list(pool.map(copy, expected))  # Raises the first error of a copy.
     return sorted(expected)
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of what decides a result."""
+    """Returns the versions of Python and of the packages that affect results."""
     return {
         "trainer": __version__,
         "python": platform.python_version(),
@@ -144,16 +155,16 @@ def _entry(name: str, path: Path) -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """Returns the commit of the program's own source, with `-dirty` behind it if it was changed."""
+    """Returns the git commit of this package, with the suffix `-dirty` if files were changed."""
     if os.environ.get(_COMMIT_VARIABLE):
         return os.environ[_COMMIT_VARIABLE]
     package = Path(__file__).parents[1]
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        # A repository around an installed package is some other project's.
-        tracked = ["git", "ls-files", "--error-unmatch", "__init__.py"]
-        subprocess.run(tracked, cwd=package, capture_output=True, check=True)
-        found = subprocess.run(command, cwd=package, capture_output=True, check=True, text=True)
+        # An installed package may be inside the repository of another project.
+        is_tracked = ["git", "ls-files", "--error-unmatch", "__init__.py"]
+        subprocess.run(is_tracked, cwd=package, capture_output=True, check=True)
+        result = subprocess.run(command, cwd=package, capture_output=True, check=True, text=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return found.stdout.strip()
+    return result.stdout.strip()

@@ -1,4 +1,4 @@
-"""How good a model is: the figures of `metrics.json` and `history.csv`."""
+"""Computes the metrics of a model; writes and reads `metrics.json` and `history.csv`."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import numpy as np
 from trainer.data.dataset import Array
 from trainer.runs import filenames
 
-Z_95 = 1.959964  # The standard normal distribution holds 95 % within plus and minus this.
+Z_95 = 1.959964  # Quantile of the standard normal distribution: 95 % lie within -Z_95 and Z_95.
 _BINS = 15
 
 
 def loss_accuracy(probabilities: Array, labels: Array) -> dict[str, float]:
-    """Returns loss (cross-entropy in nats, clipped at 1e-7 as in Keras) and accuracy (0 to 1).
+    """Returns `loss` (cross-entropy in nats, clipped at 1e-7 as in Keras) and `accuracy` (0 to 1).
 
     Args:
-        probabilities: of each class, float32 (N, classes).
-        labels: the true classes, int32 (N,).
+        probabilities: class probabilities, float32 (N, classes).
+        labels: true classes, int32 (N,).
     """
     true = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     return {
@@ -32,7 +32,13 @@ def loss_accuracy(probabilities: Array, labels: Array) -> dict[str, float]:
 
 
 def test(probabilities: Array, labels: Array, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Returns what is known after the final test: `test`, `per_class`, `confusion` and more."""
+    """Returns the entries of `metrics.json` that are computed on the test split.
+
+    Args:
+        probabilities: class probabilities, float32 (N, classes).
+        labels: true classes, int32 (N,).
+        classes: class names.
+    """
     confusion = confusion_matrix(probabilities, labels)
     return {
         "test": loss_accuracy(probabilities, labels),
@@ -43,13 +49,14 @@ def test(probabilities: Array, labels: Array, classes: tuple[str, ...]) -> dict[
     }
 
 
-def wilson(right: int, examples: int) -> tuple[float, float]:
-    """Returns the 95 % interval of a rate that was measured on so many examples.
+def wilson(correct: int, examples: int) -> tuple[float, float]:
+    """Returns the 95 % confidence interval of the rate `correct / examples`.
+
+    Unlike the rate plus and minus its standard error, the interval stays within 0 and 1.
 
     Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
-    Unlike the rate plus and minus its standard error it stays within 0 and 1.
     """
-    rate, z2 = right / examples, Z_95**2
+    rate, z2 = correct / examples, Z_95**2
     centre = rate + z2 / (2 * examples)
     half = Z_95 * np.sqrt(rate * (1 - rate) / examples + z2 / (4 * examples**2))
     scale = 1 + z2 / examples
@@ -57,41 +64,40 @@ def wilson(right: int, examples: int) -> tuple[float, float]:
 
 
 def calibration(probabilities: Array, labels: Array) -> dict[str, Any]:
-    """Compares how sure the model is with how often it is right.
-
-    Source: Guo et al. 2017, "On calibration of modern neural networks".
+    """Compares confidence, the probability of the predicted class, with accuracy.
 
     Returns:
-        `ece`, the expected calibration error, 0 to 1; and `bins` of equal width by the probability
-        of the likeliest class, without those that are empty: `examples`, `right`, and
-        `confidence`, the mean probability.
+        `ece`, the expected calibration error, 0 to 1; and `bins`, the non-empty ones of 15 bins of
+        equal width by confidence: `examples`, `correct`, and `confidence`, the mean.
+
+    Source: Guo et al. 2017, "On calibration of modern neural networks".
     """
     confidence = probabilities.max(axis=1).astype(np.float64)
-    right = probabilities.argmax(axis=1) == labels
+    correct = probabilities.argmax(axis=1) == labels
     bin_of = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
     bins = [
         {
             "examples": int(within.sum()),
-            "right": int(right[within].sum()),
+            "correct": int(correct[within].sum()),
             "confidence": float(confidence[within].mean()),
         }
         for within in (bin_of == number for number in np.unique(bin_of))
     ]
-    gaps = [abs(each["right"] - each["examples"] * each["confidence"]) for each in bins]
+    gaps = [abs(row["correct"] - row["examples"] * row["confidence"]) for row in bins]
     return {"ece": sum(gaps) / len(labels), "bins": bins}
 
 
 def examples_per_second(history: Sequence[Mapping[str, float]], examples: int) -> float:
-    """Returns the training speed over all epochs."""
+    """Returns the training speed over all epochs; `examples` is the size of the training split."""
     return examples * len(history) / sum(row["seconds"] for row in history)
 
 
 def write(metrics: Mapping[str, Any], history: Sequence[Mapping[str, float]], folder: Path) -> None:
-    """Writes `metrics.json` and `history.csv`, a row an epoch."""
+    """Writes `metrics.json` and `history.csv`, which has one row per epoch."""
     text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / filenames.METRICS).write_text(text + "\n", encoding="utf-8")
     with (folder / filenames.HISTORY).open("w", newline="") as file:
-        # A callback may add a figure in a later epoch.
+        # A callback may add a metric in a later epoch.
         columns = dict.fromkeys(name for row in history for name in row)
         writer = csv.DictWriter(file, list(columns), lineterminator="\n")
         writer.writeheader()
@@ -112,30 +118,30 @@ def read_history(folder: Path) -> list[dict[str, float]]:
 
 
 def format_result(metrics: Mapping[str, Any]) -> str:
-    """Returns the result of a run as one line."""
-    test_figures, seconds = metrics["test"], metrics["seconds"]
+    """Formats the result of a run as one line."""
+    test_metrics, seconds = metrics["test"], metrics["seconds"]
     epochs = f"{metrics['epochs']} epoch{'s' * (metrics['epochs'] != 1)}"
     return (
-        f"test accuracy {test_figures['accuracy']:.2%}, loss {test_figures['loss']:.4f}; "
+        f"test accuracy {test_metrics['accuracy']:.2%}, loss {test_metrics['loss']:.4f}; "
         f"{epochs}, {seconds['train']:.1f} s of training, "
-        f"{seconds['total']:.1f} s in all"
+        f"{seconds['total']:.1f} s in total"
     )
 
 
 def summarize_folds(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Sums up the `metrics.json` of the folds of a cross-validation.
+    """Returns the content of `folds.json` from the `metrics.json` of each fold.
 
     Returns:
-        `test`: mean, sd (of a sample), least and greatest of loss and accuracy over the folds;
-        `per_class` and `confusion`: over the examples of all folds, each of which was tested once;
-        `folds`: what each gave.
+        `test`: mean, std (with ddof=1), min and max of loss and accuracy over the folds;
+        `per_class` and `confusion`: over the examples of all folds, each of which is tested once;
+        `folds`: loss, accuracy, epochs and seconds of each fold.
     """
     confusion = np.sum([result["confusion"] for result in results], axis=0)
-    classes = tuple(each["class"] for each in results[0]["per_class"])
+    classes = tuple(row["class"] for row in results[0]["per_class"])
     return {
         "test": {
-            figure: _spread([result["test"][figure] for result in results])
-            for figure in ("loss", "accuracy")
+            name: _summarize([result["test"][name] for result in results])
+            for name in ("loss", "accuracy")
         },
         "per_class": per_class(confusion, classes),
         "confusion": confusion.tolist(),
@@ -153,26 +159,26 @@ def summarize_folds(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def format_folds(summary: Mapping[str, Any]) -> str:
-    """Returns the result of a cross-validation as one line."""
+    """Formats the result of a cross-validation as one line."""
     accuracy, loss = summary["test"]["accuracy"], summary["test"]["loss"]
     return (
         f"{len(summary['folds'])} folds: test accuracy {accuracy['mean']:.2%} on average, standard "
-        f"deviation {accuracy['sd']:.2%}, {accuracy['least']:.2%} to {accuracy['greatest']:.2%}; "
+        f"deviation {accuracy['std']:.2%}, {accuracy['min']:.2%} to {accuracy['max']:.2%}; "
         f"loss {loss['mean']:.4f}; "
-        f"{sum(fold['seconds'] for fold in summary['folds']):.1f} s in all"
+        f"{sum(fold['seconds'] for fold in summary['folds']):.1f} s in total"
     )
 
 
 def per_class(confusion: Array, classes: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Returns precision, recall, F1 and support of each class, 0 where it is undefined.
+    """Returns precision, recall, F1 and support of each class; undefined ratios are 0.
 
     Args:
         confusion: counts, int (classes, classes); rows are the true class.
         classes: class names.
     """
-    right = np.diag(confusion).astype(float)
-    precision = _ratio(right, confusion.sum(axis=0))
-    recall = _ratio(right, confusion.sum(axis=1))
+    correct = np.diag(confusion).astype(float)
+    precision = _ratio(correct, confusion.sum(axis=0))
+    recall = _ratio(correct, confusion.sum(axis=1))
     f1 = _ratio(2 * precision * recall, precision + recall)
     return [
         {
@@ -186,34 +192,34 @@ def per_class(confusion: Array, classes: tuple[str, ...]) -> list[dict[str, Any]
     ]
 
 
-def most_confused(confusion: Array, most: int) -> list[tuple[int, int]]:
-    """Returns the pairs of a class and what it was taken for, the most frequent first.
+def most_confused(confusion: Array, max_pairs: int) -> list[tuple[int, int]]:
+    """Returns pairs of true and predicted class of wrong predictions, most frequent first.
 
     Args:
         confusion: counts, int (classes, classes); rows are the true class.
-        most: how many pairs there are at most; those that did not occur are left out.
+        max_pairs: maximum number of pairs; pairs with a count of 0 are left out.
     """
     counts = np.where(np.eye(len(confusion), dtype=bool), 0, confusion)
-    often = np.argsort(-counts, axis=None, kind="stable")[:most]
-    pairs = zip(*np.unravel_index(often, counts.shape), strict=True)
-    return [(int(true), int(said)) for true, said in pairs if counts[true, said]]
+    order = np.argsort(-counts, axis=None, kind="stable")[:max_pairs]
+    pairs = zip(*np.unravel_index(order, counts.shape), strict=True)
+    return [(int(true), int(predicted)) for true, predicted in pairs if counts[true, predicted]]
 
 
 def confusion_matrix(probabilities: Array, labels: Array) -> Array:
-    """Counts examples by true class (row) and likeliest class: int64 (classes, classes)."""
+    """Counts examples by true class (rows) and predicted class: int64 (classes, classes)."""
     classes = probabilities.shape[1]
     pairs = labels.astype(np.int64) * classes + probabilities.argmax(axis=1)
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
+def _summarize(values: Sequence[float]) -> dict[str, float]:
     return {
         "mean": float(np.mean(values)),
-        "sd": float(np.std(values, ddof=1)),
-        "least": min(values),
-        "greatest": max(values),
+        "std": float(np.std(values, ddof=1)),
+        "min": min(values),
+        "max": max(values),
     }
 
 
-def _ratio(part: Array, whole: Array) -> Array:
-    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+def _ratio(numerator: Array, denominator: Array) -> Array:
+    return np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0)

@@ -1,4 +1,4 @@
-"""The trained model as files: raw examples in, class probabilities out, in each of them."""
+"""Saves models as files; each file maps raw examples to class probabilities."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from trainer.runs import filenames
 
 
 def check_saveable(model: keras.Model, name: str) -> None:
-    """Tries to save a model before it is trained.
+    """Saves a model to a temporary folder, to fail before training.
 
     Raises:
-        UsageError: it cannot be saved, as with a subclass of keras.Model.
+        UsageError: the model cannot be saved, for example a subclass of keras.Model.
     """
     with storage.temporary_directory() as folder:
         try:
-            # Without the optimizer, which saving .h5 takes out of the compiled model for good.
+            # Without the optimizer: saving it as .h5 removes it from the compiled model.
             _save(model, folder, include_optimizer=False)
             _export(model, folder)
         except OSError:
-            raise  # The disk's fault, not the model's.
+            raise  # The cause is the disk, not the model.
         except Exception as error:
             reason = str(error).strip().split("\n")[0]
             raise UsageError(
@@ -40,19 +40,19 @@ def write(model: keras.Model, folder: Path) -> None:
     """Writes `model.keras`, `model.h5` and `saved_model/` into a local folder."""
     _save(model, folder, include_optimizer=True)
     _export(model, folder)
-    # A random mark of TensorFlow's own, which nothing reads: two equal models would differ by it.
+    # Contains a random id, which nothing reads; without it, equal models have equal files.
     os.remove(folder / filenames.SAVED_MODEL / "fingerprint.pb")
 
 
 def _export(model: keras.Model, folder: Path) -> None:
     try:
         model.export(folder / filenames.SAVED_MODEL, format="tf_saved_model", verbose=False)
-    except tf.errors.ResourceExhaustedError as error:  # How TensorFlow says that a disk is full.
+    except tf.errors.ResourceExhaustedError as error:  # The disk is full.
         raise OSError(errno.ENOSPC, error.message) from error
 
 
 def _save(model: keras.Model, folder: Path, *, include_optimizer: bool) -> None:
-    # Keras advises against .h5 at each saving; the seed's users expect it beside the others.
+    # Hides Keras's warning about the .h5 format, which users of the reference scripts expect.
     absl = logging.getLogger("absl")
     level = absl.level
     absl.setLevel(logging.ERROR)

@@ -1,6 +1,6 @@
-"""`predictions.csv`: what the model said of each example of the test part.
+"""Writes and reads `predictions.csv`, the prediction for each example of the test split.
 
-Two runs are compared on the examples that both were tested on, whatever else they hold.
+Examples are identified by digests, so that runs can be compared on their common examples.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _COLUMNS = ("example", "class", "predicted", "probability")
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What a model said of one example.
+class PredictionRow:
+    """The prediction for one example.
 
     Attributes:
-        example: digest of the example, 16 hexadecimal digits; equal examples have equal ones.
-        true: name of its class.
-        predicted: name of the likeliest class.
-        probability: of the likeliest class, 0 to 1.
+        example: digest of the example, 16 hexadecimal digits.
+        true: name of the true class.
+        predicted: name of the class with the highest probability.
+        probability: probability of the predicted class, 0 to 1.
     """
 
     example: str
@@ -39,60 +39,63 @@ class Prediction:
 
 
 def write(probabilities: Array, test: Split, classes: tuple[str, ...], folder: Path) -> None:
-    """Writes a row for each example of the test part, in its order.
+    """Writes one row per example of the test split, in its order.
 
     Args:
-        probabilities: float32 (N, classes).
-        test: the test part.
+        probabilities: class probabilities, float32 (N, classes).
+        test: the test split.
         classes: class names.
-        folder: where the file goes.
+        folder: local folder for the file.
     """
-    said = probabilities.argmax(axis=1)
-    sure = probabilities[np.arange(len(test)), said].astype(float)
+    predicted = probabilities.argmax(axis=1)
+    confidence = probabilities[np.arange(len(test)), predicted].astype(float)
     with (folder / filenames.PREDICTIONS).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_COLUMNS)
-        for example, label, guess, probability in zip(
-            test.examples, test.labels, said, sure, strict=True
+        for example, label, prediction, probability in zip(
+            test.examples, test.labels, predicted, confidence, strict=True
         ):
-            row = (digest(example), classes[label], classes[guess], f"{probability:.6f}")
+            row = (digest(example), classes[label], classes[prediction], f"{probability:.6f}")
             writer.writerow(row)
 
 
-def read(folder: Folder) -> list[Prediction]:
-    """Returns the rows of a run directory.
+def read(folder: Folder) -> list[PredictionRow]:
+    """Returns the rows of a run directory's `predictions.csv`.
 
     Raises:
-        StorageError: there is no such file.
-        DamagedRunError: it cannot be read.
+        StorageError: the file does not exist.
+        DamagedRunError: the file is damaged.
     """
-    place = f"{folder.path}/{filenames.PREDICTIONS}"
+    path = f"{folder.path}/{filenames.PREDICTIONS}"
     content = folder.read(filenames.PREDICTIONS)
     if content is None:
-        raise StorageError(f"{place}: no such file")
-    return parse(content, place)
+        raise StorageError(f"{path}: no such file")
+    return parse(content, path)
 
 
-def parse(content: bytes, place: str) -> list[Prediction]:
+def parse(content: bytes, path: str) -> list[PredictionRow]:
     """Returns the rows of a file.
 
     Args:
-        content: of the file.
-        place: where it lies, for messages.
+        content: content of the file.
+        path: path of the file, for error messages.
 
     Raises:
-        DamagedRunError: it cannot be read.
+        DamagedRunError: the file is damaged.
     """
     try:
         rows = csv.reader(io.StringIO(content.decode(), newline=""), strict=True)
         if tuple(next(rows, ())) != _COLUMNS:
             raise ValueError(f"expected the columns {', '.join(_COLUMNS)}")
-        return [Prediction(example, true, said, float(sure)) for example, true, said, sure in rows]
+        return [
+            PredictionRow(example, true, predicted, float(probability))
+            for example, true, predicted, probability in rows
+        ]
     except (ValueError, csv.Error) as error:
-        raise DamagedRunError(f"{place}: damaged: {error}") from None
+        raise DamagedRunError(f"{path}: damaged: {error}") from None
 
 
 def digest(example: Array | str) -> str:
-    """Returns 16 hexadecimal digits that tell an example, as `Split` has it, from any other."""
+    """Returns the first 16 hexadecimal digits of the SHA-256 of an example of a `Split`."""
     content = example.encode() if isinstance(example, str) else np.ascontiguousarray(example).data
     return hashlib.sha256(content).hexdigest()[:16]

@@ -84,9 +84,9 @@ def _control_group_limits(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
         elif controllers == "memory":
             paths.append(root / "memory" / path.lstrip("/") / "memory.limit_in_bytes")
     limits = []
-    for path in paths:
+    for file in paths:
         try:
-            limits.append(int(path.read_text()))
+            limits.append(int(file.read_text()))
         except (OSError, ValueError):  # Missing, or "max".
             continue
     return limits

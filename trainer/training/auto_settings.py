@@ -1,4 +1,4 @@
-"""The settings that nobody gave and the data decides: by its size, or by what does better on it."""
+"""Resolves unset settings from the size of the data set or by validation accuracy."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from trainer.data.dataset import Dataset
     from trainer.distributed.devices import Devices
 
-# Of examples that candidates are tried on: with more the answer is hardly another, but late.
-_MAX = 20_000
+# Candidates are compared on at most this many examples; more rarely change the selection.
+_MAX_EXAMPLES = 20_000
 
 
 def resolve_auto_settings(
@@ -28,29 +28,30 @@ def resolve_auto_settings(
     devices: Devices,
     saved: Mapping[str, Any],
 ) -> ResolvedConfig:
-    """Returns the settings of a run with nothing left open.
+    """Returns the settings of a run with all unset settings resolved.
+
+    All workers must call this function; all get the values of the chief.
 
     Args:
-        config: what was given.
-        model_entry: the model, as looked up.
-        data: read, checked and split.
-        devices: opened. Of several workers all call this, and end with what the chief has.
-        saved: what was decided when this very run was begun; it is not decided again.
+        config: the settings of the user and of the recipe.
+        model_entry: the model.
+        data: the data set, checked and split.
+        devices: the opened devices.
+        saved: auto settings of an unfinished run that is resumed; they are kept.
 
     Raises:
-        DataError: the data is too small to try candidates on.
+        DataError: the data set is too small to compare candidates.
     """
     content = devices.workers.broadcast_bytes(json.dumps(dict(saved)).encode())
-    settled: dict[str, Any] = json.loads(content)
+    auto: dict[str, Any] = json.loads(content)
     for name, candidates in model_entry.recipe.candidates.items():
-        if name not in settled and getattr(config, name) is None:
-            settled[name] = select_candidate(name, candidates, config, model_entry, data, devices)
-    given = dataclasses.replace(config, **settled)
-    settled |= models.choose(model_entry, data.spec, given)
-    if settled:
-        words = ", ".join(f"{flag_name(name)} {value}" for name, value in settled.items())
-        LOGGER.info("chosen from the data: %s", words)
-    return complete(ResolvedConfig, config, **settled, auto_settings=tuple(settled))
+        if name not in auto and getattr(config, name) is None:
+            auto[name] = select_candidate(name, candidates, config, model_entry, data, devices)
+    auto |= models.auto_settings(model_entry, data.spec, dataclasses.replace(config, **auto))
+    if auto:
+        text = ", ".join(f"{flag_name(name)} {value}" for name, value in auto.items())
+        LOGGER.info("auto settings: %s", text)
+    return complete(ResolvedConfig, config, **auto, auto_settings=tuple(auto))
 
 
 def select_candidate(
@@ -61,39 +62,51 @@ def select_candidate(
     data: Dataset,
     devices: Devices,
 ) -> str:
-    """Returns the value of a setting with which the model is right most often in validation."""
+    """Trains with each candidate; returns the one with the best validation accuracy.
+
+    Args:
+        name: name of the setting.
+        candidates: its possible values.
+        config: the other settings.
+        model_entry: the model.
+        data: the data set; candidates are trained and validated on a sample of it.
+        devices: the opened devices.
+
+    Raises:
+        DataError: the data set is too small to compare candidates.
+    """
     from trainer.engine import loop, model_builder, train_function
     from trainer.runs.metrics import loss_accuracy
 
     try:
-        small = data.sample(_MAX, seed=config.seed)
+        sample = data.subsample(_MAX_EXAMPLES, seed=config.seed)
     except DataError as error:
         flag = flag_name(name)
         raise DataError(
-            f"{config.data}: {error}, to try {flag} {' and '.join(candidates)}; give one"
+            f"{config.data}: {error}, to compare {flag} {' and '.join(candidates)}; set {flag}"
         ) from None
     accuracies = {}
     for candidate in candidates:
         value: dict[str, Any] = {name: candidate}
-        with_it = dataclasses.replace(config, **value)
-        settled = models.choose(model_entry, small.spec, with_it)
-        resolved = complete(ResolvedConfig, with_it, **settled)
-        model = model_builder.build(resolved, model_entry, small.spec, devices)
+        candidate_config = dataclasses.replace(config, **value)
+        auto = models.auto_settings(model_entry, sample.spec, candidate_config)
+        resolved = complete(ResolvedConfig, candidate_config, **auto)
+        model = model_builder.build(resolved, model_entry, sample.spec, devices)
         loop.TrainingLoop(
             model=model,
-            train=small.train,
+            train=sample.train,
             validation=None,
             options=resolved,
             devices=devices,
-            step_config=train_function.make_step_config(resolved, model_entry.recipe, small),
+            step_config=train_function.make_step_config(resolved, model_entry.recipe, sample),
         ).run()
-        probabilities = loop.predict(model, small.test, batch_size=resolved.batch_size)
-        measured = loss_accuracy(probabilities, small.test.labels)["accuracy"]
-        accuracies[candidate] = devices.workers.broadcast([measured])[0]
+        probabilities = loop.predict(model, sample.test, batch_size=resolved.batch_size)
+        accuracy = loss_accuracy(probabilities, sample.test.labels)["accuracy"]
+        accuracies[candidate] = devices.workers.broadcast([accuracy])[0]
         model_builder.clear_session()
         LOGGER.info(
-            "%s %s: accuracy %.2f%% on %d examples held out, after %d epochs over %d",
-            flag_name(name), candidate, 100 * accuracies[candidate], len(small.test),
-            resolved.epochs, len(small.train),
+            "%s %s: accuracy %.2f%% on %d validation examples, after %d epochs on %d examples",
+            flag_name(name), candidate, 100 * accuracies[candidate], len(sample.test),
+            resolved.epochs, len(sample.train),
         )  # fmt: skip
-    return max(accuracies, key=lambda each: accuracies[each])
+    return max(accuracies, key=lambda candidate: accuracies[candidate])

@@ -1,6 +1,7 @@
-"""`--folds K`: a run for each fold, in a run directory of its own, and what they give together.
+"""Cross-validation, `--folds K`: one run per fold, and a summary of all folds.
 
-The runs are ordinary ones: one that is finished is not run again, and one that was killed goes on.
+The runs are ordinary runs in their own run directories: a finished run is not repeated, and an
+unfinished one is resumed.
 """
 
 from __future__ import annotations
@@ -22,88 +23,93 @@ from trainer.training import setup
 
 
 def run(config: Config, folds: int, *, started: float | None = None) -> str:
-    """Trains on all folds in turn, and writes `folds.json`.
+    """Trains on each fold in turn and writes `folds.json`.
 
     Args:
         config: the settings.
-        folds: how many there are.
-        started: when the program started, by time.perf_counter(); now, if left out.
+        folds: number of folds.
+        started: start of the program, by time.perf_counter(). Default: now.
 
     Returns:
-        The path of the folder that holds the runs.
+        Path of the folder with the runs.
 
     Raises:
         TrainerError: as `train.run`.
     """
     located, model_entry = setup.resolve(config)
-    settings = [of_fold(located, fold) for fold in range(1, folds + 1)]
+    settings = [fold_config(located, fold) for fold in range(1, folds + 1)]
     models.check_data(model_entry, loader.load(settings[0]).spec)
     folder = storage.folder(located.out)
-    _check_alone(folder, folds)
+    _check_only_folds(folder, folds)
     if located.overwrite and folder.generation(filenames.FOLDS):
         for each in settings:
-            with RunDirectory(each).locked():  # Empties it.
+            with RunDirectory(each).locked():  # Removes the earlier run.
                 pass
         folder.remove(filenames.FOLDS)
-    # From here on a fold that is finished is one of ours, after a kill too.
-    settings = [_looked_at(each) for each in settings]
+    # A fold that is finished from now on belongs to this cross-validation, also after a restart.
+    settings = [_checked(each) for each in settings]
     results = []
     for each in settings:
         LOGGER.info("fold %d of %d", each.fold, folds)
         out = train.run(each, started=started)
         started = None
         results.append(json.loads(storage.read_text(f"{out}/{filenames.METRICS}")))
-        if "keras" in sys.modules:  # Not where all folds were finished already.
+        if "keras" in sys.modules:  # Not imported if all folds were finished already.
             from trainer.engine import model_builder
 
             model_builder.clear_session()
     from trainer.runs import metrics
 
     summary = metrics.summarize_folds(results)
-    with storage.temporary_directory() as place:
-        path = place / filenames.FOLDS
+    with storage.temporary_directory() as temporary:
+        path = temporary / filenames.FOLDS
         path.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         folder.write(filenames.FOLDS, path)
     LOGGER.info("%s", metrics.format_folds(summary))
     return located.out
 
 
-def of_fold(config: LocatedConfig, fold: int) -> LocatedConfig:
-    """Returns the settings of one fold, which has folders of its own."""
-    places: dict[str, Any] = {
-        name: f"{place}/fold-{fold}"
+def fold_config(config: LocatedConfig, fold: int) -> LocatedConfig:
+    """Returns the settings of one fold, with its own subfolder of each output folder."""
+    folders: dict[str, Any] = {
+        name: f"{folder}/fold-{fold}"
         for name in ("out", "checkpoint_dir", "tensorboard_dir")
-        if (place := getattr(config, name)) is not None
+        if (folder := getattr(config, name)) is not None
     }
-    return dataclasses.replace(config, fold=fold, **places)
+    return dataclasses.replace(config, fold=fold, **folders)
 
 
-def _check_alone(folder: Folder, folds: int) -> None:
-    """Raises RunExistsError if the folder holds anything but such folds."""
-    ours = tuple(f"fold-{fold}/" for fold in range(1, folds + 1))
-    alien = [name for name in folder.names() if not name.startswith((".", filenames.FOLDS, *ours))]
-    if alien:
+def _check_only_folds(folder: Folder, folds: int) -> None:
+    """Raises RunExistsError if the folder holds files that do not belong to `folds` folds."""
+    prefixes = tuple(f"fold-{fold}/" for fold in range(1, folds + 1))
+    others = [
+        name for name in folder.names() if not name.startswith((".", filenames.FOLDS, *prefixes))
+    ]
+    if others:
         raise RunExistsError(
-            f"--out {folder.path}: holds files that are none of {folds} folds "
-            f"({alien[0]}, {len(alien)} in all), expected a new or empty folder"
+            f"--out {folder.path}: holds files that do not belong to {folds} folds "
+            f"({others[0]}, {len(others)} in total), expected a new or empty folder. "
+            "Set another --out"
         )
 
 
-def _looked_at(run: LocatedConfig) -> LocatedConfig:
-    """Returns the settings of a fold, with `overwrite` only if there is something to replace.
+def _checked(config: LocatedConfig) -> LocatedConfig:
+    """Returns the settings of a fold, with `overwrite` only if another run is in the way.
 
     Raises:
-        RunExistsError: there is, and it was not given.
+        RunExistsError: another run is in the way, and `overwrite` is not set.
     """
-    kept = dataclasses.replace(run, overwrite=False)
+    keep = dataclasses.replace(config, overwrite=False)
     try:
-        finished = RunDirectory(kept).is_finished()
-        if finished:
-            was = manifest.read(storage.folder(run.out))["data_fingerprint"]
-            if was != loader.load(run).fingerprint:
-                raise RunExistsError(f"--out {run.out}: holds this fold of data that has changed")
+        if RunDirectory(keep).is_finished():
+            fingerprint = manifest.read(storage.folder(config.out))["data_fingerprint"]
+            if fingerprint != loader.load(config).fingerprint:
+                raise RunExistsError(
+                    f"--out {config.out}: holds this fold of other data; set another --out, or "
+                    "--overwrite to replace all folds"
+                )
     except RunExistsError:
-        if not run.overwrite:
+        if not config.overwrite:
             raise
-        return run
-    return kept
+        return config
+    return keep

@@ -1,4 +1,4 @@
-"""`--dry-run`: what could fail an hour into a paid job fails here, in seconds."""
+"""`--dry-run`: checks in seconds what would fail late in a run, and estimates time and price."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 def run(config: Config, *, started: float | None = None) -> None:
-    """Does all that a run does, but trains for a second only, and tells what the run will take.
+    """Performs all stages of a run with a second of training, and logs what the run will need.
 
-    The data is read and checked, a probe is written and removed in each folder, the device is
-    opened, the model is built, trained and saved, and a checkpoint is written to a temporary_directory folder.
+    Reads and checks the data, writes and removes a file in each output folder, opens the device,
+    builds, trains and saves the model, and writes a checkpoint to a temporary folder.
 
     Args:
-        config: the settings; with folds, the first one is tried.
-        started: when the program started, by time.perf_counter(); now, if left out.
+        config: the settings; with folds, the first fold is used.
+        started: start of the program, by time.perf_counter(). Default: now.
 
     Raises:
         TrainerError: as `train.run`.
@@ -38,7 +38,7 @@ def run(config: Config, *, started: float | None = None) -> None:
     located, model_entry = setup.resolve(config)
     runs = 1
     if located.folds and not located.fold:
-        runs, located = located.folds, cross_validation.of_fold(located, 1)
+        runs, located = located.folds, cross_validation.fold_config(located, 1)
     if RunDirectory(located).is_finished():
         LOGGER.info("%s: this run is finished already, nothing to do", located.out)
         return
@@ -58,22 +58,22 @@ def run(config: Config, *, started: float | None = None) -> None:
         )
         size_bytes, checkpoint_s = _write_checkpoint(job)
         peaks = throughput.peak_memory()
-        before = time.perf_counter()
+        save_started = time.perf_counter()
         model_files.check_saveable(job.model, job.config.model)
-        write_s = time.perf_counter() - before
-    for line in _data(job):
+        write_s = time.perf_counter() - save_started
+    for line in _format_data(job):
         LOGGER.info("%s", line)
-    LOGGER.info("writable: %s", ", ".join(_places(job)))
+    LOGGER.info("writable: %s", ", ".join(_output_folders(job)))
     LOGGER.info("checkpoint: %s, written in %.1f s", memory.format_size(size_bytes), checkpoint_s)
     for name, peak_bytes in peaks.items():
         limit = f" of {memory.format_size(memory.limit())}" if name == "memory" else ""
-        LOGGER.info("%s: %s%s at most so far", name, memory.format_size(peak_bytes), limit)
+        LOGGER.info("%s: peak %s%s", name, memory.format_size(peak_bytes), limit)
     LOGGER.info(
         "speed: first step %.1f s, then %s examples/s",
         speed.first_step_s, f"{speed.trained_per_s:,.0f}",
     )  # fmt: skip
-    _tell_time(job, begin_s + speed.first_step_s + write_s, speed, runs=runs)
-    LOGGER.info("all checks passed; nothing was left behind")
+    _log_estimate(job, begin_s + speed.first_step_s + write_s, speed, runs=runs)
+    LOGGER.info("all checks passed; no files were left behind")
 
 
 def _write_checkpoint(job: TrainingJob) -> tuple[int, float]:
@@ -92,21 +92,24 @@ def _write_checkpoint(job: TrainingJob) -> tuple[int, float]:
 
 
 def _with_candidates(config: LocatedConfig, model_entry: ModelEntry) -> LocatedConfig:
-    """Returns the settings with the first of candidates, to choose among which is to train."""
-    open_ones: dict[str, Any] = {
+    """Returns the settings with the first candidate of each setting that has candidates.
+
+    A run trains with each candidate to select one, which takes too long here.
+    """
+    first_candidates: dict[str, Any] = {
         name: candidates[0]
         for name, candidates in model_entry.recipe.candidates.items()
         if getattr(config, name) is None
     }
-    for name, candidate in open_ones.items():
+    for name, candidate in first_candidates.items():
         LOGGER.info(
-            "%s: %s is tried here; the run will take time to choose",
+            "%s: %s is used here; the run takes more time to compare all candidates",
             flag_name(name), candidate,
         )  # fmt: skip
-    return dataclasses.replace(config, **open_ones)
+    return dataclasses.replace(config, **first_candidates)
 
 
-def _data(job: TrainingJob) -> Iterator[str]:
+def _format_data(job: TrainingJob) -> Iterator[str]:
     spec = job.data.spec
     sizes = ", ".join(f"{size:,} {name}" for name, size in spec.sizes.items())
     shape = "x".join(map(str, spec.shape)) or "of any length"
@@ -114,40 +117,40 @@ def _data(job: TrainingJob) -> Iterator[str]:
     yield f"model: {job.model.count_params():,} parameters"
 
 
-def _places(job: TrainingJob) -> Iterator[str]:
+def _output_folders(job: TrainingJob) -> Iterator[str]:
     yield job.config.out
     yield checkpoints_path(job.config)
     if job.config.tensorboard_dir is not None:
         yield job.config.tensorboard_dir
 
 
-def _tell_time(job: TrainingJob, fixed_s: float, speed: Throughput, *, runs: int) -> None:
-    """Tells how long the run will take at most, and what it will cost.
+def _log_estimate(job: TrainingJob, fixed_s: float, speed: Throughput, *, runs: int) -> None:
+    """Logs the estimated time and price of the run.
 
     Args:
         job: the run.
-        fixed_s: seconds that it takes whatever its epochs: start, first step, writing.
-        speed: of the rest.
-        runs: how many such runs there will be.
+        fixed_s: seconds for start, first step and writing.
+        speed: examples per second in training and in testing.
+        runs: number of runs, one per fold.
     """
     config, data = job.config, job.data
-    validated = len(data.validation) if data.validation is not None else 0
-    epoch_s = len(data.train) / speed.trained_per_s + validated / speed.tested_per_s
+    validation_size = len(data.validation) if data.validation is not None else 0
+    epoch_s = len(data.train) / speed.trained_per_s + validation_size / speed.tested_per_s
     total_s = fixed_s + config.epochs * epoch_s + len(data.test) / speed.tested_per_s
     LOGGER.info(
-        "time: about %s%s: %s to start and to write, %s an epoch, %s epochs",
-        f"{runs} times " * (runs > 1), _duration(total_s), _duration(fixed_s),
-        _duration(epoch_s), config.epochs,
+        "time: about %s%s: %s to start and to write, %s per epoch, %s epochs",
+        f"{runs} times " * (runs > 1), _format_duration(total_s), _format_duration(fixed_s),
+        _format_duration(epoch_s), config.epochs,
     )  # fmt: skip
     if config.price_per_hour is not None:
         LOGGER.info(
-            "price: about %.3g at %.3g an hour",
+            "price: about %.3g at %.3g per hour",
             runs * total_s / 3600 * config.price_per_hour, config.price_per_hour,
         )  # fmt: skip
 
 
-def _duration(seconds: float) -> str:
-    """Returns seconds as 0.5 s, 90 s, 25 min or 3.1 h."""
+def _format_duration(seconds: float) -> str:
+    """Formats seconds as 0.5 s, 90 s, 25 min or 3.1 h."""
     if seconds < 120:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

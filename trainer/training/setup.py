@@ -1,4 +1,4 @@
-"""Everything before training: what can be wrong is found here, the cheapest first."""
+"""Prepares a run: checks settings, data and devices, cheapest checks first; builds the model."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ if TYPE_CHECKING:
     from trainer.engine.train_function import TrainStepConfig
     from trainer.runs.finished_run import FinishedRun
 
-_IMBALANCED = 10  # Times as many examples of one class as of another.
+_MAX_IMBALANCE = 10  # Ratio of the largest to the smallest class that needs no warning.
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A run that could begin now.
+    """Everything that training needs.
 
     Attributes:
-        config: its settings, nothing left open.
-        model_entry: the model, as looked up.
-        data: read, checked and split.
-        devices: opened.
-        model: built and compiled.
-        callbacks: of the recipe.
+        config: the settings, all resolved.
+        model_entry: the model's entry in the registry: its build function and recipe.
+        data: the data set, checked and split.
+        devices: the opened devices.
+        model: the built and compiled model.
+        callbacks: callbacks of the recipe.
         step_config: loss and augmentation of a training step.
-        trial: the report of a tuning trial, if the run is one.
+        trial: the report of a tuning trial; None if the run is not a trial.
     """
 
     config: ResolvedConfig
@@ -66,65 +66,65 @@ def prepare(
     cluster: Cluster | None = None,
     saved: Mapping[str, Any] | None = None,
 ) -> TrainingJob:
-    """Reads the data, opens the devices, settles what was left open, and builds the model.
+    """Reads the data, opens the devices, resolves auto settings, and builds the model.
 
     Args:
         config: the settings.
-        model_entry: the model, as looked up.
-        timer: of the run.
-        cluster: the workers that train together; None for one.
-        saved: settings that the data decided when this very run was begun.
+        model_entry: the model.
+        timer: timer of the run.
+        cluster: the workers that train together; None for one worker.
+        saved: auto settings of an unfinished run that is resumed.
 
     Raises:
-        TrainerError: what a user can put right: data, device, settings.
+        TrainerError: something that the user can fix: data, device, settings.
     """
-    writes = cluster is None or cluster.is_chief
-    if writes and not storage.is_remote(config.out):
+    is_chief = cluster is None or cluster.is_chief
+    if is_chief and not storage.is_remote(config.out):
         _check_persistent(config.out)
-    trial = tuning.report(os.environ) if writes else None
+    trial = tuning.report(os.environ) if is_chief else None
     if config.weights is not None:
-        _check_there("--weights", config.weights)
+        _check_exists("--weights", config.weights)
     data = loader.load(config)
     models.check_data(model_entry, data.spec)
     if config.augmentation is not None:
         augmentation.named(config.augmentation, data.spec)
-    if writes:
+    if is_chief:
         _warn_about_data(config, data)
     if trial is not None and data.validation is None:
         raise UsageError(
-            "--validation-split: a tuning trial needs it, 0.1 say, or --validation-data: what is chosen "
-            "by the test part does not hold elsewhere"
+            "--validation-split: a tuning trial needs validation data; set it to 0.1, for example, "
+            "or set --validation-data. Results selected on the test split do not generalise"
         )
     memory.check_training(data.size_bytes)
     timer.record("data")
-    # Not before all that is cheap to check is known to be right: TensorFlow takes seconds.
+    # Imported after all cheap checks, since importing TensorFlow takes seconds.
     with imports.keras():
         from trainer.distributed import devices
         from trainer.engine import model_builder, train_function
         from trainer.runs import model_files
 
         timer.record("import")
-        device = devices.select(
+        opened_devices = devices.select(
             config.device,
             precision=config.precision,
             xla=config.xla,
             deterministic=config.deterministic,
             cluster=cluster,
         )
-    LOGGER.info("training %s on %s, %s", config.model, config.data, device.description)
-    with devices.translate_errors(), device.workers.translate_errors():
+    LOGGER.info("training %s on %s, %s", config.model, config.data, opened_devices.description)
+    with devices.translate_errors(), opened_devices.workers.translate_errors():
         resolved = auto_settings.resolve_auto_settings(
-            config, model_entry, data, device, saved or {}
+            config, model_entry, data, opened_devices, saved or {}
         )
-        model = model_builder.build(resolved, model_entry, data.spec, device)
-    if config.model not in models.MODELS:  # Those are known to be saved.
+        model = model_builder.build(resolved, model_entry, data.spec, opened_devices)
+    if config.model not in models.MODELS:  # The built-in models can be saved.
         model_files.check_saveable(model, config.model)
     timer.record("build")
     return TrainingJob(
         resolved,
         model_entry,
         data,
-        device,
+        opened_devices,
         model,
         models.callbacks(model_entry, validation=data.validation is not None),
         train_function.make_step_config(resolved, model_entry.recipe, data),
@@ -132,35 +132,36 @@ def prepare(
     )
 
 
-def _check_there(flag: str, path: str) -> None:
+def _check_exists(flag: str, path: str) -> None:
     folder, name = storage.parent(path)
     if not folder.generation(name):
         raise UsageError(f"{flag} {path}: no such file")
 
 
 def _warn_about_data(config: LocatedConfig, data: Dataset) -> None:
-    """Warns of what makes figures of quality mean less than they seem to."""
-    for part, count in data.leaked.items():
+    """Warns about test examples in the training split and about rare classes."""
+    for split, count in data.leaked.items():
         if count:
             LOGGER.warning(
-                "%s: %d of %d examples of the %s part are in the training part too",
-                config.data, count, data.spec.sizes[part], part,
+                "%s: %d of %d %s examples are also in the training split",
+                config.data, count, data.spec.sizes[split], split,
             )  # fmt: skip
     counts = data.class_counts()
-    most, least = int(counts.argmax()), int(counts.argmin())
-    if counts[most] >= _IMBALANCED * counts[least] and config.class_weights == "none":
+    largest, smallest = int(counts.argmax()), int(counts.argmin())
+    imbalanced = counts[largest] >= _MAX_IMBALANCE * counts[smallest]
+    if imbalanced and config.class_weights == "none":
         LOGGER.warning(
-            "%s: %d training examples of class %r and %d of %r; --class-weights balanced makes "
-            "each class count as much", config.data, counts[most], data.spec.classes[most],
-            counts[least], data.spec.classes[least],
+            "%s: %d training examples of class %r and %d of %r; --class-weights balanced gives "
+            "all classes the same weight in the loss", config.data, counts[largest],
+            data.spec.classes[largest], counts[smallest], data.spec.classes[smallest],
         )  # fmt: skip
 
 
 def _check_persistent(out: str) -> None:
-    """Warns of a run directory that goes with its container.
+    """Warns if the run directory is deleted together with the container.
 
     Raises:
-        UsageError: it goes with a machine of a service, which nobody can reach any more.
+        UsageError: the run directory is on a machine of a cloud service, which is deleted.
     """
     ancestor = Path(out).absolute()
     while not ancestor.exists():
@@ -170,23 +171,24 @@ def _check_persistent(out: str) -> None:
     service = cloud_environment.collects_logs(os.environ)
     if service is not None:
         raise UsageError(
-            f"--out {out}: lies on a machine that goes away with the job ({service} is set), "
+            f"--out {out}: is on a machine that is deleted with the job ({service} is set), "
             "expected gs://bucket/path"
         )
     if cloud_environment.in_image(os.environ):
         LOGGER.warning(
-            "--out %s: lies in the container and goes with it; mount a folder there, as "
-            "-v FOLDER:/job/runs, or give gs://bucket/path", out,
+            "--out %s: is inside the container and is deleted with it; mount a folder, for example "
+            "-v FOLDER:/job/runs, or set gs://bucket/path", out,
         )  # fmt: skip
 
 
 def resolve(config: Config) -> tuple[LocatedConfig, ModelEntry]:
-    """Looks up the model, and fills in what the user left open and the data will not decide.
+    """Looks up the model and fills in unset settings that do not depend on the data.
 
-    From the recipe, but for `out`, which is `runs/MODEL-DATE-TIME`.
+    Returns:
+        The settings, and the model's entry.
 
     Raises:
-        UsageError: there is no such model, or a setting that it does not have.
+        UsageError: the model does not exist, or does not have one of the settings.
     """
     with imports.gc_paused():  # A user's module imports Keras.
         model_entry = models.find(config.model)
@@ -195,39 +197,40 @@ def resolve(config: Config) -> tuple[LocatedConfig, ModelEntry]:
 
 
 def fill_in(config: Config, model_entry: ModelEntry) -> LocatedConfig:
-    """Returns the settings with what the user left open, but for what the data will decide."""
+    """Fills in unset settings from the recipe, and `out` with `runs/MODEL-DATE-TIME`."""
     name = re.sub(r"\W+", "-", config.model)
     recipe = model_entry.recipe
-    fixed = {} if model_entry.choose else recipe.numbers()
+    defaults = {} if model_entry.auto_settings else recipe.hyperparameters()
     return complete(
         LocatedConfig,
         config,
         data=recipe.data,
         out=f"runs/{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}",
-        **fixed,
+        **defaults,
     )
 
 
 def reload(run: FinishedRun, data: str | None = None) -> Dataset:
-    """Reads the data of a finished run, split as by the run.
+    """Reads the data of a finished run, with the same splits.
 
     Args:
         run: the run.
-        data: where it is now, or other data in its place, by name, path or gs://.
+        data: name, path or gs:// of the data, if it has moved or other data is to be read.
+            Default: the data of the run.
 
     Raises:
-        StorageError: it is not there any more.
-        DataError: it is damaged.
+        StorageError: the data no longer exists.
+        DataError: the data is damaged.
     """
-    # What the machine of the run had for a cache, this one need not have.
+    # The cache folder of the run's machine may not exist on this one.
     values = {**run.config, "cache_dir": None}
     if data is not None:
         values |= {"data": data, "validation_data": None, "test_data": None}
-    labels = {name: f"{run.run}/config.json: {name}" for name in values}
+    labels = {name: f"{run.path}/config.json: {name}" for name in values}
     config = check(ResolvedConfig, values, labels=labels)
     try:
         return loader.load(config)
     except StorageError as error:
         if data is not None:
             raise
-        raise type(error)(f"{error}; --data says where the data is now") from None
+        raise type(error)(f"{error}; set --data to its current path") from None

@@ -160,7 +160,7 @@ def test_a_file_that_is_not_the_manifests_is_not_exported(
     (folder / "run.keras").unlink()
     code, lines, err = export(run, "--format", "h5")
     assert (code, lines, err.count("\n")) == (3, [], 1)
-    assert "model.h5: is not the file of the manifest" in err
+    assert "model.h5: differs from the manifest" in err
     assert list(folder.iterdir()) == []
 
 
@@ -208,7 +208,7 @@ def test_data_that_is_gone_or_changed_is_told(
     run = changed("config.json", config.encode())
     code, _, err = export(run, "--format", "keras")
     assert code == 2
-    assert "/gone: no such file or folder; --data says where the data is now" in err
+    assert "/gone: no such file or folder; set --data to its current path" in err
     images = np.random.default_rng(0).integers(0, 256, (100, 28, 28), np.uint8)
     np.savez(tmp_path / "other.npz", x_train=images, y_train=np.arange(100) % 10)
     code, lines, _ = export(run, "--format", "keras", "--data", tmp_path / "other.npz")
