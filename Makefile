@@ -11,7 +11,8 @@ TORCH_PYTHON ?=
 .PHONY: env train test lint format lock bench clean
 .DELETE_ON_ERROR:
 
-env: .venv/installed-$(EXTRA)
+# Also installs the command .venv/bin/trainer, which runs this checkout from any folder.
+env: .venv/installed-$(EXTRA) .venv/bin/trainer
 
 train: env
 	.venv/bin/python -m trainer.task --model $(MODEL) $(ARGS)
@@ -49,6 +50,10 @@ clean:
 .venv/installed-%: requirements/%.txt | .venv/bin/python
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $<
 	@touch $@
+
+# Links to this checkout; all that it needs is installed before, so nothing is downloaded.
+.venv/bin/trainer: | .venv/installed-$(EXTRA)
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation --editable .
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("$(PYTHON) is Python %d.%d, expected 3.11 to 3.13; give another: make PYTHON=python3.12" % sys.version_info[:2] if not (3, 11) <= sys.version_info < (3, 14) else 0)'

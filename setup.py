@@ -1,4 +1,4 @@
-"""Cloud packaging looks for this file; all it says is in pyproject.toml."""
+"""Cloud packaging tools need this file; the settings are in pyproject.toml."""
 
 from setuptools import setup
 
