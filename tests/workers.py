@@ -25,7 +25,7 @@ import keras, numpy
 from trainer.models import Recipe
 
 class Seen:
-    numbers = 3
+    values_per_example = 3
     given, drawn = [], []
 
     def __call__(self, examples, uniform):

@@ -23,7 +23,7 @@ from trainer.checkpoint.state import Checkpoint
 from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.data.dataset import Array, Dataset
-from trainer.distributed.devices import Devices, mirrored
+from trainer.distributed.devices import Devices, mirrored_strategy
 from trainer.engine import loop
 from trainer.engine.train_state import TrainState
 
@@ -48,7 +48,7 @@ RUNS = {
 class Seen:
     """An augmentation that changes nothing, and remembers what each replica was given."""
 
-    numbers = 3
+    values_per_example = 3
 
     def __init__(self) -> None:
         self._given: dict[int, list[tuple[Array, Array]]] = {}
@@ -99,7 +99,7 @@ def trained(
     """Trains on some of the devices; returns what is to be looked at, and the checkpoint."""
     strategy = tf.distribute.get_strategy()
     if devices > 1:
-        strategy = mirrored(tuple(f"CPU:{n}" for n in range(devices)))
+        strategy = mirrored_strategy(tuple(f"CPU:{n}" for n in range(devices)))
     with strategy.scope():
         model = small_model(penalty=0.01)
     seen, hook = Seen(), HandOver(model, begun)
@@ -124,7 +124,7 @@ def layers_alone() -> dict[str, Array]:
     Of each device the share (2, 8) before and after dropout, and (2, 3) after normalisation; and
     its moving means, which are those of `saved` in one of them.
     """
-    strategy = mirrored(tuple(f"CPU:{n}" for n in range(DEVICES)))
+    strategy = mirrored_strategy(tuple(f"CPU:{n}" for n in range(DEVICES)))
     with strategy.scope():
         keras.utils.set_random_seed(0)
         dropout, normalisation = keras.layers.Dropout(0.5), keras.layers.BatchNormalization()

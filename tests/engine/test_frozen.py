@@ -147,7 +147,7 @@ def test_frozen_epochs_are_not_augmented(data: Dataset) -> None:
     """Augmented by an error, so that any would be noticed."""
 
     class Refusing:
-        numbers = 1
+        values_per_example = 1
 
         def __call__(self, examples: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
             raise Stop

@@ -101,7 +101,7 @@ def test_smoothed_labels_do_what_keras_does(data: Dataset) -> None:
 class Flip:
     """An augmentation that remembers what it was given, and turns images upside down."""
 
-    numbers = 3
+    values_per_example = 3
 
     def __init__(self) -> None:
         self.uniform: list[np.ndarray] = []

@@ -17,7 +17,7 @@ from trainer.data.dataset import Dataset, RawSplits
 
 def data_of(texts: list[str]) -> Dataset:
     part = (np.array(texts, dtype=object), np.arange(len(texts)) % 2)
-    return Dataset.split(RawSplits(train=part, test=part), seed=0, validation=0)
+    return Dataset.split(RawSplits(train=part, test=part), seed=0, validation_split=0)
 
 
 def build(data: Dataset, **settings: Any) -> keras.Model:
@@ -28,18 +28,18 @@ def build(data: Dataset, **settings: Any) -> keras.Model:
 
 def test_a_convolution_reads_as_many_words_as_nearly_all_texts_have() -> None:
     texts = ["word " * length for length in (*range(1, 100), 5000)]
-    found = models.choose(models.find("text"), data_of(texts).spec, Config())
+    found = models.auto_settings(models.find("text"), data_of(texts).spec, Config())
     assert found["sequence_length"] == 98
     long = data_of(["word " * 1000] * 4)
-    assert models.choose(models.find("text"), long.spec, Config())["sequence_length"] == 400
+    assert models.auto_settings(models.find("text"), long.spec, Config())["sequence_length"] == 400
 
 
 def test_ngram_keeps_its_own_recipe(sentences: Path) -> None:
     spec = loader.load(DataOptions(data=str(sentences), seed=0)).spec
     recipe = models.find("ngram").recipe
-    found = models.choose(models.find("text"), spec, Config(architecture="ngram"))
-    assert found == recipe.numbers()
-    given = models.choose(models.find("text"), spec, Config(architecture="ngram", epochs=2))
+    found = models.auto_settings(models.find("text"), spec, Config(architecture="ngram"))
+    assert found == recipe.hyperparameters()
+    given = models.auto_settings(models.find("text"), spec, Config(architecture="ngram", epochs=2))
     assert given == {"batch_size": recipe.batch_size, "learning_rate": recipe.learning_rate}
 
 

@@ -1,7 +1,7 @@
-"""What workers that train together tell each other, besides gradients.
+"""Collective operations between workers, besides the sum of gradients.
 
-All of it is a sum over the workers, which each has to call at the same place of the program. A host
-that is gone is noticed by TensorFlow's heartbeats, in ten seconds, wherever the others wait.
+Each is a sum over the workers, so that all workers must call it at the same point of the program.
+While they wait, TensorFlow's heartbeats detect a lost worker within ten seconds.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from trainer.data.dataset import Array
 from trainer.distributed.cluster import Cluster
 from trainer.errors import WorkerLostError
 
-_PART = 1 << 23  # Of 8 bytes each, in one sum.
-_LOST = (
+_MAX_VALUES = 1 << 23  # Values of 8 bytes in one sum.
+_LOST_WORKER_ERRORS = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
     tf.errors.CancelledError,
@@ -27,16 +27,16 @@ _LOST = (
 
 
 class Workers:
-    """The workers of a job; one that is alone agrees with itself at no cost."""
+    """The workers of a job. With one worker, operations return their argument at no cost."""
 
     def __init__(
         self, cluster: Cluster | None = None, strategy: tf.distribute.Strategy | None = None
     ) -> None:
-        """Connects nothing: the strategy has done that.
+        """Opens no connection; the strategy has opened them.
 
         Args:
-            cluster: the workers; None for one.
-            strategy: over all of them.
+            cluster: the workers; None for one worker.
+            strategy: over all workers.
         """
         self._addresses, self._index = (cluster.addresses, cluster.index) if cluster else ((), 0)
 
@@ -54,21 +54,21 @@ class Workers:
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """Number of workers."""
         return max(1, len(self._addresses))
 
     @property
     def is_chief(self) -> bool:
-        """Whether this one decides, and writes."""
+        """Whether this worker decides, and writes results."""
         return self._index == 0
 
     def broadcast(self, values: Iterable[float]) -> list[float]:
         """Returns the chief's values, on all workers."""
-        mine = list(values)
+        own = list(values)
         if self.count == 1:
-            return mine
-        numbers = np.array(mine, np.float64)
-        return list(self._sum(numbers if self.is_chief else np.zeros_like(numbers)).tolist())
+            return own
+        array = np.array(own, np.float64)
+        return list(self._sum(array if self.is_chief else np.zeros_like(array)).tolist())
 
     def broadcast_flag(self, flag: bool) -> bool:
         """Returns the chief's flag, on all workers."""
@@ -79,37 +79,41 @@ class Workers:
         if self.count == 1:
             return content
         size = int(self.broadcast([len(content)])[0])
-        # As int64: there is a sum of those on each device, which keeps all bits beside zeros.
+        # As int64: every device can sum it, and adding zeros keeps all bits.
         words = np.zeros(-(-size // 8), np.int64)
         if self.is_chief:
             words.view(np.uint8)[:size] = np.frombuffer(content, np.uint8)
-        parts = [self._sum(words[at : at + _PART]) for at in range(0, len(words), _PART)]
-        return b"".join(part.tobytes() for part in parts)[:size]
+        blocks = [
+            self._sum(words[start : start + _MAX_VALUES])
+            for start in range(0, len(words), _MAX_VALUES)
+        ]
+        return b"".join(block.tobytes() for block in blocks)[:size]
 
     def any(self, flag: bool) -> bool:
-        """Tells all workers whether one of them has the flag."""
+        """Returns, on all workers, whether the flag is true on any of them."""
         return flag if self.count == 1 else bool(self._sum(np.array([flag], np.float64))[0])
 
     def barrier(self) -> None:
-        """Returns when all workers have come here."""
+        """Returns when all workers have called it."""
         self.any(False)
 
     @contextlib.contextmanager
     def translate_errors(self) -> Iterator[None]:
-        """Turns what TensorFlow raises when a worker is gone into one line.
+        """Translates TensorFlow's errors for a lost worker into one line.
 
         Raises:
-            WorkerLostError: in place of that.
+            WorkerLostError: another worker was lost.
         """
         try:
             yield
         except tf.errors.OpError as error:
             text = str(error)
             aborted = "Collective ops is aborted" in text or "NCCL" in text
-            if self.count == 1 or not (aborted or isinstance(error, _LOST)):
+            if self.count == 1 or not (aborted or isinstance(error, _LOST_WORKER_ERRORS)):
                 raise
             raise WorkerLostError(
-                f"another worker of this job is gone{self._named(text)}"
+                f"lost another worker of this job{self._lost_workers(text)}; start all workers "
+                "again to resume"
             ) from None
 
     def _sum(self, values: Array) -> Array:
@@ -117,9 +121,9 @@ class Workers:
             total: Array = self._add[values.dtype.type](values).numpy()
             return total
 
-    def _named(self, text: str) -> str:
-        """Returns which workers an error tells of, if it does."""
+    def _lost_workers(self, text: str) -> str:
+        """Returns the workers that an error message names; "" if it names none."""
         tasks = re.findall(r"/job:worker/(?:replica:0/)?task:(\d+)", text)
         others = sorted({int(task) for task in tasks} - {self._index})
-        named = ", ".join(f"{host} ({self._addresses[host]})" for host in others)
-        return f": host {named}" if named else ""
+        names = ", ".join(f"{index} ({self._addresses[index]})" for index in others)
+        return f": worker {names}" if names else ""

@@ -1,8 +1,8 @@
-"""The workers of a job wait for each other, before TensorFlow does.
+"""Lets the workers of a job wait for each other before TensorFlow connects them.
 
-TensorFlow waits for a worker without end and holds Python's lock meanwhile, so that no signal is
-answered. So the workers first meet at the chief's port, which TensorFlow takes over from there: each
-says what it computes on, and the chief answers when all have come.
+TensorFlow waits for a worker without a time limit, and holds Python's lock, so that no signal is
+handled. So the workers first connect to the chief's port, before TensorFlow uses it. Each sends its
+devices and precision, and the chief answers when all are connected.
 """
 
 from __future__ import annotations
@@ -19,72 +19,93 @@ from trainer.distributed.cluster import Cluster
 from trainer.errors import DeviceError, WorkerLostError
 from trainer.runtime.log import LOGGER
 
+TIMEOUT_VARIABLE = "TRAINER_WORKERS_TIMEOUT_S"
+_DEFAULT_TIMEOUT_S = 1800.0  # Nodes with GPUs can take that long to start.
 _POLL_S = 0.2
-_HELLO_S = 5.0  # For a line that comes with the connection.
-_DISMISSAL_S = 60.0
+_HELLO_TIMEOUT_S = 5.0  # For the line that a worker sends when it connects.
+_RELEASE_TIMEOUT_S = 60.0
 _MAX_BYTES = 4096
-_GO, _DONE, _NO = "go", "done", "no "
+# Answers of the chief.
+_START, _FINISHED, _REFUSED = "start", "finished", "refused "
 
-# What the workers must have in common.
+# Devices and precision of a worker, which must be the same on all workers.
 WorkerInfo = dict[str, Any]
 
 
-def join(cluster: Cluster, facts: WorkerInfo) -> None:
-    """Returns when all workers are there, within moments of each other.
+def join(cluster: Cluster, info: WorkerInfo) -> None:
+    """Returns when all workers have called it, within moments of each other.
 
-    Waits for `TRAINER_HOSTS_SECONDS`, or half an hour: nodes with GPUs can be that late.
+    The time limit is TRAINER_WORKERS_TIMEOUT_S seconds, by default half an hour.
 
     Args:
         cluster: the workers.
-        facts: on what this worker computes; it must be the same on all.
+        info: devices and precision of this worker.
 
     Raises:
-        WorkerLostError: one did not come in time.
-        DeviceError: they do not compute on the same.
-        SystemExit: with code 0, on all but the chief, if it has nothing to do.
+        WorkerLostError: a worker did not connect in time.
+        DeviceError: the workers' devices or precision differ.
+        SystemExit: with code 0, on all workers but the chief, if the run is finished already.
     """
-    deadline = time.monotonic() + float(os.environ.get("TRAINER_HOSTS_SECONDS", "1800"))
+    timeout_s = float(os.environ.get(TIMEOUT_VARIABLE, _DEFAULT_TIMEOUT_S))
+    deadline = time.monotonic() + timeout_s
     if cluster.is_chief:
-        with _Server(cluster) as door:
-            missing = door.let_in(deadline)
-            if missing:
-                names = ", ".join(f"{host} ({cluster.addresses[host]})" for host in missing)
-                raise WorkerLostError(f"did not come in time: host {names}")
-            unlike = next((host for host in door.facts if door.facts[host] != facts), None)
-            problem = "" if unlike is None else (
-                f"host {unlike} ({cluster.addresses[unlike]}) has {_words(door.facts[unlike])}, "
-                f"the chief {_words(facts)}, expected the same on all"
-            )  # fmt: skip
-            door.answer(_NO + problem if problem else _GO)
+        problem = _serve(cluster, info, deadline)
     else:
-        answer = _ask(cluster, facts, deadline)
-        if answer == _DONE:
-            LOGGER.info("the chief has nothing to do, for the run is finished already")
+        answer = _ask_chief(cluster, info, deadline)
+        if answer == _FINISHED:
+            LOGGER.info("the chief reports that this run is finished already, nothing to do")
             sys.exit(0)
-        problem = answer.removeprefix(_NO) if answer.startswith(_NO) else ""
+        problem = answer.removeprefix(_REFUSED) if answer.startswith(_REFUSED) else ""
     if problem:
         raise DeviceError(problem)
 
 
 def release(cluster: Cluster) -> None:
-    """Tells the other workers, as far as they come within a minute, that there is nothing to do."""
-    with contextlib.suppress(WorkerLostError), _Server(cluster) as door:
-        door.let_in(time.monotonic() + _DISMISSAL_S)
-        door.answer(_DONE)
+    """Ends the other workers of a finished run, as far as they connect within a minute."""
+    with contextlib.suppress(WorkerLostError), _Server(cluster) as server:
+        server.wait_for_workers(time.monotonic() + _RELEASE_TIMEOUT_S)
+        server.answer(_FINISHED)
+
+
+def _serve(cluster: Cluster, info: WorkerInfo, deadline: float) -> str:
+    """Waits for all workers and answers them; returns how they differ, "" if they do not."""
+    with _Server(cluster) as server:
+        missing = server.wait_for_workers(deadline)
+        if missing:
+            names = ", ".join(f"{index} ({cluster.addresses[index]})" for index in missing)
+            raise WorkerLostError(
+                f"worker {names} did not connect in time; {TIMEOUT_VARIABLE} sets the time limit"
+            )
+        problem = ""
+        for index, other in server.infos.items():
+            if other != info:
+                problem = (
+                    f"worker {index} ({cluster.addresses[index]}) has {_format(other)}, the chief "
+                    f"{_format(info)}, expected the same on all"
+                )
+                break
+        server.answer(_REFUSED + problem if problem else _START)
+    return problem
 
 
 class _Server:
-    """The chief's port, where the others come in."""
+    """The chief's port, to which the other workers connect.
+
+    Attributes:
+        infos: devices and precision of each connected worker, by its index.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
         self._missing = set(range(1, len(cluster.addresses)))
-        self._links: dict[int, socket.socket] = {}
-        self.facts: dict[int, WorkerInfo] = {}
+        self._connections: dict[int, socket.socket] = {}
+        self.infos: dict[int, WorkerInfo] = {}
         port = int(cluster.addresses[0].rpartition(":")[2])
-        both = socket.has_dualstack_ipv6()
-        family = socket.AF_INET6 if both else socket.AF_INET
+        dual_stack = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if dual_stack else socket.AF_INET
         try:
-            self._server = socket.create_server(("", port), family=family, dualstack_ipv6=both)
+            self._server = socket.create_server(
+                ("", port), family=family, dualstack_ipv6=dual_stack
+            )
         except OSError as error:
             raise WorkerLostError(
                 f"TF_CONFIG: cannot listen at {cluster.addresses[0]}: {error.strerror}"
@@ -94,61 +115,66 @@ class _Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for link in (self._server, *self._links.values()):
-            link.close()
+        for connection in (self._server, *self._connections.values()):
+            connection.close()
 
-    def let_in(self, deadline: float) -> list[int]:
-        """Waits for all, and returns those that have not come."""
+    def wait_for_workers(self, deadline: float) -> list[int]:
+        """Waits for all workers; returns the indices of those that have not connected."""
         while self._missing and (left_s := deadline - time.monotonic()) > 0:
             self._server.settimeout(left_s)
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # Someone else's.
-                link, _ = self._server.accept()
-                hello = json.loads(_line(link, _HELLO_S))
-                host, facts = int(hello["host"]), dict(hello["facts"])
-                if host not in self._missing | self._links.keys():
+            # Errors are those of a connection that is not a worker's.
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                connection, _ = self._server.accept()
+                hello = json.loads(_read_line(connection, _HELLO_TIMEOUT_S))
+                index, info = int(hello["worker"]), dict(hello["info"])
+                if index not in self._missing | self._connections.keys():
                     continue
-                self._missing.discard(host)
-                self.facts[host] = facts
-                if host in self._links:  # It was started again while it waited.
-                    self._links[host].close()
-                self._links[host] = link
+                self._missing.discard(index)
+                self.infos[index] = info
+                if index in self._connections:  # The worker was restarted while it waited.
+                    self._connections[index].close()
+                self._connections[index] = connection
         return sorted(self._missing)
 
     def answer(self, text: str) -> None:
-        for link in self._links.values():
-            with contextlib.suppress(OSError):  # Its end is noticed by TensorFlow.
-                link.sendall(f"{text}\n".encode())
+        for connection in self._connections.values():
+            with contextlib.suppress(OSError):  # TensorFlow will detect that the worker is lost.
+                connection.sendall(f"{text}\n".encode())
 
 
-def _ask(cluster: Cluster, facts: WorkerInfo, deadline: float) -> str:
-    """Waits for the chief's answer."""
+def _ask_chief(cluster: Cluster, info: WorkerInfo, deadline: float) -> str:
+    """Connects to the chief, and returns its answer."""
     host, _, port = cluster.addresses[0].rpartition(":")
-    hello = json.dumps({"host": cluster.index, "facts": facts}) + "\n"
+    hello = json.dumps({"worker": cluster.index, "info": info}) + "\n"
     while (left_s := deadline - time.monotonic()) > 0:
-        # Any error means that it is too early: names are not known yet, nobody listens, or it is
-        # TensorFlow of an attempt before.
+        # Any error means that it is too early: a name cannot be resolved yet, the chief does not
+        # listen yet, or TensorFlow of an earlier attempt answers.
         with contextlib.suppress(OSError, ValueError):
             for address in cluster.addresses:
                 socket.getaddrinfo(address.rpartition(":")[0].strip("[]"), None)
-            with socket.create_connection((host.strip("[]"), int(port)), _HELLO_S) as link:
-                link.sendall(hello.encode())
-                answer = _line(link, left_s)
-            if answer in (_GO, _DONE) or answer.startswith(_NO):
+            chief = (host.strip("[]"), int(port))
+            with socket.create_connection(chief, _HELLO_TIMEOUT_S) as connection:
+                connection.sendall(hello.encode())
+                answer = _read_line(connection, left_s)
+            if answer in (_START, _FINISHED) or answer.startswith(_REFUSED):
                 return answer
         time.sleep(_POLL_S)
-    raise WorkerLostError(f"the chief ({cluster.addresses[0]}) did not let this worker in in time")
+    raise WorkerLostError(
+        f"the chief ({cluster.addresses[0]}) did not answer in time; {TIMEOUT_VARIABLE} sets the "
+        "time limit"
+    )
 
 
-def _line(link: socket.socket, wait_s: float) -> str:
-    link.settimeout(wait_s)
+def _read_line(connection: socket.socket, timeout_s: float) -> str:
+    connection.settimeout(timeout_s)
     received = b""
     while not received.endswith(b"\n") and len(received) < _MAX_BYTES:
-        part = link.recv(_MAX_BYTES)
-        if not part:
+        chunk = connection.recv(_MAX_BYTES)
+        if not chunk:
             break
-        received += part
+        received += chunk
     return received.decode().strip()
 
 
-def _words(facts: WorkerInfo) -> str:
-    return ", ".join(f"{value} {name}" for name, value in facts.items())
+def _format(info: WorkerInfo) -> str:
+    return ", ".join(f"{value} {name}" for name, value in info.items())

@@ -1,1 +1,1 @@
-"""How training runs: devices, the loop, and what is shown meanwhile."""
+"""The training engine: the loop, compiled training steps, precision, fused kernels, prefetch."""

@@ -1,4 +1,4 @@
-"""A model in two parts: what is fixed, run once over the data, and the network to train."""
+"""Splits a model into a fixed front, computed once per example, and the network to train."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from trainer.data.shards.reader import Shards
 from trainer.errors import DivergedError
 from trainer.models import PREPROCESS, as_input
 from trainer.runtime import memory
+from trainer.runtime.keras_internals import last_output
 
-_BATCH = 1000
-_VALUES = 1 << 22  # Of a batch of small examples.
-_AT_ONCE = 2  # Batches: a core each is more than two cores for one, as in training.
+_MAX_BATCH = 1000  # Examples.
+_BATCH_VALUES = 1 << 22  # Values of a batch of small examples.
+# Batches computed at once: one core per batch is faster than two cores for one batch.
+_PARALLEL_BATCHES = 2
 
 
 class FeatureExtractor:
-    """The two parts of a model, which share its variables.
+    """The fixed front of a model and the network behind it; both share the model's variables.
 
     Attributes:
-        network: from features, or from raw examples if nothing is fixed, to probabilities.
+        network: from features to probabilities; the model itself if it has no fixed front.
     """
 
     def __init__(self, model: keras.Model, fixed: str = PREPROCESS) -> None:
         """Splits a model behind its layer named `fixed`, if it has one."""
-        names = [layer.name for layer in model.layers]
-        if fixed in names:
-            # Its `output` would be an inner one if the layer is a model itself.
-            middle = model.get_layer(fixed)._inbound_nodes[-1].output_tensors[0]
-            self._preprocess = tf.function(keras.Model(model.inputs, middle))
-            self.network: keras.Model = keras.Model(middle, model.outputs[0])
+        if fixed in [layer.name for layer in model.layers]:
+            features = last_output(model.get_layer(fixed))
+            self._preprocess = tf.function(keras.Model(model.inputs, features))
+            self.network: keras.Model = keras.Model(features, model.outputs[0])
         else:
             self._preprocess = None
             self.network = model
@@ -45,7 +45,13 @@ class FeatureExtractor:
         )
 
     def extract(self, split: Split) -> Array | Shards:
-        """Returns what the network takes for each example of a split, computed once."""
+        """Returns the features of all examples of a split, (N, ...); without a front, the examples.
+
+        Features that are whole numbers from 0 to 255 are returned as uint8.
+
+        Raises:
+            DataError: sequences, padded to the length of the longest, do not fit into memory.
+        """
         if self._preprocess is None:
             return split.examples
         batches = [
@@ -54,34 +60,35 @@ class FeatureExtractor:
             for batch in _batches(block)
         ]
         if len({batch.shape[1:] for batch in batches}) > 1:
-            batches = _padded(batches)
+            batches = _pad(batches)
         return np.concatenate(batches)
 
     def predict(self, inputs: Array | Shards, batch_size: int) -> Array:
-        """Returns class probabilities for what `of` gave: float32 (N, classes).
+        """Returns the class probabilities of features: float32 (N, classes).
 
         Args:
-            inputs: of the network, (N, ...).
-            batch_size: examples that fit into memory at once; of small ones more are taken.
+            inputs: features as `extract` returns them, (N, ...).
+            batch_size: number of examples that fit into memory at once; batches of small examples
+                are larger.
 
         Raises:
-            DivergedError: they are no numbers.
+            DivergedError: a probability is NaN or infinite.
         """
-        with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as threads:
+        with concurrent.futures.ThreadPoolExecutor(_PARALLEL_BATCHES) as threads:
             outputs = [
                 output
                 for block in _blocks(inputs)
-                for output in threads.map(self._answers, _batches(block, batch_size))
+                for output in threads.map(self._predict_batch, _batches(block, batch_size))
             ]
         probabilities = np.concatenate(outputs).astype(np.float32)
         if not np.isfinite(probabilities).all():
             raise DivergedError(
-                "the model gives NaN for class probabilities, expected numbers. Try a lower "
+                "the model returns NaN for class probabilities, expected numbers. Try a lower "
                 "--learning-rate"
             )
         return probabilities
 
-    def _answers(self, batch: Array) -> Array:
+    def _predict_batch(self, batch: Array) -> Array:
         return np.asarray(self._predict(as_input(batch)))
 
 
@@ -89,21 +96,21 @@ def _blocks(inputs: Array | Shards) -> Iterator[Array]:
     return inputs.blocks() if isinstance(inputs, Shards) else iter([inputs])
 
 
-def _batches(inputs: Array, least: int = 1) -> Iterator[Array]:
-    """Gives examples, as many at a time as can be computed at once."""
-    size = min(_BATCH, max(least, _VALUES // np.size(inputs[0])))
-    for at in range(0, len(inputs), size):
-        yield inputs[at : at + size]
+def _batches(inputs: Array, min_size: int = 1) -> Iterator[Array]:
+    """Yields inputs in batches: at least `min_size`, more if they are small, up to `_MAX_BATCH`."""
+    size = min(_MAX_BATCH, max(min_size, _BATCH_VALUES // np.size(inputs[0])))
+    for start in range(0, len(inputs), size):
+        yield inputs[start : start + size]
 
 
 def _compact(values: Any) -> Array:
-    """Keeps counts as uint8, a quarter of float32, when that loses nothing."""
+    """Returns values as uint8 if that loses nothing, as for counts; otherwise unchanged."""
     small = values.astype(np.uint8)
     return small if (small == values).all() else np.asarray(values)
 
 
-def _padded(batches: list[Array]) -> list[Array]:
-    """Brings sequences (B, longest of the batch) to one length, with zeros as Keras pads."""
+def _pad(batches: list[Array]) -> list[Array]:
+    """Pads sequences (B, length) of all batches with zeros, as Keras pads, to the longest."""
     longest = max(batch.shape[1] for batch in batches)
     size = sum(map(len, batches)) * longest * max(batch.itemsize for batch in batches)
     memory.check_data(size, f"--model: sequences of up to {longest} tokens")

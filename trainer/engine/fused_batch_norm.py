@@ -1,7 +1,7 @@
-"""The training pass of a network, with batch normalisation by TensorFlow's fused kernel.
+"""The forward pass of training, with batch normalization computed by TensorFlow's fused kernel.
 
-Keras composes it of some twenty operations, each of which goes through memory once. The layers and
-their variables stay Keras's own; only what computes them here is another.
+Keras composes batch normalization of some twenty operations, each of which reads and writes the
+whole tensor. Layers and variables are Keras's; only the kernel differs.
 """
 
 from __future__ import annotations
@@ -13,35 +13,38 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from trainer.runtime.keras_internals import flatten_layers, functional_graph, run_through_graph
+
 Forward = Callable[[Sequence[tf.Tensor]], list[tf.Tensor]]
-# What batch normalisation saw of a microbatch, in order: the layer, its mean and its variance.
-_Seen = list[tuple[keras.layers.BatchNormalization, tf.Tensor, tf.Tensor]]
+# Statistics of one microbatch: layer, mean and variance, in the order of the layers' calls.
+_Statistics = list[tuple[keras.layers.BatchNormalization, tf.Tensor, tf.Tensor]]
 
 
 def can_use_microbatches(network: keras.Model) -> bool:
-    """Tells whether a batch may be cut into microbatches, each of which is passed on its own."""
-    # Keras forgets penalties on activities when the network is called again, and its own batch
-    # normalisation would move its averages once for each microbatch.
+    """Returns whether a batch may be computed as several microbatches."""
+    # With several calls, Keras forgets the activity penalties of all but the last one, and its own
+    # batch normalization would update the moving averages once per microbatch.
     return (
-        _is_graph(network)
-        and not _penalises_activities(network)
+        _has_graph(network)
+        and not _has_activity_penalties(network)
         and all(
             _is_fusible(layer) or not layer.trainable
-            for layer in network._flatten_layers()
+            for layer in flatten_layers(network)
             if isinstance(layer, keras.layers.BatchNormalization)
         )
     )
 
 
 def training_pass(network: keras.Model) -> Forward:
-    """Returns a function from microbatches of a batch to what `network(microbatch, training=True)` gives.
+    """Returns the forward pass: from microbatches to `network(microbatch, training=True)` of each.
 
-    Batch normalisation is over a microbatch, and its layer's averages move once, by the mean of all.
-    A network that is no graph of layers is called as it is, with one microbatch.
+    Batch normalization uses the statistics of each microbatch. Its moving averages are updated
+    once, with the mean over the microbatches. A network without a graph of layers is called as it
+    is, with one microbatch.
     """
     if (
-        not _is_graph(network)
-        or _penalises_activities(network)
+        not _has_graph(network)
+        or _has_activity_penalties(network)
         or tf.distribute.get_strategy().num_replicas_in_sync > 1
     ):
         return lambda microbatches: [
@@ -49,54 +52,52 @@ def training_pass(network: keras.Model) -> Forward:
         ]
 
     def forward(microbatches: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        seen: list[_Seen] = [[] for _ in microbatches]
-        outputs = [_passed(network, *each) for each in zip(microbatches, seen, strict=True)]
-        for of_all in zip(*seen, strict=True):  # The same layer, in each microbatch.
-            layers, means, variances = zip(*of_all, strict=True)
-            _move(layers[0].moving_mean, means, layers[0].momentum)
-            _move(layers[0].moving_variance, variances, layers[0].momentum)
+        statistics: list[_Statistics] = [[] for _ in microbatches]
+        outputs = [
+            _run_graph(network, *each) for each in zip(microbatches, statistics, strict=True)
+        ]
+        for same_layer in zip(*statistics, strict=True):  # One entry per microbatch.
+            layers, means, variances = zip(*same_layer, strict=True)
+            _update_average(layers[0].moving_mean, means, layers[0].momentum)
+            _update_average(layers[0].moving_variance, variances, layers[0].momentum)
         return outputs
 
     return forward
 
 
-def _is_graph(network: keras.Model) -> bool:
-    graph = _graph(network)
-    return hasattr(graph, "_run_through_graph") and len(graph.inputs) == len(graph.outputs) == 1
+def _has_graph(network: keras.Model) -> bool:
+    """Returns whether the network is a graph of layers with one input and one output."""
+    graph = functional_graph(network)
+    return graph is not None and len(graph.inputs) == len(graph.outputs) == 1
 
 
-def _graph(network: keras.Model) -> Any:
-    return getattr(network, "_functional", None) or network  # A Sequential has one within.
+def _has_activity_penalties(network: keras.Model) -> bool:
+    return any(layer.activity_regularizer for layer in flatten_layers(network))
 
 
-def _penalises_activities(network: keras.Model) -> bool:
-    return any(layer.activity_regularizer for layer in network._flatten_layers())
+def _update_average(average: keras.Variable, values: Sequence[tf.Tensor], momentum: float) -> None:
+    mean = tf.add_n(values) / len(values)
+    average.assign(average.value * momentum + mean * (1 - momentum))
 
 
-def _move(average: keras.Variable, values: Sequence[tf.Tensor], momentum: float) -> None:
-    new = tf.add_n(values) / len(values)
-    average.assign(average.value * momentum + new * (1 - momentum))
+def _run_graph(network: keras.Model, inputs: tf.Tensor, statistics: _Statistics) -> tf.Tensor:
+    """Returns the outputs of a network; appends the statistics of its batch normalization."""
 
-
-def _passed(network: keras.Model, inputs: tf.Tensor, seen: _Seen) -> tf.Tensor:
-    """Runs inputs through a network, and notes what batch normalisation saw."""
-
-    def computed(operation: Any) -> Any:
+    def replace(operation: Any) -> Any:
         if _is_fusible(operation):
-            return functools.partial(_normalised, operation, seen)
-        if isinstance(operation, keras.Model) and _is_graph(operation):
-            return lambda within, **_: _passed(operation, within, seen)
+            return functools.partial(_fused_batch_norm, operation, statistics)
+        if isinstance(operation, keras.Model) and _has_graph(operation):
+            return lambda inner_inputs, **_: _run_graph(operation, inner_inputs, statistics)
         if isinstance(operation, keras.Layer):
-            return functools.partial(_in_training, operation)
+            return functools.partial(_call_in_training, operation)
         return operation
 
-    outputs = _graph(network)._run_through_graph([inputs], operation_fn=computed)
-    return outputs[0] if isinstance(outputs, list) else outputs
+    return run_through_graph(functional_graph(network), inputs, replace)
 
 
-def _in_training(layer: keras.Layer, *inputs: Any, **settings: Any) -> Any:
-    # As Keras does, even where the model was put together with training=False.
-    return layer(*inputs, **{**settings, "training": True})
+def _call_in_training(layer: keras.Layer, *inputs: Any, **arguments: Any) -> Any:
+    # Keras does the same for a layer that was called with training=False when the model was built.
+    return layer(*inputs, **{**arguments, "training": True})
 
 
 def _is_fusible(layer: keras.Operation) -> bool:
@@ -111,11 +112,14 @@ def _is_fusible(layer: keras.Operation) -> bool:
     )
 
 
-def _normalised(
-    layer: keras.layers.BatchNormalization, seen: _Seen, inputs: tf.Tensor, **_: object
+def _fused_batch_norm(
+    layer: keras.layers.BatchNormalization,
+    statistics: _Statistics,
+    inputs: tf.Tensor,
+    **_: object,
 ) -> tf.Tensor:
-    """Normalises over all axes but the last, and notes mean and variance."""
-    inputs = tf.cast(inputs, layer.compute_dtype)  # Of pixels, say.
+    """Normalizes over all axes but the last; appends the mean and variance to `statistics`."""
+    inputs = tf.cast(inputs, layer.compute_dtype)  # The inputs may be pixels, uint8.
     channels = inputs.shape[-1]
     images = tf.reshape(inputs, [-1, 1, 1, channels]) if len(inputs.shape) == 2 else inputs
     scale = layer.gamma.value if layer.scale else tf.ones([channels])
@@ -124,8 +128,8 @@ def _normalised(
         x=images, scale=scale, offset=offset, mean=[], variance=[], epsilon=layer.epsilon,
         is_training=True,
     )  # fmt: skip
-    # The kernel gives the variance of a sample; Keras averages that of the batch itself.
+    # The kernel returns the unbiased variance; Keras averages the biased one.
     count = tf.cast(tf.size(images) // channels, tf.float32)
     variance *= (count - 1) / count
-    seen.append((layer, mean, variance))
+    statistics.append((layer, mean, variance))
     return tf.reshape(outputs, tf.shape(inputs))

@@ -1,4 +1,4 @@
-"""A run's model, built and compiled within the scope of the devices it will be trained on."""
+"""Builds and compiles the model of a run within the scope of its devices."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from trainer.models import ModelEntry
 def build(
     config: ResolvedConfig, model_entry: ModelEntry, spec: Spec, devices: Devices
 ) -> keras.Model:
-    """Returns the model of a run, with the optimizer of its recipe.
+    """Returns the compiled model of a run, with the optimizer of its recipe.
 
     Args:
         config: the settings of the run.
         model_entry: the model, as looked up.
         spec: of the data.
-        devices: opened.
+        devices: the devices that the model will be trained on.
 
     Raises:
         TrainerError: the model cannot be built for such data or settings.
@@ -41,6 +41,6 @@ def build(
 
 
 def clear_session() -> None:
-    """Frees the memory of models; names of layers are counted anew, as in a new process."""
+    """Frees the memory of models; layer names are numbered from the start, as in a new process."""
     keras.utils.clear_session()
     gc.collect()

@@ -1,4 +1,4 @@
-"""Examples of coming steps, brought into memory ahead of them."""
+"""Reads the examples of later steps from shards in the background."""
 
 from __future__ import annotations
 
@@ -13,75 +13,75 @@ from trainer.data.shards.reader import Shards
 
 
 class Prefetcher:
-    """Reads windows in the background, each while the one before is in use, over all epochs."""
+    """Reads one shuffle block while the one before it is in use, across epochs."""
 
     def __init__(self, shards: Shards) -> None:
         """Reads nothing yet."""
         self._shards = shards
-        self._windows: Iterator[Array] = iter(())
+        self._blocks: Iterator[Array] = iter(())
         self._current = np.empty((0, *shards.example), shards.dtype)
 
     @property
     def example_bytes(self) -> int:
-        """Of one example."""
+        """Size of one example in bytes."""
         return self._shards.example_bytes
 
     def start(self, *, seed: int, epochs: int, epoch: int, position: int) -> None:
-        """Begins to read.
+        """Starts to read.
 
         Args:
             seed: of the order of examples.
-            epochs: how many there are.
-            epoch: the one to begin with, from 0.
-            position: how many of its examples are not wanted any more.
+            epochs: number of epochs of the run.
+            epoch: first epoch to read, from 0.
+            position: number of examples of that epoch to skip.
         """
         self._current = self._current[:0]
-        self._windows = self._read(_rows(self._shards, seed, range(epoch, epochs), position))
+        self._blocks = self._read(_rows(self._shards, seed, range(epoch, epochs), position))
 
     def next(self, indices: Array) -> Array:
         """Returns the examples of the next steps: (steps, width, ...).
 
         Args:
-            indices: as `loop.batches` gives them, int64 (steps, width), of the steps that come
-                after those taken last.
+            indices: of the steps after those of the previous call, int64 (steps, width), as
+                `loop.batches` returns them.
         """
         counts = (indices >= 0).sum(axis=1)
         examples = self._next(int(counts.sum()))
         steps, width = indices.shape
-        if len(examples) < steps * width:  # A step that is filled up repeats its own.
+        if len(examples) < steps * width:  # A step is filled up with its own examples.
             first = np.cumsum(counts) - counts
-            within = np.arange(width) % counts[:, np.newaxis]
-            examples = examples[(first[:, np.newaxis] + within).ravel()]
+            offsets = np.arange(width) % counts[:, np.newaxis]
+            examples = examples[(first[:, np.newaxis] + offsets).ravel()]
         return examples.reshape(steps, width, *self._shards.example)
 
     def _next(self, count: int) -> Array:
-        parts = [self._current[:count]]
+        pieces = [self._current[:count]]
         self._current = self._current[count:]
-        while (missing := count - sum(map(len, parts))) > 0:
-            window = next(self._windows)
-            parts.append(window[:missing])
-            self._current = window[missing:]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        while (missing := count - sum(map(len, pieces))) > 0:
+            block = next(self._blocks)
+            pieces.append(block[:missing])
+            self._current = block[missing:]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
-    def _read(self, windows: Iterator[Array]) -> Iterator[Array]:
+    def _read(self, rows_of_blocks: Iterator[Array]) -> Iterator[Array]:
         with (
-            concurrent.futures.ThreadPoolExecutor(1) as ahead,
+            concurrent.futures.ThreadPoolExecutor(1) as background,
             concurrent.futures.ThreadPoolExecutor(storage.THREADS) as pool,
         ):
-            coming = None
-            for rows in windows:
-                ready, coming = coming, ahead.submit(self._shards.read, rows, pool)
+            pending = None
+            for rows in rows_of_blocks:
+                ready, pending = pending, background.submit(self._shards.read, rows, pool)
                 if ready is not None:
                     yield ready.result()
-            if coming is not None:
-                yield coming.result()
+            if pending is not None:
+                yield pending.result()
 
 
 def _rows(shards: Shards, seed: int, epochs: range, position: int) -> Iterator[Array]:
-    """Gives the rows of each window behind a position in the first epoch."""
+    """Yields the rows of each shuffle block, from a position in the first epoch on."""
     for epoch in epochs:
-        for rows in shards.windows(seed, epoch):
-            left = rows[min(position, len(rows)) :]
-            position -= len(rows) - len(left)
-            if len(left):
-                yield left
+        for rows in shards.shuffle_blocks(seed, epoch):
+            remaining = rows[min(position, len(rows)) :]
+            position -= len(rows) - len(remaining)
+            if len(remaining):
+                yield remaining

@@ -1,7 +1,7 @@
-"""The compiled steps: what runs on the device, many steps in a call, without the host.
+"""Compiles the training steps: many steps run on the device in one execution.
 
-TensorFlow keeps int32 on the host, where its shapes and counters are, beside a GPU too. So what is
-counted and drawn from is int32 here, and what examples are made of is not.
+TensorFlow keeps int32 tensors in the host's memory, with shapes and counters, even next to a GPU.
+So counters are int32 here, and examples, labels and indices are not.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ from trainer.config import TrainOptions
 from trainer.data.dataset import Array, Dataset, Split
 from trainer.data.shards.reader import Shards
 from trainer.distributed.devices import Devices
-from trainer.engine import fused_optimizers
-from trainer.engine import precision as mixed
 from trainer.engine.features import FeatureExtractor
 from trainer.engine.fused_batch_norm import can_use_microbatches, training_pass
+from trainer.engine.fused_optimizers import make_update
+from trainer.engine.precision import autocast
 from trainer.engine.prefetch import Prefetcher
-from trainer.models import Recipe
-from trainer.models import augmentation as augmentations
+from trainer.models import Recipe, augmentation
 from trainer.models.augmentation import Augmentation
 from trainer.runtime.log import LOGGER
 
-_CALL_BYTES = 64 << 20  # Of examples that are handed over in a call.
-_PHILOX = 1  # In TensorFlow's tf.random.Algorithm.
+_MAX_EXECUTION_BYTES = 64 << 20  # Of prefetched examples.
+_PHILOX = 1  # tf.random.Algorithm.PHILOX.
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,8 @@ class TrainStepConfig:
     class_weights: Array | None = None
 
     def losses(self, labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
-        """Returns the cross-entropy of each example, times its weight: float32 (B,)."""
-        # Keras takes this from the logits behind the softmax, so that it is exact near 0.
+        """Returns the cross-entropy of each example times its weight: float32 (B,)."""
+        # Keras computes both from the logits before the softmax, which is exact near 0.
         if self.label_smoothing:
             targets = tf.one_hot(labels, probabilities.shape[-1])
             losses = keras.losses.categorical_crossentropy(
@@ -65,48 +64,53 @@ class TrainStepConfig:
 
 
 def make_step_config(options: TrainOptions, recipe: Recipe, data: Dataset) -> TrainStepConfig:
-    """Returns what the options, and where they say nothing the recipe, decide for a step."""
+    """Returns the step config by the options; the recipe supplies what they leave open."""
     return TrainStepConfig(
         label_smoothing=recipe.label_smoothing,
-        augmentation=augmentations.select(options.augmentation, recipe, data.spec),
-        class_weights=data.weights(options.class_weights),
+        augmentation=augmentation.select(options.augmentation, recipe, data.spec),
+        class_weights=data.class_weights(options.class_weights),
     )
 
 
 class TrainFunction:
-    """Compiled steps, with what brings them their examples if those do not fit into memory.
+    """Compiled training steps, and the prefetcher if the examples do not fit into memory.
 
     Attributes:
-        microbatches: into how many parts a batch is cut, over all devices.
+        microbatches: number of microbatches per batch, over all devices.
     """
 
     def __init__(
         self, run: Callable[..., tf.Tensor], prefetcher: Prefetcher | None, microbatches: int
     ) -> None:
-        """Takes the function, and the prefetcher if it is to be given examples."""
+        """Takes the compiled function; with a prefetcher, its last argument is the examples."""
         self._run, self._prefetcher, self.microbatches = run, prefetcher, microbatches
 
     def start(self, *, seed: int, epochs: int, epoch: int, position: int) -> None:
-        """Begins with the examples of an epoch, from 0, behind a position in its order."""
+        """Starts to prefetch. Arguments are as of `Prefetcher.start`."""
         if self._prefetcher is not None:
             self._prefetcher.start(seed=seed, epochs=epochs, epoch=epoch, position=position)
 
     def max_steps(self, width: int) -> int | None:
-        """Returns how many steps of so many examples a call may have; None for any number."""
-        if self._prefetcher is None:
-            return None
-        return max(1, _CALL_BYTES // (width * self._prefetcher.example_bytes))
-
-    def __call__(self, key: Array, counters: Array, indices: Array) -> tf.Tensor:
-        """Trains on examples.
+        """Returns the maximum number of steps per execution; None for any number.
 
         Args:
-            key: of random numbers, as `epoch_rng` gives it.
-            counters: the same.
-            indices: of examples, int64 (steps, batch), those that do not count as ~index.
+            width: examples per step.
+        """
+        if self._prefetcher is None:
+            return None
+        return max(1, _MAX_EXECUTION_BYTES // (width * self._prefetcher.example_bytes))
+
+    def __call__(self, key: Array, counters: Array, indices: Array) -> tf.Tensor:
+        """Runs training steps.
+
+        Args:
+            key: of the random generator, uint64 (1,), as `epoch_rng` returns it.
+            counters: of the random generator, uint64 (steps, 2).
+            indices: of examples, int64 (steps, width), as `loop.batches` returns them.
 
         Returns:
-            The sum of losses and the count of right answers of each step: float32 (steps, 2).
+            The sum of losses and the number of correct predictions of each step: float32
+            (steps, 2).
         """
         if self._prefetcher is None:
             return self._run(key, counters, indices)
@@ -120,28 +124,29 @@ def make_train_function(
     step_config: TrainStepConfig,
     devices: Devices,
 ) -> TrainFunction:
-    """Puts the data on the devices, if it fits, and compiles the steps over it.
+    """Copies the data to the devices, if it fits, and compiles the steps over it.
+
+    Data larger than half of a device's memory stays in the host's memory. Shards are prefetched.
 
     Args:
         features: the model.
-        train: what it is fitted to.
-        optimizer: of the model; it is built here, unless it is.
-        step_config: the loss, and what is done to examples.
-        devices: where, and in which precision. XLA compiles what a step computes, if it is to and
-            the network does not take texts; data that would take more than half of a device's
-            memory stays on the host. Shards are read as they are needed, and handed over.
+        train: training split.
+        optimizer: of the model; it is built here if it is not yet.
+        step_config: loss and augmentation.
+        devices: devices and precision. With XLA, the network and its update are compiled by XLA,
+            unless the network takes texts.
     """
     network, strategy, replicas = features.network, devices.strategy, devices.replicas
     microbatches = devices.microbatches if can_use_microbatches(network) else 1
     inputs = features.extract(train)
     xla = devices.xla and inputs.dtype != object
     if devices.xla and not xla:
-        LOGGER.warning("XLA is off: the network takes texts, which XLA does not know")
+        LOGGER.warning("XLA is off: the network takes texts, which XLA does not support")
     prefetcher = Prefetcher(inputs) if isinstance(inputs, Shards) else None
     with strategy.scope():
         examples = None
         if not isinstance(inputs, Shards):
-            examples = _placed(inputs, devices.memory_bytes)
+            examples = _place(inputs, devices.memory_bytes)
         labels = tf.Variable(train.labels, trainable=False, dtype=tf.int64)
         if not optimizer.built:
             optimizer.build(network.trainable_variables)
@@ -149,7 +154,9 @@ def make_train_function(
 
     if xla:
         train_step = tf.function(train_step, jit_compile=True, autograph=False)
-    step = _step(train_step, examples, labels, step_config.augmentation, replicas, microbatches)
+    step = _make_batch_step(
+        train_step, examples, labels, step_config.augmentation, replicas, microbatches
+    )
 
     signature = [
         tf.TensorSpec([1], tf.uint64),
@@ -161,71 +168,74 @@ def make_train_function(
 
     @tf.function(input_signature=signature, autograph=False)
     def run_steps(
-        key: tf.Tensor, counters: tf.Tensor, indices: tf.Tensor, *given: tf.Tensor
+        key: tf.Tensor, counters: tf.Tensor, indices: tf.Tensor, *prefetched: tf.Tensor
     ) -> tf.Tensor:
         steps = tf.shape(indices)[0]
 
-        def one(number: tf.Tensor, results: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-            mine = (each[number] for each in given)
-            result = strategy.run(step, args=(key, counters[number], indices[number], *mine))
+        def run_step(
+            number: tf.Tensor, results: tf.TensorArray
+        ) -> tuple[tf.Tensor, tf.TensorArray]:
+            of_step = (each[number] for each in prefetched)
+            result = strategy.run(step, args=(key, counters[number], indices[number], *of_step))
             return number + 1, results.write(number, strategy.reduce("SUM", result, axis=None))
 
         empty = tf.TensorArray(tf.float32, steps, element_shape=(2,))
         _, results = tf.while_loop(
-            lambda number, _: number < steps, one, (0, empty), parallel_iterations=1
+            lambda number, _: number < steps, run_step, (0, empty), parallel_iterations=1
         )
         return results.stack()
 
     return TrainFunction(run_steps, prefetcher, replicas * microbatches)
 
 
-def _step(
+def _make_batch_step(
     train_step: Callable[..., tf.Tensor],
     examples: Any,
     labels: tf.Variable,
-    augmentation: Augmentation | None,
+    augment: Augmentation | None,
     replicas: int,
     microbatches: int,
 ) -> Callable[..., tf.Tensor]:
-    """Returns what a step does on a device with the indices of a batch.
+    """Returns the function that trains one device on its microbatches of a batch.
 
-    It takes the key and the counter of random numbers, the indices of the whole batch, and its
-    examples, unless those are in `examples`; and returns what `train_step` does for its microbatches.
+    Its arguments are the key and the counter of the random generator, the indices of the whole
+    batch, and the prefetched examples of the whole batch if `examples` is None. It returns the
+    result of `train_step`.
     """
 
     def step(
-        key: tf.Tensor, counter: tf.Tensor, indices: tf.Tensor, *given: tf.Tensor
+        key: tf.Tensor, counter: tf.Tensor, indices: tf.Tensor, *prefetched: tf.Tensor
     ) -> tf.Tensor:
         weights = tf.cast(indices >= 0, tf.float32)
         indices = tf.maximum(indices, tf.bitwise.invert(indices))
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         microbatch_size = tf.shape(indices)[0] // (replicas * microbatches)
-        if augmentation is not None:
-            # For the whole batch, so that it does not depend on how many replicas share it.
+        if augment is not None:
+            # Drawn for the whole batch, so that it does not depend on the number of replicas.
             uniform = tf.raw_ops.StatelessRandomUniformV2(
-                shape=[tf.shape(indices)[0], augmentation.numbers],
+                shape=[tf.shape(indices)[0], augment.values_per_example],
                 key=key,
                 counter=counter,
                 alg=_PHILOX,
             )
 
-        def examples_of(mine: slice) -> tf.Tensor:
-            chosen = indices[mine]
-            # Else a GPU's kernel would fetch all that is on the host, in each step.
+        def load(rows: slice) -> tf.Tensor:
+            selected = indices[rows]
+            # With a GPU's gather, TensorFlow would copy all examples to the GPU in each step.
             on_host = isinstance(examples, tf.Tensor)
             with tf.device("CPU:0") if on_host else contextlib.nullcontext():
-                x = given[0][mine] if given else tf.gather(examples, chosen)
-            # Not by XLA, which has no such transforms.
-            return x if augmentation is None else augmentation(x, uniform[mine])
+                x = prefetched[0][rows] if prefetched else tf.gather(examples, selected)
+            # Outside of XLA, which does not support image transforms.
+            return x if augment is None else augment(x, uniform[rows])
 
         numbers = [replica * microbatches + number for number in range(microbatches)]
-        mine = [
+        slices = [
             slice(number * microbatch_size, (number + 1) * microbatch_size) for number in numbers
         ]
         return train_step(
-            [examples_of(each) for each in mine],
-            [tf.gather(labels, indices[each]) for each in mine],
-            [weights[each] for each in mine],
+            [load(rows) for rows in slices],
+            [tf.gather(labels, indices[rows]) for rows in slices],
+            [weights[rows] for rows in slices],
             tf.reduce_sum(weights),
         )
 
@@ -235,12 +245,13 @@ def _step(
 def _make_train_step(
     network: keras.Model, optimizer: keras.Optimizer, step_config: TrainStepConfig, devices: Devices
 ) -> Callable[..., tf.Tensor]:
-    """Returns what a step does on a device with the microbatches of examples that it is given.
+    """Returns the function that updates the weights by the microbatches of one device.
 
-    It takes the microbatches' inputs, labels and weights, and how many examples count over all devices;
-    and returns the sum of losses and the count of right answers of its microbatches: float32 (2,).
+    Its arguments are the inputs, labels and weights of each microbatch, and the sum of weights over
+    all devices. It returns the sum of losses and the number of correct predictions of its
+    microbatches: float32 (2,).
     """
-    update = fused_optimizers.make_update(optimizer, network.trainable_variables)
+    update = make_update(optimizer, network.trainable_variables)
     forward = training_pass(network)
 
     def train_step(
@@ -250,45 +261,45 @@ def _make_train_step(
         count: tf.Tensor,
     ) -> tf.Tensor:
         with tf.GradientTape() as tape:
-            with mixed.autocast(network, devices.precision):
-                outputs = forward(x)  # Of each microbatch_size, (microbatch_size, classes).
-            loss_sums, rights = [], []
-            for probabilities, labels, counted in zip(outputs, y, weights, strict=True):
+            with autocast(network, devices.precision):
+                outputs = forward(x)  # One (microbatch_size, classes) per microbatch.
+            loss_sums, correct = [], []
+            for probabilities, labels, weight in zip(outputs, y, weights, strict=True):
                 losses = step_config.losses(labels, probabilities)
-                loss_sums.append(tf.reduce_sum(losses * counted))
-                rights.append(tf.reduce_sum(_right(probabilities, labels) * counted))
+                loss_sums.append(tf.reduce_sum(losses * weight))
+                correct.append(tf.reduce_sum(_correct(probabilities, labels) * weight))
             loss_sum = tf.add_n(loss_sums)
             loss = loss_sum / count
-            if network.losses:  # Penalties are on the weights, the same on each replica.
+            if network.losses:  # Weight penalties, the same on each replica.
                 loss += sum(tf.cast(each, tf.float32) for each in network.losses) / devices.replicas
-            loss = optimizer.scale_loss(loss)  # Gradients in float16 would round to 0.
+            loss = optimizer.scale_loss(loss)  # Without it, gradients in float16 round to 0.
         gradients = tape.gradient(loss, network.trainable_variables)
         update(gradients, network.trainable_variables)  # Summed over the replicas.
-        return tf.stack([loss_sum, tf.add_n(rights)])
+        return tf.stack([loss_sum, tf.add_n(correct)])
 
     return train_step
 
 
 def epoch_rng(seed: int, epoch: int, steps: int) -> tuple[Array, Array]:
-    """Returns what the random numbers of an epoch are drawn with, a pure function everywhere.
+    """Returns the random generator of an epoch, a pure function that is the same everywhere.
 
     Returns:
-        Philox's key, uint64 (1,), of the epoch; and its counter, uint64 (steps, 2), of each step.
+        The Philox key of the epoch, uint64 (1,), and the counter of each step, uint64 (steps, 2).
     """
     counters = np.zeros([steps, 2], np.uint64)
-    counters[:, 1] = np.arange(steps)  # The upper half: the lower one counts within a step.
+    counters[:, 1] = np.arange(steps)  # The upper half; the lower one counts within a step.
     return np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64), counters
 
 
-def _right(probabilities: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Returns 1 for each right answer, else 0: float32 (B,)."""
-    # The greatest logit is as good, and leaves the softmax itself with nothing to do.
+def _correct(probabilities: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Returns 1 for each correct prediction, otherwise 0: float32 (B,)."""
+    # The largest logit has the same index, so that the softmax needs no computation.
     scores = probabilities.op.inputs[0] if probabilities.op.type == "Softmax" else probabilities
     return tf.cast(tf.equal(tf.argmax(scores, axis=-1), labels), tf.float32)
 
 
-def _placed(inputs: Array, memory_bytes: int | None) -> Any:
-    """Returns inputs as a variable on each device, or as a tensor on the host."""
+def _place(inputs: Array, memory_bytes: int | None) -> Any:
+    """Returns inputs as a variable on each device, or as a tensor in the host's memory."""
     if inputs.dtype == object or (memory_bytes is not None and inputs.nbytes > memory_bytes // 2):
         with tf.device("CPU:0"):
             return tf.constant(inputs)

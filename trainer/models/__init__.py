@@ -1,11 +1,13 @@
-"""What is trained: one file a model, one line here.
+"""The models: a registry, recipes, and the checks of built-in models and of a user's own.
 
-A model's module has a function `build(spec)`, which returns a `keras.Model` from raw examples to
-class probabilities, and a `RECIPE`, how to train it. A user's own module is the same, named on the
-command line as package.module:build; without a RECIPE it gets the defaults of `Recipe`.
+A model is a module with a function `build(spec)`, which returns a `keras.Model` from raw examples
+to class probabilities, and a `RECIPE`, which says how to train it. A user's own module has the same
+form, and is given on the command line as package.module:build; without a RECIPE it gets the
+defaults of `Recipe`.
 
-`build` is given the settings of the run that its keyword-only parameters name, `width` say. If the
-module has a function `choose(spec, config)`, that returns what the settings are that nobody gave.
+`build` receives the settings of the run that its keyword-only parameters name, for example `width`.
+If the module has a function `auto_settings(spec, config)`, it returns values for settings that were
+not given, by name.
 """
 
 from __future__ import annotations
@@ -38,10 +40,10 @@ MODELS = {
     "text": "trainer.models.text:build",
 }
 
-# A layer of this name at the front of a model is fixed before training (a vocabulary, say). It is
-# run once over the data and not at each step.
+# Name of a layer at the front of a model that is fixed before training, such as a vocabulary. Its
+# outputs are computed once per example, not at each step.
 PREPROCESS = "preprocess"
-# And one of this name for the first `--frozen-epochs`.
+# Name of a layer that is fixed in the same way during the first `--frozen-epochs`.
 BACKBONE = "backbone"
 
 
@@ -50,19 +52,20 @@ class Recipe:
     """How a model is trained, unless the flags say otherwise.
 
     Attributes:
-        data: the data set it is trained on when none is given.
-        accepts: kinds of examples it can take: "image", "vector", "text".
-        optimizer: a name that keras.optimizers knows; or a function from the learning rate and the
-            number of steps to an optimizer, for a schedule. Of Keras's own classes, so that the
-            saved model needs nothing of this program. Like `build` it is given the settings that
-            its keyword-only parameters name.
-        learning_rate: step size, the greatest one of a schedule.
-        batch_size: examples a step, over all devices.
+        data: default data set.
+        accepts: kinds of examples that the model takes: "image", "vector", "text".
+        optimizer: a name in keras.optimizers; or, for a schedule, a function from the learning rate
+            and the number of steps to an optimizer of Keras's own classes, so that the saved model
+            can be loaded without this program. Like `build`, the function receives the settings
+            that its keyword-only parameters name.
+        learning_rate: step size; of a schedule, the highest.
+        batch_size: examples per step, over all devices.
         epochs: passes over the training data.
-        label_smoothing: part of each target that is spread over all classes.
-        augmentation: changes training examples, if anything does.
-        callbacks: makes the Keras callbacks of a run; they are driven as by `fit`.
-        candidates: values of settings, of which the best by validation is trained if none is given.
+        label_smoothing: fraction of each target that is spread over all classes.
+        augmentation: random change of training examples; None for none.
+        callbacks: returns the Keras callbacks of a run; they are driven as by `Model.fit`.
+        candidates: values to try for a setting that was not given; the run uses the one with the
+            highest validation accuracy.
     """
 
     data: str = "mnist"
@@ -76,8 +79,8 @@ class Recipe:
     callbacks: Callable[[], Sequence[keras.callbacks.Callback]] = tuple
     candidates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def numbers(self) -> dict[str, Any]:
-        """Returns the settings of a run that it decides."""
+    def hyperparameters(self) -> dict[str, Any]:
+        """Returns the settings of a run for which the recipe has a default."""
         names = ("epochs", "batch_size", "learning_rate")
         return {name: getattr(self, name) for name in names}
 
@@ -90,14 +93,14 @@ class ModelEntry:
         name: as on the command line.
         function: its `build`.
         recipe: how it is trained.
-        choose: from its spec and the settings to those that the data decides; None if it decides
-            none.
+        auto_settings: returns values for settings that were not given, from the spec of the data
+            and the config; None if the model has no such function.
     """
 
     name: str
     function: Callable[..., keras.Model]
     recipe: Recipe
-    choose: Callable[[Spec, Config], Mapping[str, Any]] | None = None
+    auto_settings: Callable[[Spec, Config], Mapping[str, Any]] | None = None
 
 
 def find(name: str) -> ModelEntry:
@@ -106,8 +109,8 @@ def find(name: str) -> ModelEntry:
     Raises:
         UsageError: there is no such model.
     """
-    place = MODELS.get(name, name)
-    module_name, colon, function_name = place.partition(":")
+    target = MODELS.get(name, name)
+    module_name, colon, function_name = target.partition(":")
     if not (colon and module_name and function_name) or module_name.startswith("."):
         raise UsageError(
             f"--model: unknown model {name!r}. Expected one of: {', '.join(MODELS)}; or "
@@ -117,8 +120,11 @@ def find(name: str) -> ModelEntry:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # The module is there, and something it imports is not.
-        raise UsageError(f"--model {name}: no module named {error.name!r} to import") from None
+            raise  # The module exists; a module that it imports does not.
+        raise UsageError(
+            f"--model {name}: no module named {error.name!r}, expected one that Python can import; "
+            "is its folder in PYTHONPATH?"
+        ) from None
     function = getattr(module, function_name, None)
     if not callable(function):
         raise UsageError(f"--model {name}: found no function {function_name!r} in {module_name}")
@@ -128,28 +134,33 @@ def find(name: str) -> ModelEntry:
             f"--model {name}: RECIPE is {type(recipe).__name__}, expected trainer.models.Recipe"
         )
     _check_parameters(name, function)
-    return ModelEntry(name, function, recipe, getattr(module, "choose", None))
+    return ModelEntry(name, function, recipe, getattr(module, "auto_settings", None))
 
 
 def check_settings(model_entry: ModelEntry, config: Config) -> None:
-    """Raises UsageError for a setting that other models have, and this one has not."""
+    """Raises UsageError for a setting that only other models have."""
     optimizer = model_entry.recipe.optimizer
-    taken = _keywords(model_entry.function) | (_keywords(optimizer) if callable(optimizer) else {})
+    names = {*_keywords(model_entry.function)}
+    if callable(optimizer):
+        names |= {*_keywords(optimizer)}
     for name in MODEL_SETTINGS:
-        if name not in taken and getattr(config, name) is not None:
-            raise UsageError(f"{flag_name(name)}: is no setting of --model {model_entry.name}")
+        if name not in names and getattr(config, name) is not None:
+            raise UsageError(
+                f"{flag_name(name)}: --model {model_entry.name} has no such setting; remove the "
+                "flag"
+            )
 
 
-def choose(model_entry: ModelEntry, spec: Spec, config: Config) -> dict[str, Any]:
-    """Returns the settings that nobody gave and the data decides.
+def auto_settings(model_entry: ModelEntry, spec: Spec, config: Config) -> dict[str, Any]:
+    """Returns values for the settings that `config` leaves open and the data decides.
 
     Raises:
         DataError: the model cannot take such data.
     """
-    if model_entry.choose is None:
+    if model_entry.auto_settings is None:
         return {}
-    found = model_entry.choose(spec, config)
-    return {name: value for name, value in found.items() if getattr(config, name) is None}
+    settings = model_entry.auto_settings(spec, config)
+    return {name: value for name, value in settings.items() if getattr(config, name) is None}
 
 
 def check_data(model_entry: ModelEntry, spec: Spec) -> None:
@@ -171,25 +182,25 @@ def build(
     precision: str = "float32",
     settings: Mapping[str, Any] | None = None,
 ) -> keras.Model:
-    """Builds and compiles the model, and tries it on two examples.
+    """Builds and compiles a model, and checks its outputs for two examples.
 
     Args:
         model_entry: the model, as looked up.
-        spec: of the data it is for.
+        spec: of the data.
         learning_rate: step size of the recipe's optimizer.
-        steps: that will be made in all, for a schedule.
-        seed: of Python's, NumPy's and Keras's random generators, for first weights and dropout.
-        precision: what steps will be computed in; in float16 the optimizer scales the loss.
-        settings: of the run, by name, for those functions that take some.
+        steps: total number of training steps, for a schedule.
+        seed: of the random generators of Python, NumPy and Keras, for initial weights and dropout.
+        precision: number format of training steps; for float16 the optimizer scales the loss.
+        settings: of the run, by name, for functions that take some.
 
     Raises:
-        UsageError: what was built does not give class probabilities, float (N, classes).
+        UsageError: the model does not return class probabilities, float (N, classes).
     """
     import keras
 
     keras.utils.set_random_seed(seed)
-    given = settings or {}
-    model: Any = model_entry.function(spec, **_wanted(model_entry.function, given))
+    settings = settings or {}
+    model: Any = model_entry.function(spec, **_select(model_entry.function, settings))
     if not isinstance(model, keras.Model):
         raise UsageError(
             f"--model {model_entry.name}: returned {type(model).__name__}, expected a keras.Model"
@@ -201,7 +212,7 @@ def build(
         optimizer = keras.optimizers.get(optimizer)
         optimizer.learning_rate = learning_rate
     else:
-        optimizer = optimizer(learning_rate, steps, **_wanted(optimizer, given))
+        optimizer = optimizer(learning_rate, steps, **_select(optimizer, settings))
     if precision == "float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(optimizer=optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
@@ -209,69 +220,76 @@ def build(
 
 
 def callbacks(model_entry: ModelEntry, *, validation: bool) -> list[keras.callbacks.Callback]:
-    """Makes the recipe's callbacks.
+    """Returns the callbacks of the recipe.
+
+    Args:
+        model_entry: the model, as looked up.
+        validation: whether there is a validation split.
 
     Raises:
-        UsageError: one of them watches validation figures, and there are none.
+        UsageError: a callback monitors a validation metric, and there is no validation split.
     """
-    made = list(model_entry.recipe.callbacks())
-    for callback in made:
-        watched = str(getattr(callback, "monitor", ""))
-        if watched.startswith("val_") and not validation:
+    callbacks = list(model_entry.recipe.callbacks())
+    for callback in callbacks:
+        metric = str(getattr(callback, "monitor", ""))
+        if metric.startswith("val_") and not validation:
             raise UsageError(
-                f"--model {model_entry.name}: its {type(callback).__name__} watches {watched}; give "
-                "--validation-split 0.1 to hold out a part of the training data for it"
+                f"--model {model_entry.name}: its {type(callback).__name__} monitors {metric}; "
+                "give --validation-split 0.1 to hold out a fraction of the training data for it"
             )
-    return made
+    return callbacks
 
 
 def _keywords(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """Returns the keyword-only parameters of a function, which are settings of the run."""
-    found = inspect.signature(function).parameters
-    return {name: each for name, each in found.items() if each.kind is each.KEYWORD_ONLY}
+    parameters = inspect.signature(function).parameters
+    return {name: each for name, each in parameters.items() if each.kind is each.KEYWORD_ONLY}
 
 
-def _wanted(function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns those settings that a function takes; what is left open has its own default."""
-    found = {name: settings[name] for name in _keywords(function) if name in settings}
-    return {name: value for name, value in found.items() if value is not None}
+def _select(function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings that a function takes, without those that are None."""
+    selected = {name: settings[name] for name in _keywords(function) if name in settings}
+    return {name: value for name, value in selected.items() if value is not None}
 
 
 def default_to_inference(model: keras.Model) -> keras.Model:
-    """Returns the model so that it infers unless it is told to train, also when it was saved.
+    """Returns the model with `training=False` as the default of all its layers, saved or not.
 
-    Keras's layers that change images train unless they are told otherwise, and all layers behind
-    them with them (Keras 3.15, `Layer._resolve_and_populate_arg`): dropout and the averages of a
-    batch would be served. So each is told otherwise here, which Keras overrules in training.
+    Keras's random image layers have `training=True` as their default, and pass it on to all layers
+    behind them (Keras 3.15, `Layer._resolve_and_populate_arg`), so that a saved model would serve
+    with dropout and with batch statistics. Here each layer is called with `training=False`, which
+    Keras overrides in training.
     """
     import keras
+
+    from trainer.runtime.keras_internals import flatten_layers
 
     def trains_by_default(layer: keras.Layer) -> bool:
         training = inspect.signature(layer.call).parameters.get("training")
         return training is not None and training.default is True
 
-    if not any(map(trains_by_default, model._flatten_layers())):
+    if not any(map(trains_by_default, flatten_layers(model))):
         return model
 
-    def call(layer: keras.Operation, *inputs: Any, **settings: Any) -> Any:
-        telling = {"training": False} if isinstance(layer, keras.Layer) else {}
-        return layer(*inputs, **settings | telling)
+    def call(layer: keras.Operation, *inputs: Any, **arguments: Any) -> Any:
+        inference = {"training": False} if isinstance(layer, keras.Layer) else {}
+        return layer(*inputs, **arguments | inference)
 
-    # Not of a Sequential itself, which saves its layers and not how they are called.
+    # A Sequential model saves its layers, but not the arguments of their calls.
     graph = keras.Model(model.inputs, model.outputs)
-    told = keras.models.clone_model(graph, clone_function=lambda layer: layer, call_function=call)
-    # Without the lists around them, of which Keras would warn at each call.
-    return keras.Model(told.inputs[0], told.outputs[0], name=model.name)
+    clone = keras.models.clone_model(graph, clone_function=lambda layer: layer, call_function=call)
+    # Without the lists around inputs and outputs, about which Keras would warn at each call.
+    return keras.Model(clone.inputs[0], clone.outputs[0], name=model.name)
 
 
 def _check_parameters(name: str, function: Callable[..., Any]) -> None:
-    """Raises UsageError if `build` wants to be given what is no setting."""
-    known = {each.name for each in dataclasses.fields(Config)}
+    """Raises UsageError if `build` requires a keyword-only argument that is not a setting."""
+    settings = {each.name for each in dataclasses.fields(Config)}
     for parameter in _keywords(function).values():
-        if parameter.name not in known and parameter.default is parameter.empty:
+        if parameter.name not in settings and parameter.default is parameter.empty:
             raise UsageError(
-                f"--model {name}: its {function.__name__} wants {parameter.name!r}, which is no "
-                "setting of a run"
+                f"--model {name}: its {function.__name__} requires {parameter.name!r}, which is "
+                "not a setting of a run; give it a default"
             )
 
 
@@ -279,17 +297,17 @@ def _check_outputs(model_entry: ModelEntry, model: keras.Model, spec: Spec) -> N
     import numpy as np
 
     examples = spec.train.examples[:2]
-    answer = np.asarray(model(as_input(examples), training=False))
+    outputs = np.asarray(model(as_input(examples), training=False))
     expected = (len(examples), len(spec.classes))
-    if answer.shape != expected:
+    if outputs.shape != expected:
         raise UsageError(
-            f"--model {model_entry.name}: gives outputs of shape {answer.shape} for 2 examples, "
+            f"--model {model_entry.name}: returns outputs of shape {outputs.shape} for 2 examples, "
             f"expected class probabilities {expected}"
         )
-    if not np.allclose(answer.sum(axis=1), 1, atol=1e-2) or answer.min() < 0:
+    if not np.allclose(outputs.sum(axis=1), 1, atol=1e-2) or outputs.min() < 0:
         raise UsageError(
-            f"--model {model_entry.name}: outputs do not sum to 1, expected class probabilities; is "
-            "the last activation softmax?"
+            f"--model {model_entry.name}: outputs do not sum to 1, expected class probabilities; "
+            "is the last activation softmax?"
         )
 
 

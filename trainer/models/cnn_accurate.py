@@ -1,6 +1,6 @@
-"""A convolution more than `cnn_fast`, and thirteen epochs: 99.67 % on MNIST.
+"""One more convolution than `cnn_fast`, and thirteen epochs: 99.67 % accuracy on MNIST.
 
-Sources: as of `cnn_fast`, whose schedule it has.
+Sources: those of `cnn_fast`; it uses the same schedule.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def build(spec: Spec) -> keras.Model:
         [
             keras.Input(spec.shape, dtype=spec.dtype),
             to_unit_range(spec),
-            *cnn_fast.normalised(layers.Conv2D(16, 5, use_bias=False), pooled=True),
-            *cnn_fast.normalised(layers.Conv2D(32, 3, use_bias=False)),
-            *cnn_fast.normalised(layers.Conv2D(64, 3, use_bias=False), pooled=True),
+            *cnn_fast.with_normalization(layers.Conv2D(16, 5, use_bias=False), pooled=True),
+            *cnn_fast.with_normalization(layers.Conv2D(32, 3, use_bias=False)),
+            *cnn_fast.with_normalization(layers.Conv2D(64, 3, use_bias=False), pooled=True),
             layers.Flatten(),
-            *cnn_fast.normalised(layers.Dense(256, use_bias=False)),
+            *cnn_fast.with_normalization(layers.Dense(256, use_bias=False)),
             layers.Dense(len(spec.classes), activation="softmax"),
         ],
         name="cnn_accurate",

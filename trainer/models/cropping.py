@@ -1,4 +1,4 @@
-"""Cropping of a border in which there is nothing, as a layer inside the model."""
+"""Crops the constant border of images, as a layer inside the model."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
     from trainer.data.dataset import Spec
 
-_LOOKED_AT = 1000  # Images.
-_MAX_LOST = 0.005  # Of the variance of all pixels.
-_MAX_CROPPED = 0.1  # Of a side.
+_MAX_SAMPLED = 1000  # Images.
+_MAX_LOST = 0.005  # Fraction of the variance of all pixels.
+_MAX_CROPPED = 0.1  # Fraction of a side.
 
 
 def to_content(spec: Spec, *, min_side: int) -> list[keras.layers.Layer]:
-    """Returns a layer that takes off what is the same in nearly all training images, if there is.
+    """Returns a layer that crops the border that is constant over the training images, if any.
 
     Args:
         spec: of the data.
-        min_side: pixels of a side that are left in any case.
+        min_side: minimum pixels per side after cropping.
     """
     from keras import layers
 
@@ -32,21 +32,22 @@ def to_content(spec: Spec, *, min_side: int) -> list[keras.layers.Layer]:
 
 
 def border(spec: Spec, min_side: int = 1) -> int:
-    """Returns the width of what may be cropped on each side of images, in pixels.
+    """Returns the width of the border to crop on each side, in pixels.
 
-    That is where pixels have next to none of the variance that all have, up to a tenth of a side.
+    The cropped pixels hold at most `_MAX_LOST` of the variance over the training images. At most
+    `_MAX_CROPPED` of the shorter side is cropped on each side.
     """
     examples = spec.train.examples
     if isinstance(examples, Shards):
-        images = next(examples.blocks())[:_LOOKED_AT]
+        images = next(examples.blocks())[:_MAX_SAMPLED]
     else:
-        images = examples[:: max(1, len(examples) // _LOOKED_AT)]
+        images = examples[:: max(1, len(examples) // _MAX_SAMPLED)]
     variance = images.var(axis=0, dtype=np.float32).sum(axis=-1)  # (H, W)
     kept = variance.sum() * (1 - _MAX_LOST)
     width = 0
     side = min(spec.shape[:2])
-    for tried in range(1, min(int(side * _MAX_CROPPED), (side - min_side) // 2) + 1):
-        if variance[tried:-tried, tried:-tried].sum() < kept:
+    for candidate in range(1, min(int(side * _MAX_CROPPED), (side - min_side) // 2) + 1):
+        if variance[candidate:-candidate, candidate:-candidate].sum() < kept:
             break
-        width = tried
+        width = candidate
     return width

@@ -1,6 +1,6 @@
-"""Two hidden layers of 512: the seed's feed-forward network, 98.2 % and more on MNIST.
+"""Two hidden layers of 512: the network of the reference scripts, 98.2 % accuracy on MNIST.
 
-Source: the seed's "Simple Feed-Forward Network for MNIST" (Keras's mnist_mlp example).
+Source: the reference script "Simple Feed-Forward Network for MNIST" (Keras's mnist_mlp example).
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 """A linear model on the n-grams of a text, of words and of characters, for short documents.
 
-An n-gram adds to the score of a class a fixed importance, from its log-count ratio in the training
-part, times a trained factor, each time it occurs. Only factors of what tells classes apart get far.
+Each occurrence of an n-gram adds a fixed importance times a trained factor to the score of a class.
+The importance is its log-count ratio in the training texts, so that only n-grams that differ in
+frequency between the classes get a large weight.
 
-Source: Wang and Manning 2012, "Baselines and Bigrams" (NB-SVM, here with logistic loss). Its words
-1-2 became words 1-3, and characters beside them see endings, stems and punctuation.
+Source: Wang and Manning 2012, "Baselines and Bigrams" (NB-SVM, here with logistic loss). It uses 1-
+and 2-grams of words; here they are 1- to 3-grams of words and 2- to 7-grams of characters, which
+also represent stems, endings and punctuation.
 """
 
 from __future__ import annotations
@@ -22,11 +24,11 @@ if TYPE_CHECKING:
 
 
 def adam_to_zero(learning_rate: float, steps: int) -> keras.Optimizer:
-    """Returns Adam whose rate falls to zero."""
+    """Returns Adam with a learning rate that falls linearly to zero."""
     import keras
 
     rate = keras.optimizers.schedules.PolynomialDecay(learning_rate, steps, end_learning_rate=0.0)
-    # With Adam's own 1e-7 what is rare would move as far as what is frequent.
+    # With the default of 1e-7, rare n-grams would move as far as frequent ones.
     return keras.optimizers.Adam(rate, epsilon=1e-4)
 
 
@@ -39,16 +41,17 @@ RECIPE = Recipe(
     epochs=5,
 )
 
-# Of TextVectorization.
+# Arguments of TextVectorization.
 _WORDS: dict[str, Any] = {"ngrams": (1, 2, 3)}
 _CHARACTERS: dict[str, Any] = {
     "standardize": "lower",
     "split": "character",
     "ngrams": (2, 3, 4, 5, 6, 7),
 }
-# Texts that must hold an n-gram; most are in one only, and say nothing of others.
-_MIN = 2
-_SPECIAL = 2  # Ids 0 and 1 of TextVectorization: padding, and what it does not know.
+# Minimum number of training texts that contain an n-gram. Most occur in one text only, and do not
+# help with others.
+_MIN_TEXTS = 2
+_SPECIAL = 2  # Ids 0 and 1 of TextVectorization: padding and unknown n-grams.
 _SMOOTHING = 1.0
 _BATCH = 1000
 
@@ -57,14 +60,14 @@ def build(spec: Spec) -> keras.Model:
     """Returns texts (N,) -> probabilities, float32 (N, classes).
 
     Raises:
-        DataError: no n-gram is in two texts of the training part.
+        DataError: no n-gram occurs in two training texts.
     """
     import keras
     import numpy as np
     from keras import layers
 
     text = keras.Input(spec.shape, dtype=spec.dtype)
-    parts: list[Any] = []
+    ids_of_kinds: list[Any] = []
     importances: list[Array] = []
     classes, tokens = len(spec.classes), 0
     for settings in (_WORDS, _CHARACTERS):
@@ -72,26 +75,31 @@ def build(spec: Spec) -> keras.Model:
         if len(vocabulary) == 0:
             continue
         ids = layers.TextVectorization(vocabulary=vocabulary, **settings)(text)
-        # One table for both kinds: the ids of one come after those of the other, exact in float32.
-        parts.append(layers.Rescaling(1.0, offset=float(tokens))(ids))
+        # Both kinds share one table, the ids of the second after those of the first. Rescaling
+        # computes in float32, in which ids are exact.
+        ids_of_kinds.append(layers.Rescaling(1.0, offset=float(tokens))(ids))
         importances.append(_importance(counts))
         tokens += len(counts)
-    if not parts:
-        raise DataError(f"--model: no n-gram is in {_MIN} texts of the training part")
-    ids = layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
+    if not ids_of_kinds:
+        raise DataError(
+            f"--model: no n-gram occurs in {_MIN_TEXTS} training texts, expected one at least; "
+            "give more texts"
+        )
+    ids = layers.Concatenate()(ids_of_kinds) if len(ids_of_kinds) > 1 else ids_of_kinds[0]
     text_to_ids = keras.Model(text, ids, name=PREPROCESS)
 
     text = keras.Input(spec.shape, dtype=spec.dtype)
     ids = text_to_ids(text)  # (N, longest)
-    fixed = layers.Embedding(
+    importance = layers.Embedding(
         tokens,
         1,
         weights=[np.concatenate(importances)[:, np.newaxis]],
         trainable=False,
         name="importance",
     )
-    trained = layers.Embedding(tokens, classes, embeddings_initializer="zeros", name="factor")
-    scores = layers.Dot(axes=1)([trained(ids), fixed(ids)])  # (N, classes, 1), summed over n-grams
+    factor = layers.Embedding(tokens, classes, embeddings_initializer="zeros", name="factor")
+    # Summed over the n-grams of a text: (N, classes, 1).
+    scores = layers.Dot(axes=1)([factor(ids), importance(ids)])
     outputs = layers.Dense(classes, activation="softmax", kernel_initializer="identity")(
         layers.Flatten()(scores)
     )
@@ -99,37 +107,37 @@ def build(spec: Spec) -> keras.Model:
 
 
 def _vocabulary(spec: Spec, settings: dict[str, Any]) -> tuple[Array, Array]:
-    """Returns the n-grams of one kind, and how often each id occurs: float (ids, classes)."""
+    """Returns the n-grams of one kind, and the count of each id by class: float (ids, classes)."""
     import numpy as np
     from keras import layers
 
     texts, labels = spec.train.examples, spec.train.labels
-    # Cut and looked up by the layer itself, so that what is counted is what it will find.
-    finder = layers.TextVectorization(**settings)
-    finder.adapt(as_input(texts))
-    known = finder.get_vocabulary(include_special_tokens=False)
-    size, classes = _SPECIAL + len(known), len(spec.classes)
+    # Split by the same layer as in the model, so that the same n-grams are counted and looked up.
+    vectorization = layers.TextVectorization(**settings)
+    vectorization.adapt(as_input(texts))
+    vocabulary = vectorization.get_vocabulary(include_special_tokens=False)
+    size, classes = _SPECIAL + len(vocabulary), len(spec.classes)
     memory.check_data(8 * classes * size, f"--model: {size} n-grams for {classes} classes")
-    counts, holders = np.zeros([classes, size]), np.zeros(size, int)
+    counts, text_counts = np.zeros([classes, size]), np.zeros(size, int)
     for start in range(0, len(texts), _BATCH):
-        ids = np.asarray(finder(as_input(texts[start : start + _BATCH])))  # (B, longest)
+        ids = np.asarray(vectorization(as_input(texts[start : start + _BATCH])))  # (B, longest)
         for row, label in zip(ids, labels[start : start + _BATCH], strict=True):
-            found, times = np.unique(row, return_counts=True)
-            counts[label, found] += times
-            holders[found] += 1
-    kept = np.flatnonzero(holders[_SPECIAL:] >= _MIN)
+            present, occurrences = np.unique(row, return_counts=True)
+            counts[label, present] += occurrences
+            text_counts[present] += 1
+    kept = np.flatnonzero(text_counts[_SPECIAL:] >= _MIN_TEXTS)
     counts = counts.T[np.concatenate([range(_SPECIAL), _SPECIAL + kept])]
-    # An array, since Keras looks into each string of a list.
-    return np.array(known)[kept], counts
+    # An array, because Keras iterates over the characters of strings in a list.
+    return np.array(vocabulary)[kept], counts
 
 
 def _importance(counts: Array) -> Array:
-    """Returns the greatest |log-count ratio| of a class against the others: float32 (ids,)."""
+    """Returns the maximum |log-count ratio| of a class against the others: float32 (ids,)."""
     import numpy as np
 
-    known = counts[_SPECIAL:]
-    inside = known + _SMOOTHING
-    outside = known.sum(axis=1, keepdims=True) - known + _SMOOTHING
+    in_vocabulary = counts[_SPECIAL:]
+    inside = in_vocabulary + _SMOOTHING
+    outside = in_vocabulary.sum(axis=1, keepdims=True) - in_vocabulary + _SMOOTHING
     ratios = np.log(inside / inside.sum(axis=0)) - np.log(outside / outside.sum(axis=0))
     importance = np.zeros(len(counts), np.float32)
     importance[_SPECIAL:] = np.abs(ratios).max(axis=1)

@@ -1,4 +1,4 @@
-"""Scaling of raw values, as a layer inside the model: training and serving cannot differ."""
+"""Scales raw values, as a layer inside the model, so that training and serving are the same."""
 
 from __future__ import annotations
 

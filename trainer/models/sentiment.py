@@ -1,9 +1,9 @@
-"""One hidden layer of 200 on a bag of words: the seed's network for the sentiment of a sentence.
+"""One hidden layer of 200 on a bag of words: the network of the reference scripts for sentiment.
 
-`sentiment` knows every word that training holds more than once, and is 77 % right on movie_reviews;
-`sentiment_small` keeps the seed's rule for the vocabulary, and is 67 % right.
+The vocabulary of `sentiment` is every word that occurs at least twice in the training texts: 77 %
+accuracy on movie_reviews. `sentiment_small` has that of the reference script: 67 % accuracy.
 
-Source: the seed's "Simple sentiment analysis - Keras version".
+Source: the reference script "Simple sentiment analysis - Keras version".
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ RECIPE = Recipe(
     epochs=10,
 )
 
-
 _BATCH = 1000
 
 
@@ -35,16 +34,16 @@ def build(spec: Spec) -> keras.Model:
     """Returns texts (N,) or word counts (N, D) -> probabilities, float32 (N, classes).
 
     Raises:
-        DataError: no word of the training part is in the vocabulary.
+        DataError: no word of the training texts is in the vocabulary.
     """
     return _build(spec, min_count=2, max_count=None)
 
 
 def build_small(spec: Spec) -> keras.Model:
-    """Does as `build`, with the seed's vocabulary: words counted 51 to 999 times.
+    """Does as `build`, with the vocabulary of the reference script: words that occur 51-999 times.
 
     Raises:
-        DataError: no word of the training part is in the vocabulary.
+        DataError: no word of the training texts is in the vocabulary.
     """
     return _build(spec, min_count=51, max_count=999)
 
@@ -74,28 +73,28 @@ def _build(spec: Spec, *, min_count: int, max_count: int | None) -> keras.Model:
 
 
 def frequent_words(texts: Array, *, min_count: int, max_count: int | None = None) -> list[str]:
-    """Returns the words counted `min_count` to `max_count` times, the max_count frequent first.
+    """Returns the words that occur `min_count` to `max_count` times, the most frequent first.
 
     Raises:
-        DataError: there are none.
+        DataError: no word occurs as often.
     """
     import numpy as np
     from keras import layers
 
-    # Split and counted by the layer itself, so that what is counted is what it will look up.
-    words = layers.TextVectorization()
-    words.adapt(as_input(texts))
-    known = words.get_vocabulary(include_special_tokens=False)
-    counter = layers.TextVectorization(vocabulary=known, output_mode="count")
-    counts = np.zeros(1 + len(known))  # The first is for words that are not known.
+    # Split by the same layer as in the model, so that the same words are counted and looked up.
+    vectorization = layers.TextVectorization()
+    vectorization.adapt(as_input(texts))
+    vocabulary = vectorization.get_vocabulary(include_special_tokens=False)
+    counter = layers.TextVectorization(vocabulary=vocabulary, output_mode="count")
+    counts = np.zeros(1 + len(vocabulary))  # The first is for unknown words.
     for start in range(0, len(texts), _BATCH):
         counts += np.asarray(counter(as_input(texts[start : start + _BATCH]))).sum(axis=0)
     kept = [
         word
-        for word, count in zip(known, counts[1:], strict=True)
+        for word, count in zip(vocabulary, counts[1:], strict=True)
         if count >= min_count and (max_count is None or count <= max_count)
     ]
     if not kept:
         limits = f"{min_count} or more" if max_count is None else f"{min_count} to {max_count}"
-        raise DataError(f"--model: no word is in the training part {limits} times")
+        raise DataError(f"--model: no word occurs {limits} times in the training texts")
     return kept

@@ -1,7 +1,7 @@
-"""Texts of any kind: `ngram`, or a small convolution over words where their order tells more.
+"""Texts of any kind: the model `ngram`, or a small convolutional network over words.
 
-Convolutions after Kim 2014 (arXiv:1408.5882), one above the other with growing gaps between the
-words that they see, after Yu and Koltun 2016 (arXiv:1511.07122).
+The network wins where word order matters. Sources: convolutions over words, Kim 2014
+(arXiv:1408.5882); growing dilation rates, Yu and Koltun 2016 (arXiv:1511.07122).
 """
 
 from __future__ import annotations
@@ -19,37 +19,38 @@ if TYPE_CHECKING:
     from trainer.config import Config
     from trainer.data.dataset import Spec
 
-_VOCABULARY = 20_000
-_WIDTH, _DEPTH, _SPAN, _GAP = 64, 3, 5, 3
-_DROPOUT = 0.5  # Of words as they come in, and of what is made of them.
-# Of the texts, the part that is read whole; of the others the beginning.
-_WHOLE, _MAX_LENGTH = 0.98, 400
-_LOOKED_AT = 10_000
+_MAX_TOKENS = 20_000
+_WIDTH, _DEPTH, _KERNEL_SIZE, _DILATION = 64, 3, 5, 3
+_DROPOUT = 0.5  # Of embedded words, and of features.
+# Fraction of the texts that is read completely, up to a maximum number of words.
+_COMPLETE, _MAX_LENGTH = 0.98, 400
+_MAX_SAMPLED = 10_000  # Texts whose length is counted.
 
 
-def choose(spec: Spec, config: Config) -> dict[str, Any]:
-    """Returns the settings that nobody gave, by the number of training texts and their lengths."""
+def auto_settings(spec: Spec, config: Config) -> dict[str, Any]:
+    """Returns settings by the number and the lengths of the training texts."""
     if config.architecture == "ngram":
-        return ngram.RECIPE.numbers()
+        return ngram.RECIPE.hyperparameters()
     count = spec.sizes["train"]
-    lengths = sorted(len(text.split()) for text in spec.train.examples[:_LOOKED_AT])
+    lengths = sorted(len(text.split()) for text in spec.train.examples[:_MAX_SAMPLED])
+    long = lengths[math.ceil(_COMPLETE * len(lengths)) - 1]
     return {
         "epochs": min(30, max(3, round(400 / math.sqrt(count)))),
         "batch_size": 64,
         "learning_rate": 0.002,
         "width": _WIDTH,
         "depth": _DEPTH,
-        "max_tokens": _VOCABULARY,
-        "sequence_length": min(_MAX_LENGTH, max(1, lengths[math.ceil(_WHOLE * len(lengths)) - 1])),
+        "max_tokens": _MAX_TOKENS,
+        "sequence_length": min(_MAX_LENGTH, max(1, long)),
     }
 
 
 def optimizer(
     learning_rate: float, steps: int, *, architecture: str = "convolution"
 ) -> keras.Optimizer:
-    """Returns the optimizer of the network."""
-    made = ngram.adam_to_zero if architecture == "ngram" else one_cycle
-    return made(learning_rate, steps)
+    """Returns the optimizer of an architecture, with its schedule."""
+    make = ngram.adam_to_zero if architecture == "ngram" else one_cycle
+    return make(learning_rate, steps)
 
 
 RECIPE = Recipe(
@@ -64,7 +65,7 @@ def build(
     spec: Spec,
     *,
     architecture: str = "convolution",
-    max_tokens: int = _VOCABULARY,
+    max_tokens: int = _MAX_TOKENS,
     sequence_length: int = _MAX_LENGTH,
     width: int = _WIDTH,
     depth: int = _DEPTH,
@@ -73,14 +74,14 @@ def build(
 
     Args:
         spec: of the data.
-        architecture: "ngram" or "convolution"; what follows is of the latter.
-        max_tokens: words that it knows at most, the most frequent ones of the training part.
-        sequence_length: words of a text that it reads.
-        width: numbers for a word, and channels of each convolution.
-        depth: convolutions.
+        architecture: "ngram" or "convolution"; the other arguments apply to "convolution".
+        max_tokens: maximum size of the vocabulary; it holds the most frequent training words.
+        sequence_length: number of words that are read of a text; the rest is ignored.
+        width: size of word embeddings, and channels of each convolution.
+        depth: number of convolutions.
 
     Raises:
-        DataError: no word, or no n-gram, is in the training part twice.
+        DataError: no word, or no n-gram, occurs twice in the training texts.
     """
     if architecture == "ngram":
         return ngram.build(spec)
@@ -91,12 +92,12 @@ def build(
     words = frequent_words(np.asarray(spec.train.examples), min_count=2)[:max_tokens]
     text = keras.Input(spec.shape, dtype=spec.dtype)
     ids = layers.TextVectorization(
-        max_tokens=words, output_sequence_length=sequence_length, name=PREPROCESS
+        vocabulary=words, output_sequence_length=sequence_length, name=PREPROCESS
     )(text)
     x = layers.Dropout(_DROPOUT)(layers.Embedding(len(words) + 2, width)(ids))
     for number in range(depth):
         inner = layers.Conv1D(
-            width, _SPAN, dilation_rate=_GAP**number, padding="same", activation="relu"
+            width, _KERNEL_SIZE, dilation_rate=_DILATION**number, padding="same", activation="relu"
         )(x)
         x = layers.Add()([x, inner])
     features = layers.Dropout(_DROPOUT)(layers.GlobalMaxPooling1D()(x))
