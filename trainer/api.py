@@ -37,7 +37,7 @@ from trainer.errors import DataError, UsageError
 from trainer.models import MODELS
 from trainer.runs import filenames
 from trainer.runs.finished_run import FinishedRun, load_model, read_run
-from trainer.runtime import log
+from trainer.runtime import imports, log
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Array
@@ -99,7 +99,7 @@ class Run:
     @property
     def path(self) -> str:
         """The run directory: an absolute local path, or gs://bucket/path."""
-        return self._finished_run.run
+        return self._finished_run.path
 
     @functools.cached_property
     def metrics(self) -> dict[str, Any]:
@@ -229,6 +229,7 @@ class Run:
     def _load_predictor(self) -> Predictor:
         with self._lock:
             if self._predictor is None:
+                _open_devices()
                 with load_model(self._finished_run) as self._predictor:
                     pass  # In memory from here on.
             return self._predictor
@@ -391,3 +392,13 @@ def _clear_session() -> None:
         from trainer.engine import model_builder
 
         model_builder.clear_session()
+
+
+def _open_devices() -> None:
+    """Sets TensorFlow's threads as training does, since they cannot be changed later."""
+    with imports.keras():
+        import tensorflow as tf
+
+        from trainer.distributed import devices
+    if not tf.config.list_physical_devices("GPU"):
+        devices.set_cpu_threads()

@@ -28,11 +28,13 @@ from trainer.distributed.gpu_diagnostics import (
 )
 from trainer.errors import DeviceError, UsageError
 from trainer.runtime.keras_internals import initialize_on_each_worker
+from trainer.runtime.log import LOGGER
 
 # A CPU computes a batch as two microbatches at once, each on half of the cores. Otherwise all cores
 # share each operation, and wait for each other at its end. Always two, so that batch-norm
 # statistics do not depend on the number of cores.
 _CPU_MICROBATCHES = 2
+_NEW = "train in a new process, in a notebook after a restart of the kernel"
 # Time limit for the workers to connect to each other after the rendezvous.
 _CONNECT_S = 60
 
@@ -108,11 +110,15 @@ def select(
     if deterministic:
         tf.config.experimental.enable_op_determinism()
     if device == "cpu":
-        tf.config.set_visible_devices([], "GPU")
+        _hide_gpus()
         return _open_cpu(precision, xla, cluster)
-    gpus = tf.config.list_physical_devices("GPU")
-    if not gpus:
+    gpus = tf.config.get_visible_devices("GPU")
+    if not gpus and tf.config.list_physical_devices("GPU"):
+        if device == "gpu":
+            raise DeviceError(f"--device gpu: TensorFlow runs without GPUs in this process; {_NEW}")
+    elif not gpus:
         _check_no_gpu(required=device == "gpu")
+    if not gpus:
         return _open_cpu(precision, xla, cluster)
     return _open_gpus(gpus, precision, xla, cluster)
 
@@ -165,6 +171,33 @@ def mirrored_strategy(devices: tuple[str, ...] | None = None) -> tf.distribute.S
     return tf.distribute.MirroredStrategy(devices)
 
 
+def set_cpu_threads() -> bool:
+    """Sets TensorFlow's threads for training on a CPU, which the last bits of the result depend on.
+
+    Leaves them alone if the environment sets them. Returns whether they are set; TensorFlow may
+    have started others already.
+    """
+    if {"TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"} & {*os.environ}:
+        return True
+    cores = len(os.sched_getaffinity(0))
+    try:
+        tf.config.threading.set_inter_op_parallelism_threads(_CPU_MICROBATCHES)
+        tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // _CPU_MICROBATCHES))
+    except RuntimeError:
+        return False
+    return True
+
+
+def _hide_gpus() -> None:
+    """Raises DeviceError if TensorFlow has opened GPUs in this process already."""
+    try:
+        tf.config.set_visible_devices([], "GPU")
+    except RuntimeError:
+        raise DeviceError(
+            f"--device cpu: TensorFlow runs with GPUs in this process; {_NEW}"
+        ) from None
+
+
 def _check_no_gpu(*, required: bool) -> None:
     """Raises DeviceError if there is a GPU that TensorFlow cannot open, or one is required."""
     devices = nvidia_devices()
@@ -190,7 +223,8 @@ def _open_gpus(
             f"--xla on: found {len(gpus)} GPUs, expected one; XLA does not compile across several"
         )
     for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
+        with contextlib.suppress(RuntimeError):  # TensorFlow has opened it already.
+            tf.config.experimental.set_memory_growth(gpu, True)
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     if precision == "auto":
         precision = gpu_precision([each.get("compute_capability", (0, 0)) for each in details])
@@ -216,12 +250,11 @@ def _open_cpu(precision: str, xla: str, cluster: Cluster | None) -> Devices:
     )
     # XLA and the sums over workers divide their work among the cores in their own way.
     microbatches = 1 if cluster is not None or xla == "on" else _CPU_MICROBATCHES
-    if microbatches > 1 and not {"TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"} & {
-        *os.environ
-    }:
-        with contextlib.suppress(RuntimeError):  # TensorFlow has started its threads already.
-            tf.config.threading.set_inter_op_parallelism_threads(microbatches)
-            tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // microbatches))
+    if microbatches > 1 and not set_cpu_threads():
+        LOGGER.warning(
+            "TensorFlow computed in this process before, with other numbers of threads: training "
+            "may be slower, and the result may differ in its last bits"
+        )
     return Devices(
         _strategy(0, precision, cluster),
         precision,
