@@ -229,9 +229,11 @@ class Run:
     def _load_predictor(self) -> Predictor:
         with self._lock:
             if self._predictor is None:
-                _open_devices()
-                with load_model(self._finished_run) as self._predictor:
-                    pass  # In memory from here on.
+                # TensorFlow logs by absl, which configures the root logger if nobody has.
+                with log.fallback_handler("text"):
+                    _open_devices()
+                    with load_model(self._finished_run) as self._predictor:
+                        pass  # In memory from here on.
             return self._predictor
 
     def _prediction(self, probabilities: Array) -> Prediction:
@@ -400,5 +402,6 @@ def _open_devices() -> None:
         import tensorflow as tf
 
         from trainer.distributed import devices
-    if not tf.config.list_physical_devices("GPU"):
-        devices.set_cpu_threads()
+
+        if not tf.config.list_physical_devices("GPU"):
+            devices.set_cpu_threads()
