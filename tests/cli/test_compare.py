@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from tests.browser import check_it_opens_alone_fits_and_can_be_read, opened
+from tests.browser import check_page, open_page
 from tests.kills import ROOT
 from tests.reports.test_comparison import run, said
 from trainer import storage
@@ -74,8 +74,8 @@ def test_two_runs_are_compared_on_the_terminal_and_on_the_page(
         zip(correct_predictions(finished_run), correct_predictions(other_run), strict=True)
     )
     only_a, only_b = pairs.count((True, False)), pairs.count((False, True))
-    assert f"B is right on {only_b} examples where A is wrong, and wrong on {only_a}" in text
-    assert f"of {len(pairs)} that both were tested on" in text
+    assert f"B alone is correct on {only_b} and A alone on {only_a}" in text
+    assert f"Of {len(pairs)} common test examples" in text
     assert "--epochs A 1 B 2 --seed A 0 B 1" in text
     for each in (finished_run, other_run):
         assert (
@@ -84,7 +84,7 @@ def test_two_runs_are_compared_on_the_terminal_and_on_the_page(
     assert max(map(len, lines[3:])) <= 80
     assert lines[-1] == "comparison.html"
     page = (here / "comparison.html").read_text()
-    assert f"B is right on {only_b} examples where A is wrong" in page
+    assert f"B alone is correct on {only_b} and A alone on {only_a}" in page
     assert run_compare(finished_run, other_run) == 0  # Replaces its own earlier page.
 
 
@@ -127,7 +127,7 @@ def test_it_does_not_import_tensorflow(finished_run: Path, other_run: Path, here
         (["{run}", "none"], "none: no manifest.json there, expected a finished run"),
         (
             ["{run}", "{other}", "--out", "notes.html"],
-            "is there, and not a page",
+            "exists and is not a page",
         ),
         (["{run}", "{other}", "--out", "page"], "--out: found 'page', expected a name that ends"),
         (["{run}", "{other}", "--out", "gs://page.html"], "expected gs://bucket/path of a file"),
@@ -158,7 +158,7 @@ def test_a_usage_error_is_one_line(
         ({filenames.METRICS: "{}"}, "its files do not describe a run: 'test'"),
         ({filenames.METRICS: "[" * 100_000}, "its files do not describe a run"),
         ({filenames.CONFIG: "3"}, "found int, expected an object"),
-        ({filenames.HISTORY: ""}, "history.csv: expected a row an epoch"),
+        ({filenames.HISTORY: ""}, "history.csv: expected one row per epoch"),
         ({filenames.HISTORY: "epoch\nx\n"}, "its files do not describe a run"),
         ({filenames.PREDICTIONS: "a,b\n"}, "predictions.csv: damaged"),
     ],
@@ -223,8 +223,8 @@ def page(
 def test_the_page_loads_nothing_fits_is_readable_and_printable(
     browser: Browser, page: Path
 ) -> None:
-    check_it_opens_alone_fits_and_can_be_read(browser, page)
-    shown = opened(browser, page, [], color_scheme="dark")
+    check_page(browser, page)
+    shown = open_page(browser, page, [], color_scheme="dark")
     assert shown.title().startswith(("2 runs compared: ", "10 runs compared: "))
     shown.emulate_media(media="print", color_scheme="dark")
     shown.set_viewport_size({"width": 688, "height": 1000})  # A4 within its margins.

@@ -53,7 +53,7 @@ def test_the_own_test_split_gives_the_metrics_of_the_run(
     assert (code, err) == (0, "")
     original, now = (
         read_metrics(finished_run),
-        json.loads((tmp_path / "new/figures.json").read_text()),
+        json.loads((tmp_path / "new/metrics.json").read_text()),
     )
     assert now["test"]["accuracy"] == original["test"]["accuracy"]
     assert now["test"]["loss"] == pytest.approx(original["test"]["loss"], rel=1e-4)
@@ -175,7 +175,7 @@ def test_classes_are_matched_by_name(
         (np.full([9, 28, 28], 256), np.arange(9), "found 256.0, expected an image of 28x28x1"),
         (np.array(list("abcdefghi")), np.arange(9), "found texts, expected an image of 28x28x1"),
         (np.zeros([9, 28, 28], int), np.arange(9) + 3, "labels: found 11, expected 0 to 9"),
-        (np.zeros([9, 28, 28], int), np.arange(8), "training part: 9 examples but 8 labels"),
+        (np.zeros([9, 28, 28], int), np.arange(8), "training split: 9 examples but 8 labels"),
     ],
 )
 def test_data_that_does_not_fit_is_a_one_line_error(

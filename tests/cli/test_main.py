@@ -1,4 +1,4 @@
-"""The `trainer` command hands over to one module a command."""
+"""`trainer COMMAND` runs the module of the command."""
 
 from __future__ import annotations
 
@@ -8,33 +8,34 @@ from trainer import __version__
 from trainer.cli import main
 
 
-def called(*arguments: str) -> object:
-    with pytest.raises(SystemExit) as ended:
+def run_main(*arguments: str) -> object:
+    with pytest.raises(SystemExit) as exit_info:
         main.main(arguments)
-    return ended.value.code
+    return exit_info.value.code
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)])
 def test_help_lists_the_commands(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert called(*arguments) == 0
-    said = capsys.readouterr().out
-    assert all(name in said for name in main.COMMANDS)
+    assert run_main(*arguments) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in main.COMMANDS)
 
 
 @pytest.mark.parametrize("name", main.COMMANDS)
 def test_each_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert called(name, "--help") == 0
-    said = capsys.readouterr().out
-    assert f"trainer {name}" in said
-    assert "GROUP" not in said
+    assert run_main(name, "--help") == 0
+    out = capsys.readouterr().out
+    assert f"trainer {name}" in out
 
 
-def test_help_behind_a_word_is_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    assert called("predict", "runs/1", "a.png", "--help") == 0
-    said = capsys.readouterr().out
-    assert "trainer predict RUN FILES... <flags>" in said
+def test_help_after_arguments_is_the_help_of_the_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_main("predict", "runs/1", "a.png", "--help") == 0
+    out = capsys.readouterr().out
+    assert "usage: trainer predict RUN FILES... [--FLAG VALUE ...]" in out
 
 
 @pytest.mark.parametrize(
@@ -50,15 +51,15 @@ def test_help_behind_a_word_is_the_commands(capsys: pytest.CaptureFixture[str]) 
         (("train", "--epochs", "0"), "trainer train: error: --epochs: found '0'"),
     ],
 )
-def test_a_slip_is_one_line(
+def test_a_usage_error_is_one_line(
     arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert called(*arguments) == 2
-    said = capsys.readouterr().err
-    assert said.startswith(message)
-    assert said.count("\n") == 1
+    assert run_main(*arguments) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(message)
+    assert err.count("\n") == 1
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert called("--version") == 0
+def test_version_prints_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main("--version") == 0
     assert capsys.readouterr().out == f"{__version__}\n"

@@ -1,4 +1,4 @@
-"""A run's model is asked about files of all kinds, and answers as it did in its own test."""
+"""`trainer predict` reads files of all kinds, and predicts what the run's own test predicted."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def text_run(trained: Callable[[str], Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
-    """A folder with the test images of the run as PNG, in their order."""
+    """A folder with the run's test images as PNG, named in their order."""
     folder = tmp_path_factory.mktemp("images")
     for number, pixels in enumerate(
         loader.load(DataOptions(data=str(digits), seed=0)).test.examples
@@ -46,17 +46,17 @@ def images(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
 
 @pytest.fixture
 def predict(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Returns a function from arguments to the exit code, stdout and stderr."""
+    """Returns a function that runs the command: arguments to exit code, stdout and stderr."""
 
     def run(*arguments: object) -> tuple[object, str, str]:
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as exit_info:
             main.main(["predict", *map(str, arguments)])
-        return ended.value.code, *capsys.readouterr()
+        return exit_info.value.code, *capsys.readouterr()
 
     return run
 
 
-def process(*arguments: object, **how: Any) -> subprocess.Popen[bytes]:
+def start_predict(*arguments: object) -> subprocess.Popen[bytes]:
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
     return subprocess.Popen(
         [sys.executable, "-m", "trainer", "predict", *map(str, arguments)],
@@ -64,7 +64,6 @@ def process(*arguments: object, **how: Any) -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        **how,
     )
 
 
@@ -72,25 +71,25 @@ def json_rows(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def check_own(run: Path, said: list[tuple[str, float]]) -> None:
-    """Compares answers with those in the run's own test."""
-    then = predictions.read(storage.folder(str(run)))
-    assert [name for name, _ in said] == [row.predicted for row in then]
-    found = np.array([probability for _, probability in said])
-    np.testing.assert_allclose(found, [row.probability for row in then], atol=2e-6)
+def check_like_own_test(run: Path, predicted: list[tuple[str, float]]) -> None:
+    """Asserts that classes and probabilities equal those of the run's own test."""
+    expected = predictions.read(storage.folder(str(run)))
+    assert [name for name, _ in predicted] == [row.predicted for row in expected]
+    confidence = np.array([probability for _, probability in predicted])
+    np.testing.assert_allclose(confidence, [row.probability for row in expected], atol=2e-6)
 
 
-def test_it_says_of_the_runs_test_images_what_the_run_said(
+def test_predictions_for_the_runs_test_images_equal_its_own_test(
     predict: Any, finished_run: Path, images: Path
 ) -> None:
     code, out, err = predict(finished_run, images)
     assert (code, err) == (0, "")
     rows = json_rows(out)
     assert [row["input"] for row in rows] == [str(file) for file in sorted(images.iterdir())]
-    check_own(finished_run, [(row["predicted"], row["probability"]) for row in rows])
+    check_like_own_test(finished_run, [(row["predicted"], row["probability"]) for row in rows])
 
 
-def test_arrays_and_csv_give_the_same(
+def test_arrays_and_csv_give_the_same_predictions(
     predict: Any, finished_run: Path, digits: Path, tmp_path: Path
 ) -> None:
     pixels = loader.load(DataOptions(data=str(digits), seed=0)).test.examples
@@ -101,10 +100,12 @@ def test_arrays_and_csv_give_the_same(
         rows = list(csv.DictReader(io.StringIO(out, newline="")))
         assert code == 0
         assert [row["input"] for row in rows[:2]] == [f"{file}:1", f"{file}:2"]
-        check_own(finished_run, [(row["predicted"], float(row["probability"])) for row in rows])
+        check_like_own_test(
+            finished_run, [(row["predicted"], float(row["probability"])) for row in rows]
+        )
 
 
-def test_it_says_of_the_runs_test_texts_what_the_run_said(
+def test_predictions_for_the_runs_test_texts_equal_its_own_test(
     predict: Any, text_run: Path, sentences: Path, tmp_path: Path
 ) -> None:
     texts = loader.load(DataOptions(data=str(sentences), seed=0)).test.examples
@@ -113,7 +114,7 @@ def test_it_says_of_the_runs_test_texts_what_the_run_said(
     assert (code, err) == (0, "")
     rows = json_rows(out)
     assert [row["input"] for row in rows[:2]] == [f"{tmp_path}/a.txt:1", f"{tmp_path}/a.txt:3"]
-    check_own(text_run, [(row["predicted"], row["probability"]) for row in rows])
+    check_like_own_test(text_run, [(row["predicted"], row["probability"]) for row in rows])
     for row in rows:
         assert list(row["probabilities"]) == ["neg", "pos"]
         assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)
@@ -121,20 +122,20 @@ def test_it_says_of_the_runs_test_texts_what_the_run_said(
 
 
 @pytest.mark.parametrize("format", ["table", "jsonl", "csv"])
-def test_damaged_files_are_told_and_the_others_go_on(
+def test_unreadable_files_are_reported_and_the_others_predicted(
     predict: Any, finished_run: Path, images: Path, tmp_path: Path, format: str
 ) -> None:
     content = (images / "000.png").read_bytes()
-    for name, part in (("1", content), ("2", content[:99]), ("3", b""), ("4", content)):
-        (tmp_path / f"{name}.png").write_bytes(part)
+    for name, data in (("1", content), ("2", content[:99]), ("3", b""), ("4", content)):
+        (tmp_path / f"{name}.png").write_bytes(data)
     code, out, err = predict(finished_run, tmp_path, "none.png", f"--format={format}")
     assert code == 3
-    told = err.replace(f"{tmp_path}/", "").splitlines()
-    assert re.match(r"2\.png: no image, or a damaged one: ", told[0])
-    assert told[1:] == [
-        "3.png: no image, or a damaged one: found an empty file",
+    lines = err.replace(f"{tmp_path}/", "").splitlines()
+    assert re.match(r"2\.png: not an image, or a damaged one: ", lines[0])
+    assert lines[1:] == [
+        "3.png: not an image, or a damaged one: found an empty file",
         "none.png: no such file or folder",
-        "trainer predict: error: 3 of 5 could not be read",
+        "trainer predict: error: 3 of 5 inputs could not be read",
     ]
     if format == "table":
         assert [line.split()[2:] for line in out.splitlines()[1:]] == [
@@ -148,7 +149,7 @@ def test_damaged_files_are_told_and_the_others_go_on(
     assert [bool(row.get("predicted")) for row in rows] == [True, False, False, True, False]
 
 
-def test_nothing_that_can_be_read_is_answered_without_the_model(
+def test_the_model_is_not_loaded_if_nothing_can_be_read(
     predict: Any, finished_run: Path, tmp_path: Path
 ) -> None:
     run = shutil.copytree(finished_run, tmp_path / "run")
@@ -186,9 +187,9 @@ def test_rows_go_to_a_file_in_a_bucket(
     [
         (["RUN"], "Missing FILES."),
         (["RUN", "a.txt", "b.md", "--formt=csv"], "Unknown flag '--formt=csv'. Did you mean"),
-        (["RUN", "-a.png"], "Unknown flag '-a.png'.*behind a bare -- is no flag"),
+        (["RUN", "-a.png"], "Unknown flag '-a.png'.*Words that begin with - may follow a bare --"),
         (["RUN", "a.png", "--format=xml"], "--format: found 'xml', expected 'table', 'jsonl' or"),
-        (["RUN", "-", "-"], r"FILES: found \('-', '-'\), expected - once"),
+        (["RUN", "-", "-"], r"FILES: found \('-', '-'\), expected - at most once"),
         (["RUN", ""], "FILES: found '', expected a text"),
         (["RUN", "a.png", "--out=/dev/null"], "--out: found '/dev/null', expected the path of a"),
         (["RUN", "a.png", "--out=/tmp"], "--out: found '/tmp', expected the path of a file"),
@@ -198,7 +199,7 @@ def test_rows_go_to_a_file_in_a_bucket(
         (["/none", "a.png"], "/none: no manifest.json there, expected a finished run"),
     ],
 )
-def test_a_mistake_is_one_line(
+def test_a_usage_error_is_one_line(
     predict: Any, finished_run: Path, arguments: list[str], message: str
 ) -> None:
     code, out, err = predict(*(str(finished_run) if a == "RUN" else a for a in arguments))
@@ -206,7 +207,7 @@ def test_a_mistake_is_one_line(
     assert re.search(message, err)
 
 
-def test_names_that_look_like_something_else(
+def test_file_names_that_look_like_flags_or_values_are_files(
     predict: Any, finished_run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -218,46 +219,47 @@ def test_names_that_look_like_something_else(
     assert [row["input"] for row in json_rows(out)] == [*names[:4], "None", *names[4:7]]
 
 
-def test_a_stream_is_answered_as_it_comes_in_little_memory(text_run: Path) -> None:
-    """Answers do not wait for others; 200 MB leave no trace; nobody reading ends it."""
-    with process(text_run, "-") as asked:
-        assert asked.stdin is not None and asked.stdout is not None and asked.stderr is not None
+def test_a_stream_is_predicted_as_it_arrives_in_constant_memory(text_run: Path) -> None:
+    """A line does not wait for more; 200 MB do not raise memory; a closed stdout ends it."""
+    with start_predict(text_run, "-") as job:
+        assert job.stdin is not None and job.stdout is not None and job.stderr is not None
         for number, line in ((1, b"a great film\n"), (2, b"dull\n")):
-            asked.stdin.write(line)
-            asked.stdin.flush()
-            assert json.loads(asked.stdout.readline())["input"] == f"-:{number}"
-        before = peak_memory(asked)
+            job.stdin.write(line)
+            job.stdin.flush()
+            assert json.loads(job.stdout.readline())["input"] == f"-:{number}"
+        before = peak_memory(job)
         piece = b"good\n" * 20 + b"x" * 2_000_000 + b"\n"
-        writer = threading.Thread(target=lambda: asked.stdin.write(piece * 100))
+        writer = threading.Thread(target=lambda: job.stdin.write(piece * 100))
         writer.start()
-        rows = [json.loads(asked.stdout.readline()) for _ in range(100 * 21)]
+        rows = [json.loads(job.stdout.readline()) for _ in range(100 * 21)]
         writer.join()
         assert sum("error" in row for row in rows) == 100
         assert rows[-1]["input"] == "-:2102"
-        assert peak_memory(asked) - before < 80e6
-        asked.stdout.close()
-        asked.stdin.write(b"bad\n")
-        asked.stdin.flush()
-        assert asked.wait(10) == 128 + signal.SIGPIPE
-        asked.stdin.close()
-        assert asked.stderr.read().count(b"found 2000000 characters") == 100
+        assert peak_memory(job) - before < 80e6
+        job.stdout.close()
+        job.stdin.write(b"bad\n")
+        job.stdin.flush()
+        assert job.wait(10) == 128 + signal.SIGPIPE
+        job.stdin.close()
+        assert job.stderr.read().count(b"found 2000000 characters") == 100
 
 
 def peak_memory(process: subprocess.Popen[bytes]) -> float:
+    """Returns the peak resident memory of a process, in bytes."""
     status = Path(f"/proc/{process.pid}/status").read_text()
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert found
-    return 1024 * float(found[1])
+    match = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert match
+    return 1024 * float(match[1])
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_who_is_stopped_leaves_no_half_of_a_file(
+def test_a_stopped_process_leaves_no_incomplete_file(
     finished_run: Path, tmp_path: Path, number: int, code: int
 ) -> None:
     out = tmp_path / "rows.jsonl"
-    with process(finished_run, "none.png", "-", f"--out={out}") as asked:
-        assert asked.stderr is not None
-        assert asked.stderr.readline() == b"none.png: no such file or folder\n"
-        asked.send_signal(number)
-        assert asked.wait(10) == code
+    with start_predict(finished_run, "none.png", "-", f"--out={out}") as job:
+        assert job.stderr is not None
+        assert job.stderr.readline() == b"none.png: no such file or folder\n"
+        job.send_signal(number)
+        assert job.wait(10) == code
         assert not out.exists()

@@ -1,4 +1,4 @@
-"""Examples go to the model together, and are read while it is at work."""
+"""Examples are batched, and read in a thread while the model computes."""
 
 from __future__ import annotations
 
@@ -14,62 +14,62 @@ from trainer.inference.predict.batches import batches, prefetch
 from trainer.inference.predict.reader import PAUSE, Item
 
 
-def items(*texts: str) -> list[Item | None]:
+def text_items(*texts: str) -> list[Item | None]:
     return [Item(text, np.array(text, object)) for text in texts]
 
 
-def test_a_batch_is_full_or_the_last_or_before_a_pause() -> None:
+def test_a_batch_is_full_unless_it_is_the_last_or_before_a_pause() -> None:
     pause: list[Item | None] = [PAUSE]
     bad: list[Item | None] = [Item("bad", None, "is none")]
-    given = pause + items(*"abc") + bad + items(*"de") + pause + pause + items("f")
-    found = ["".join(item.name for item in batch) for batch in batches(iter(given), 4)]
-    assert found == ["abcbad", "de", "f"]
+    items = pause + text_items(*"abc") + bad + text_items(*"de") + pause + pause + text_items("f")
+    names = ["".join(item.name for item in batch) for batch in batches(iter(items), 4)]
+    assert names == ["abcbad", "de", "f"]
 
 
 def test_a_batch_of_long_texts_is_small() -> None:
-    given = items(*(["x" * 400_000] * 7))
-    assert [len(batch) for batch in batches(iter(given), 100)] == [3, 3, 1]
+    items = text_items(*(["x" * 400_000] * 7))
+    assert [len(batch) for batch in batches(iter(items), 100)] == [3, 3, 1]
 
 
-def test_it_is_read_while_the_model_is_at_work_and_not_much_further() -> None:
-    read = []
+def test_a_few_elements_are_prefetched_and_no_more() -> None:
+    produced = []
 
     def numbers() -> Generator[int]:
         for number in range(100):
-            read.append(number)
+            produced.append(number)
             yield number
 
-    given = prefetch(numbers())
-    assert next(given) == 0
+    prefetched = prefetch(numbers())
+    assert next(prefetched) == 0
     deadline = time.monotonic() + 5
-    while len(read) < 5 and time.monotonic() < deadline:
+    while len(produced) < 5 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.05)
-    assert 5 <= len(read) <= 7
-    assert list(given) == list(range(1, 100))
+    assert 5 <= len(produced) <= 7
+    assert list(prefetched) == list(range(1, 100))
 
 
-def test_an_error_comes_after_what_was_read_before() -> None:
-    def one() -> Generator[int]:
+def test_an_error_is_raised_after_the_elements_before_it() -> None:
+    def failing() -> Generator[int]:
         yield 1
         raise TransientStorageError("away")
 
-    given = prefetch(one())
-    assert next(given) == 1
+    prefetched = prefetch(failing())
+    assert next(prefetched) == 1
     with pytest.raises(TransientStorageError, match="away"):
-        next(given)
+        next(prefetched)
 
 
-def test_who_wants_no_more_does_not_wait_for_input() -> None:
-    asked, come = threading.Event(), threading.Event()
+def test_closing_does_not_wait_for_input() -> None:
+    waiting, released = threading.Event(), threading.Event()
 
-    def waiting() -> Generator[int]:
+    def blocked() -> Generator[int]:
         yield 1
-        asked.set()
-        come.wait()
+        waiting.set()
+        released.wait()
 
-    given = prefetch(waiting())
-    assert next(given) == 1
-    assert asked.wait(5)
-    given.close()
-    come.set()
+    prefetched = prefetch(blocked())
+    assert next(prefetched) == 1
+    assert waiting.wait(5)
+    prefetched.close()
+    released.set()

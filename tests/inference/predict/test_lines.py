@@ -1,4 +1,4 @@
-"""Lines and rows of a stream come one by one, and a bad one is not the last."""
+"""Lines and CSV rows of a stream are read one by one; reading continues after a bad one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainer.errors import DataError
 from trainer.inference.predict.lines import Lines, Rows
 
 
-def lines(content: bytes, max_bytes: int = 100) -> Lines:
+def make_lines(content: bytes, max_bytes: int = 100) -> Lines:
     reader: io.BufferedReader = io.BufferedReader(io.BytesIO(content))
     return Lines(reader, max_bytes=max_bytes, live=False)
 
@@ -28,52 +28,52 @@ def lines(content: bytes, max_bytes: int = 100) -> Lines:
         (b"\xef\xbb\xbfa\r\n\nb\x0cc", [b"a\r", b"", b"b\x0cc"]),
     ],
 )
-def test_only_line_feeds_part_lines(content: bytes, expected: list[bytes]) -> None:
-    assert list(lines(content)) == expected
+def test_only_line_feeds_end_lines(content: bytes, expected: list[bytes]) -> None:
+    assert list(make_lines(content)) == expected
 
 
-def test_a_line_that_is_too_long_is_not_kept_and_the_next_one_is_read() -> None:
-    found = lines(b"a\n" + b"x" * 5_000_000 + b"\nb", max_bytes=10)
-    assert next(found) == b"a"
+def test_a_line_that_is_too_long_is_dropped_and_the_next_one_is_read() -> None:
+    lines = make_lines(b"a\n" + b"x" * 5_000_000 + b"\nb", max_bytes=10)
+    assert next(lines) == b"a"
     with pytest.raises(DataError, match="a line of more than 10 bytes"):
-        next(found)
-    assert (next(found), found.number) == (b"b", 3)
+        next(lines)
+    assert (next(lines), lines.number) == (b"b", 3)
     with pytest.raises(StopIteration):
-        next(found)
+        next(lines)
 
 
-def test_pieces_of_any_size_make_the_same_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_chunk_size_does_not_change_the_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     content = b"one\n\ntwo three\nfour"
     for size in (1, 2, 3, 7, 100):
-        monkeypatch.setattr("trainer.inference.predict.lines._PIECE_BYTES", size)
-        assert list(lines(content)) == content.split(b"\n")
+        monkeypatch.setattr("trainer.inference.predict.lines._CHUNK_BYTES", size)
+        assert list(make_lines(content)) == content.split(b"\n")
 
 
-def test_it_says_when_nobody_writes() -> None:
-    ours, theirs = os.pipe()
-    with open(ours, "rb") as content, open(theirs, "wb", buffering=0) as other:
-        found = Lines(content, max_bytes=100, live=True)
+def test_a_live_stream_is_idle_until_a_line_is_complete() -> None:
+    read_end, write_end = os.pipe()
+    with open(read_end, "rb") as content, open(write_end, "wb", buffering=0) as other:
+        lines = Lines(content, max_bytes=100, live=True)
         other.write(b"a\nb\nc")
-        assert not found.waits()
-        assert (next(found), found.waits(), next(found)) == (b"a", False, b"b")
-        assert found.waits()  # The third has no end yet.
+        assert not lines.is_idle()
+        assert (next(lines), lines.is_idle(), next(lines)) == (b"a", False, b"b")
+        assert lines.is_idle()  # The third line has no line feed yet.
         writer = threading.Thread(target=lambda: (time.sleep(0.02), other.write(b"d\n")))
         writer.start()
-        assert next(found) == b"cd"
+        assert next(lines) == b"cd"
         writer.join()
 
 
-def test_rows_may_hold_line_feeds_and_a_bad_one_is_not_the_last() -> None:
-    rows = Rows(lines(b'a,"b\nc ""d"""\n\n\xff,1\nx,y'))
+def test_rows_may_contain_line_feeds_and_reading_continues_after_a_bad_one() -> None:
+    rows = Rows(make_lines(b'a,"b\nc ""d"""\n\n\xff,1\nx,y'))
     assert (next(rows), rows.number) == (["a", 'b\nc "d"'], 1)
     with pytest.raises(DataError, match="not UTF-8: found byte 0xff"):
         next(rows)
     assert (next(rows), rows.number) == (["x", "y"], 5)
-    rows.put_back(["x", "y"])
+    rows.push_back(["x", "y"])
     assert list(rows) == [["x", "y"]]
 
 
-def test_a_quote_without_end_does_not_fill_the_memory() -> None:
+def test_an_unclosed_quote_does_not_fill_the_memory() -> None:
     content = b'a\n"b\n' + b"c" * 50 + b"\n" + b"d\n" * 600_000
-    with pytest.raises(DataError, match="no CSV: field larger than field limit"):
-        list(Rows(lines(content)))
+    with pytest.raises(DataError, match="not CSV: field larger than field limit"):
+        list(Rows(make_lines(content)))

@@ -1,4 +1,4 @@
-"""Runs to be served, and servers of them on free ports of this process."""
+"""Runs to serve, and servers for them on free ports in this process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 
 from trainer.inference.serve import app
-from trainer.inference.serve.predictions import Limits
+from trainer.inference.serve.endpoint import Limits
 from trainer.runs.finished_run import load_model, read_run
 
 HOSTILE = "<img src=x onerror=document.title=1>"
@@ -22,13 +22,13 @@ HOSTILE = "<img src=x onerror=document.title=1>"
 
 @pytest.fixture(scope="session")
 def digits_run(shared_run: Callable[..., Path]) -> Path:
-    """An mlp after one epoch on all of MNIST, which reads what people draw."""
+    """Run directory of an mlp trained for one epoch on all of MNIST."""
     return shared_run("mnist", "--model=mlp", "--epochs=1")
 
 
 @pytest.fixture(scope="session")
 def texts_run(shared_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes that are easy to tell, one with a name that a page could fall for."""
+    """Run directory of a text model with two separable classes, one named like HTML markup."""
     data = tmp_path_factory.mktemp("texts")
     for name, words in (("fine", "good warm"), (HOSTILE, "bad dull")):
         lines = (f"a {word} film, number {n}" for n in range(100) for word in words.split())
@@ -38,20 +38,20 @@ def texts_run(shared_run: Callable[..., Path], tmp_path_factory: pytest.TempPath
 
 
 @contextlib.contextmanager
-def served(
+def serve(
     run: Path,
     *,
-    change: Callable[[Any], Any] = lambda predict: predict,
+    wrap: Callable[[Any], Any] = lambda predict: predict,
     max_batch: int = 32,
     timeout_s: float = 20,
     body_bytes: int = 1_000_000,
 ) -> Iterator[str]:
-    """Gives the URL of a server of a run; `change` makes another model of its model."""
-    found = read_run(str(run))
-    with load_model(found) as model, socket.socket() as listener:
+    """Yields the URL of a server for a run; `wrap` replaces the model's predict function."""
+    finished = read_run(str(run))
+    with load_model(finished) as model, socket.socket() as listener:
         application = app.create_app(
-            found,
-            change(model.predict),
+            finished,
+            wrap(model.predict),
             max_batch=max_batch,
             limits=Limits(timeout_s=timeout_s, body_bytes=body_bytes),
             routes=app.Routes(),
@@ -72,11 +72,13 @@ def served(
 
 @pytest.fixture(scope="session")
 def digits_url(digits_run: Path) -> Iterator[str]:
-    with served(digits_run) as url:
+    """URL of a server of `digits_run`."""
+    with serve(digits_run) as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 def texts_url(texts_run: Path) -> Iterator[str]:
-    with served(texts_run) as url:
+    """URL of a server of `texts_run`."""
+    with serve(texts_run) as url:
         yield url

@@ -132,4 +132,6 @@ def _decode(line: bytes) -> str:
     try:
         return line.decode() + "\n"
     except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8: found byte 0x{line[error.start]:02x}") from None
+        raise DataError(
+            f"not UTF-8: found byte 0x{line[error.start]:02x}; save the file as UTF-8"
+        ) from None

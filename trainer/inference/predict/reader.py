@@ -155,7 +155,7 @@ class Reader:
         """Yields one text per line, read as in a data set of texts; blank lines are skipped."""
 
         def example(line: bytes) -> Array | None:
-            stripped = text.line(line)
+            stripped = text.decode_line(line)
             return self.input.from_text(stripped) if stripped else None
 
         if b"\0" in content.peek(1):  # One error for the file, not one for each of its lines.
@@ -235,7 +235,9 @@ class Reader:
         """Yields the examples of an array (N, ...), IDX or .npy, gzipped or not."""
         try:
             stream = idx.unzip(content)
-            header = npz.npy_header if stream.peek(6).startswith(_NPY_MAGIC) else idx.read_header
+            header = (
+                npz.read_npy_header if stream.peek(6).startswith(_NPY_MAGIC) else idx.read_header
+            )
             shape, dtype = header(stream, Location(name))
             zeros = _example_of_zeros(shape, dtype)
             self.input.from_numbers(zeros)  # One error for the file, not one for each example.
