@@ -1,4 +1,4 @@
-"""`trainer data check PATH`, `trainer data convert PATH OUT`: data before it is trained on."""
+"""`trainer data check PATH` and `trainer data convert PATH OUT`: prepare data for training."""
 
 from __future__ import annotations
 
@@ -16,41 +16,38 @@ from trainer.errors import DamagedFilesError, UnreadableInputError, UsageError
 if TYPE_CHECKING:
     from trainer.data.statistics import Statistics
 
-_Kind = TypeVar("_Kind", bound="_DataSettings")
+_Options = TypeVar("_Options", bound=ReadOptions)
+
+_PATH = "Data set: {datasets} (shipped), a local path, gs://bucket/path, or a pattern, as --data."
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
-class _DataSettings(ReadOptions):
-    """Settings that the commands here share."""
+class CheckOptions(ReadOptions):
+    """The options of `trainer data check`."""
 
-    path: Text = argument("One of {datasets}; or a local path or gs://bucket/path, as --data.")
-
-
-@pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
-class Check(_DataSettings):
-    """The settings of `trainer data check`."""
-
+    path: Text = argument(_PATH)
     out: Page | None = option(
         None,
-        "A page with examples of each class, local or gs://, in place of an earlier one. Left out, "
-        "none is written.",
+        "Write a page with examples of each class to this .html, local or gs://; replaces an "
+        "earlier page. Default: no page.",
     )
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
-class Convert(_DataSettings):
-    """The settings of `trainer data convert`."""
+class ConvertOptions(ReadOptions):
+    """The options of `trainer data convert`."""
 
-    out: Place = argument("A new or empty folder, local or gs://bucket/path.")
+    path: Text = argument(_PATH)
+    out: Place = argument("New or empty folder, local or gs://bucket/path.")
 
 
 def main(arguments: Sequence[str], *, program: str) -> None:
-    """Hands over to the command that the first word names."""
+    """Runs the subcommand that the first argument names; exits with its exit code."""
     with command_line.exit_codes(program, arguments):
         name, *rest = arguments or ["--help"]
         if name in ("--help", "-h"):
-            for known, (summary, _) in _COMMANDS.items():
-                print(f"{program} {known}: {summary}")
+            for command, (summary, _) in _COMMANDS.items():
+                print(f"{program} {command}: {summary}")
         elif name in _COMMANDS:
             _COMMANDS[name][1](rest, f"{program} {name}")
         else:
@@ -58,54 +55,55 @@ def main(arguments: Sequence[str], *, program: str) -> None:
 
 
 def _check(arguments: Sequence[str], program: str) -> None:
-    settings = _settings(Check, arguments, program)
+    options = _parse(CheckOptions, arguments, program)
     from trainer.data import statistics
     from trainer.reports import data_page, pages
 
-    if settings.out is not None:
-        pages.check_replaceable(settings.out)
+    if options.out is not None:
+        pages.check_replaceable(options.out)
     try:
-        found = statistics.collect(settings.path, settings)
+        data_statistics = statistics.collect(options.path, options)
     except DamagedFilesError as error:
-        print(*error.findings, sep="\n", flush=True)
+        print(*error.errors, sep="\n", flush=True)
         raise UnreadableInputError(
-            f"{settings.path}: {len(error.findings)} of {error.of} files are damaged"
+            f"{options.path}: {len(error.errors)} of {error.file_count} files are damaged"
         ) from None
-    print(f"{settings.path}: {data_page.what(found)}")
-    _print(found)
-    for finding in data_page.findings(found) or ["no example is there twice"]:
+    print(f"{options.path}: {data_page.describe(data_statistics)}")
+    _print_counts(data_statistics)
+    for finding in data_page.findings(data_statistics) or ["no duplicate examples"]:
         print(finding)
-    if settings.out is not None:
-        storage.write_text(settings.out, data_page.page(settings.path, found))
-        print(settings.out)
+    if options.out is not None:
+        storage.write_text(options.out, data_page.page(options.path, data_statistics))
+        print(options.out)
 
 
-def _print(found: Statistics) -> None:
+def _print_counts(data_statistics: Statistics) -> None:
+    """Prints a table of the number of examples by class and split."""
     import rich.console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
     table.add_column("class", overflow="fold")
-    for part in found.labels:
-        table.add_column(part, justify="right")
-    counts = [found.counts(part) for part in found.labels]
-    rows = list(zip(found.classes, *counts, strict=True))
+    for split in data_statistics.labels:
+        table.add_column(split, justify="right")
+    counts = [data_statistics.counts(split) for split in data_statistics.labels]
+    rows = list(zip(data_statistics.classes, *counts, strict=True))
     for name, *numbers in [*rows, ("all", *map(sum, counts))]:
         table.add_row(name, *(f"{number:,}" for number in numbers))
-    # What a class is called is text, whatever it looks like.
+    # Class names are user data: rich must not interpret [markup] or :emoji: in them.
     rich.console.Console(markup=False, emoji=False, highlight=False).print(table)
 
 
 def _convert(arguments: Sequence[str], program: str) -> None:
-    settings = _settings(Convert, arguments, program)
+    options = _parse(ConvertOptions, arguments, program)
     from trainer.data import convert
 
-    done = convert.convert(settings.path, settings.out, settings)
-    sizes = ", ".join(f"{name} {size:,}" for name, size in done.sizes.items())
-    print(f"{settings.out}: {len(done.classes)} classes; {sizes}; {done.files} files")
+    result = convert.convert(options.path, options.out, options)
+    sizes = ", ".join(f"{name} {size:,}" for name, size in result.sizes.items())
+    print(f"{options.out}: {len(result.classes)} classes; {sizes}; {result.files} files")
 
 
-def _settings(kind: type[_Kind], arguments: Sequence[str], program: str) -> _Kind:
+def _parse(kind: type[_Options], arguments: Sequence[str], program: str) -> _Options:
     return command_line.parse(
         kind,
         arguments,
@@ -116,10 +114,10 @@ def _settings(kind: type[_Kind], arguments: Sequence[str], program: str) -> _Kin
 
 
 _COMMANDS: dict[str, tuple[str, Callable[[Sequence[str], str], None]]] = {
-    "check": ("tells what a data set holds, and what may be wrong with it", _check),
+    "check": ("Prints the statistics of a data set and possible problems in it.", _check),
     "convert": (
-        "writes a data set as files that train fastest and need not fit into memory: images and "
-        "vectors as shards of plain arrays, texts as Parquet",
+        "Converts a data set to files that train fastest and need not fit into memory: images and "
+        "vectors to shards of plain arrays, texts to Parquet.",
         _convert,
     ),
 }

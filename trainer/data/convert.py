@@ -1,4 +1,4 @@
-"""Any data set as files that train fastest: shards of numbers, or Parquet for texts."""
+"""Converts any data set to the files that train fastest: shards of numbers, or Parquet of texts."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from trainer.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Converted:
-    """What was written.
+class Conversion:
+    """Summary of a converted data set.
 
     Attributes:
-        sizes: examples in each part.
+        sizes: number of examples by split.
         classes: class names.
-        files: how many there are.
+        files: number of files written.
     """
 
     sizes: dict[str, int]
@@ -27,18 +27,18 @@ class Converted:
     files: int
 
 
-def convert(data: str, out: str, options: ReadOptions) -> Converted:
-    """Reads a data set, and writes it anew in a random order, which is the same each time.
+def convert(data: str, out: str, options: ReadOptions) -> Conversion:
+    """Reads a data set and writes it to a new folder, shuffled, in the same order each time.
 
     Args:
-        data: name of a shipped set, or local path, or gs://bucket/path, or a pattern of either.
+        data: name of a shipped data set, local path, gs://bucket/path, or a pattern of either.
         out: a new or empty folder, local or gs://bucket/path.
-        options: how its files are to be read.
+        options: how the files are read.
 
     Raises:
-        DataError: it is damaged, or in no known format.
-        UsageError: there are files in the folder, or the data is shards already.
-        StorageError: something may not be read or written.
+        DataError: the data is damaged, or in no known format.
+        UsageError: the folder has files in it, or the data is already in shards.
+        StorageError: a file cannot be read or written.
     """
     folder = storage.folder(out)
     present = folder.names()
@@ -46,9 +46,9 @@ def convert(data: str, out: str, options: ReadOptions) -> Converted:
         raise UsageError(f"OUT {out}: holds files ({present[0]}), expected a new or empty folder")
     folder.check_writable()
     if data not in loader.SHIPPED and storage.folder(data).generation(shard_format.INDEX):
-        raise UsageError(f"PATH {data}: is shards already")
-    with loader.streamed(data, options, shuffled=True) as stream:
+        raise UsageError(f"PATH {data}: is already in shards, nothing to convert")
+    with loader.open_stream(data, options, shuffled=True) as stream:
         write = table.write if stream.texts else shard_format.write
         write(folder, stream)
-        sizes = {name: len(labels) for name, (_, labels) in stream.parts.items()}
-        return Converted(sizes, stream.classes, len(folder.names()))
+        sizes = {name: len(labels) for name, (_, labels) in stream.splits.items()}
+        return Conversion(sizes, stream.classes, len(folder.names()))

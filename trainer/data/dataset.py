@@ -1,4 +1,4 @@
-"""A data set in memory: named splits with a spec, and a fixed order of examples."""
+"""A data set in memory: splits with a spec, and a deterministic order of examples."""
 
 from __future__ import annotations
 
@@ -15,8 +15,15 @@ from trainer.data import checks, digests
 from trainer.data.shards.reader import Shards
 from trainer.errors import DataError
 
-# Of data that comes in one piece, the part that is kept for the final test.
+SPLITS = ("train", "validation", "test")
+
+# Fraction of the training examples that becomes the test split if the data has none.
 TEST_FRACTION = 0.1
+
+# Streams of the random generator, one per purpose, so that one choice does not shift another.
+_TEST_STREAM, _VALIDATION_STREAM, _FOLD_STREAM, _SUBSAMPLE_STREAM, _SUBSAMPLE_VALIDATION_STREAM = (
+    range(5)
+)
 
 Array = npt.NDArray[Any]
 
@@ -27,8 +34,8 @@ class Split:
 
     Attributes:
         examples: images, uint8 or float32 (N, H, W, C); vectors, uint8 or float32 (N, D); or texts,
-            object array of str (N,). Images and vectors may be Shards, which are read as needed.
-        labels: class numbers, int32 (N,).
+            object array of str (N,). Images and vectors may be Shards, which are read on demand.
+        labels: class indices, int32 (N,).
     """
 
     examples: Array | Shards
@@ -39,40 +46,40 @@ class Split:
 
     @property
     def array(self) -> Array:
-        """The examples in memory; those of shards are read now."""
+        """The examples in memory; reads all shards."""
         return self.examples[:] if isinstance(self.examples, Shards) else self.examples
 
     def order(self, seed: int, epoch: int) -> Array:
-        """Returns the order of examples in an epoch: indices, int32 (N,).
+        """Returns the order of examples in an epoch: row numbers, int32 (N,).
 
-        A pure function of its arguments on every machine (Philox, Salmon et al. 2011), so that to
-        resume at a position takes the position alone.
+        A pure function of its arguments on every machine (Philox, Salmon et al. 2011). A run can
+        therefore resume from its position in the epoch alone.
         """
         if isinstance(self.examples, Shards):
-            return np.concatenate(list(self.examples.windows(seed, epoch))).astype(np.int32)
+            return np.concatenate(list(self.examples.shuffle_blocks(seed, epoch))).astype(np.int32)
         generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
         return generator.permutation(len(self)).astype(np.int32)
 
     def select(self, mask: Array) -> Split:
-        """Returns those examples for which a mask is true, bool (N,)."""
+        """Returns the examples for which `mask`, bool (N,), is true."""
         examples = self.examples
-        chosen = examples.chosen(mask) if isinstance(examples, Shards) else examples[mask]
-        return Split(chosen, self.labels[mask])
+        selected = examples.select(mask) if isinstance(examples, Shards) else examples[mask]
+        return Split(selected, self.labels[mask])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """What a model must know of the data before it is built.
+    """Description of a data set, from which a model is built.
 
     Attributes:
-        shape: of one example: (H, W, C) for images, (D,) for vectors, () for a text.
+        shape: shape of one example: (H, W, C) for images, (D,) for vectors, () for texts.
         dtype: "uint8", "float32" or "string".
-        low: least value of an example; 0 for uint8 and texts.
-        high: greatest value; 255 for uint8 images, else that of the training part.
-        classes: class names; the label n stands for classes[n].
-        sizes: examples in each split, by its name.
-        train: the training part, for models that fit their preprocessing, such as a vocabulary, to
-            it. There is no way to the other parts from here.
+        low: minimum value of the training examples; 0 for uint8 images and texts.
+        high: maximum value of the training examples; 255 for uint8 images.
+        classes: class names; label n is classes[n].
+        sizes: number of examples by split.
+        train: training split, for models that fit their preprocessing to it, such as a vocabulary.
+            Other splits cannot be reached from here.
     """
 
     shape: tuple[int, ...]
@@ -85,7 +92,7 @@ class Spec:
 
     @property
     def kind(self) -> str:
-        """What an example is: "image", "vector" or "text"."""
+        """Kind of the examples: "image", "vector" or "text"."""
         if self.dtype == "string":
             return "text"
         return {3: "image", 1: "vector"}[len(self.shape)]
@@ -93,16 +100,16 @@ class Spec:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadRequest:
-    """What a format gets besides the files: the user's options, and where the files come from.
+    """How a format reads its files: the user's options, and the source of the files.
 
     Attributes:
-        options: as the user gave them.
+        options: options of the user.
         root: folder, local or gs://, that relative paths in the files refer to.
-        remote: whether the files came from a bucket, so that they must not name local files.
+        remote: whether the files came from a bucket; such files must not name local files.
         needs_training: whether a training split is required; otherwise a test split alone is read
             as unsplit data.
-        shuffled: whether a stream gives its examples in the order of `external_shuffle`, and not in
-            that of the files.
+        shuffled: whether a stream yields its examples in the random order of `external_shuffle`;
+            otherwise in the order of the files.
     """
 
     options: ReadOptions = ReadOptions()
@@ -114,13 +121,13 @@ class ReadRequest:
 
 @dataclass(frozen=True)
 class RawSplits:
-    """What a format reads from files, before it is checked and split.
+    """Splits as a format reads them, before checks and before anything is held out.
 
     Attributes:
         train: examples and labels; labels are integers (N,) or one-hot (N, classes).
-        test: the same; None if there is no test part.
-        classes: class names; None if classes only have numbers.
-        validation_split: as test.
+        test: the same for the test split; None if there is none.
+        classes: class names; None if classes only have indices.
+        validation: the same for the validation split; None if there is none.
     """
 
     train: tuple[Array | Shards, Array]
@@ -129,36 +136,36 @@ class RawSplits:
     validation: tuple[Array | Shards, Array] | None = None
 
 
-def labelled(source: RawSplits, classes: tuple[str, ...]) -> tuple[Split, str]:
-    """Returns what a model can be tested on: the test part, or all of data that has none.
+def evaluation_split(raw: RawSplits, classes: tuple[str, ...]) -> tuple[Split, str]:
+    """Returns the examples to evaluate a model on: the test split, or all if there is none.
 
     Args:
-        source: what was read.
-        classes: class names of the model. Classes that have names are matched by them, those that
-            only have numbers by these.
+        raw: splits as read.
+        classes: class names of the model. Named classes of the data are matched by name, other
+            classes by index.
 
     Returns:
-        The examples, with labels that are numbers in `classes`; and "test" or "all".
+        The examples, with labels that are indices of `classes`; and "test" or "all".
 
     Raises:
-        DataError: examples and labels that do not fit together, or a class that is none of these.
+        DataError: examples and labels do not match, or the model does not know a class.
     """
-    parts = checked(source)
-    part = "test" if "test" in parts else "all"
-    chosen = [parts["test"]] if part == "test" else list(parts.values())
-    labels = np.concatenate([each.labels for each in chosen])
-    if source.classes is not None:
-        labels = numbers_in(classes, source.classes)[labels]
+    splits = check_splits(raw)
+    name = "test" if "test" in splits else "all"
+    selected = [splits["test"]] if name == "test" else list(splits.values())
+    labels = np.concatenate([split.labels for split in selected])
+    if raw.classes is not None:
+        labels = match_classes(classes, raw.classes)[labels]
     elif labels.max() >= len(classes):
         raise DataError(f"labels: found {labels.max()}, expected 0 to {len(classes) - 1}")
-    return Split(np.concatenate([each.array for each in chosen]), labels), part
+    return Split(np.concatenate([split.array for split in selected]), labels), name
 
 
-def numbers_in(classes: tuple[str, ...], others: tuple[str, ...]) -> Array:
-    """Returns for each of the other classes its number among `classes`, int32 (others,).
+def match_classes(classes: tuple[str, ...], others: tuple[str, ...]) -> Array:
+    """Returns the index in `classes` of each name in `others`, int32 (len(others),).
 
     Raises:
-        DataError: one of them is not there.
+        DataError: a name is not in `classes`.
     """
     unknown = sorted(set(others) - set(classes))
     if unknown:
@@ -168,16 +175,16 @@ def numbers_in(classes: tuple[str, ...], others: tuple[str, ...]) -> Array:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A checked data set.
+    """A checked data set with its splits.
 
     Attributes:
-        spec: what a model must know of it.
-        train: what weights are fitted to.
-        validation_split: held out of the training data, to choose by; None unless asked for.
-        test: used once, after training.
-        fingerprint: SHA-256 over every example, label and class name, split by split.
-        shared: how many examples of each other part are in the training part too; not of shards
-            that were made without digests.
+        spec: description for the model.
+        train: training split.
+        validation: validation split; None if the data has none and none was held out.
+        test: test split, used once, after training.
+        fingerprint: SHA-256 of every example, label and class name, split by split.
+        leaked: by split, how many of its examples are also in the training split. Splits of shards
+            without digests are left out.
     """
 
     spec: Spec
@@ -189,78 +196,86 @@ class Dataset:
 
     @property
     def size_bytes(self) -> int:
-        """Memory that the examples take; of texts, their references only."""
-        parts = (self.train, self.validation, self.test)
-        return sum(part.examples.nbytes for part in parts if part is not None)
+        """Memory of the examples in bytes; for texts, of the references only."""
+        splits = (self.train, self.validation, self.test)
+        return sum(split.examples.nbytes for split in splits if split is not None)
 
     @classmethod
     def split(
         cls,
-        source: RawSplits,
+        raw: RawSplits,
         *,
         seed: int,
         validation_split: float,
         fold: tuple[int, int] | None = None,
     ) -> Dataset:
-        """Checks what was read, and holds out what is to be held out, stratified and seeded.
+        """Checks raw splits and holds out a stratified, seeded validation and test split.
 
         Args:
-            source: what was read.
+            raw: splits as read.
             seed: decides which examples are held out.
-            validation_split: part of the training examples to hold out for validation.
-            fold: (n, of) makes the n-th, from 1, of so many equal parts of the training examples
-                the test part; test examples that came apart are left out.
+            validation_split: fraction of the training examples to hold out for validation.
+            fold: (n, folds) makes the n-th of `folds` equal parts of the training examples,
+                counted from 1, the test split; a test split of the data is left out.
 
         Raises:
-            DataError: examples and labels that do not fit together, or cannot be trained on.
+            DataError: examples and labels do not match, or are not trainable.
         """
-        parts = checked(source)
-        train, held_out, test = parts["train"], parts.get("validation"), parts.get("test")
-        classes = source.classes or checks.class_names(train.labels)
+        splits = check_splits(raw)
+        train, validation, test = splits["train"], splits.get("validation"), splits.get("test")
+        classes = raw.classes or checks.class_names(train.labels)
         if fold is not None:
-            train, test = _fold(train, *fold, classes, seed=seed)
+            train, test = _split_fold(train, *fold, classes, seed=seed)
         elif test is None:
-            train, test = _hold_out(train, TEST_FRACTION, classes, seed=seed, stream=0)
+            train, test = _hold_out(train, TEST_FRACTION, classes, seed=seed, stream=_TEST_STREAM)
         if validation_split:
-            train, held_out = _hold_out(train, validation_split, classes, seed=seed, stream=1)
-        splits = {"train": train, "validation": held_out, "test": test}
-        present = {name: part for name, part in splits.items() if part is not None}
-        for name, part in present.items():
-            checks.check_classes(name, part.labels, classes)
-        spec = _spec(train, classes, {name: len(part) for name, part in present.items()})
-        others = ((name, part) for name, part in present.items() if name != "train")
-        counts = {name: _shared(train.examples, part.examples) for name, part in others}
-        shared = {name: count for name, count in counts.items() if count is not None}
-        return cls(spec, train, held_out, test, _fingerprint(present, classes), shared)
+            train, validation = _hold_out(
+                train, validation_split, classes, seed=seed, stream=_VALIDATION_STREAM
+            )
+        final = {"train": train, "validation": validation, "test": test}
+        present = {name: split for name, split in final.items() if split is not None}
+        for name, split in present.items():
+            checks.check_classes(name, split.labels, classes)
+        spec = _spec(train, classes, {name: len(split) for name, split in present.items()})
+        return cls(
+            spec, train, validation, test, _fingerprint(present, classes), _count_leaked(present)
+        )
 
     def class_counts(self) -> Array:
-        """Returns how many training examples each class has: int64 (classes,)."""
+        """Returns the number of training examples of each class: int64 (classes,)."""
         return np.bincount(self.train.labels, minlength=len(self.spec.classes))
 
-    def sample(self, most: int, *, seed: int) -> Dataset:
-        """Returns a smaller data set to choose by, with a validation part and without the test's.
+    def subsample(self, max_examples: int, *, seed: int) -> Dataset:
+        """Returns a smaller data set to select settings with; its test split is its validation.
 
         Args:
-            most: training examples that are used; those that are held out are of them, unless there
-                is a validation part.
-            seed: decides which.
+            max_examples: maximum number of training examples; includes the validation examples if
+                the data set has no validation split.
+            seed: decides which examples are in it.
 
         Raises:
             DataError: a class has too few examples.
         """
-        train, held_out, classes = self.train, self.validation, self.spec.classes
-        if len(train) > most:
-            _, train = _hold_out(train, most / len(train), classes, seed=seed, stream=3)
-        if held_out is None:
-            train, held_out = _hold_out(train, TEST_FRACTION, classes, seed=seed, stream=4)
-        sizes = {"train": len(train), "validation": len(held_out)}
-        spec = _spec(train, classes, sizes)
-        return Dataset(spec, train, held_out, held_out, "", {})
+        train, validation, classes = self.train, self.validation, self.spec.classes
+        if len(train) > max_examples:
+            fraction = max_examples / len(train)
+            _, train = _hold_out(train, fraction, classes, seed=seed, stream=_SUBSAMPLE_STREAM)
+        if validation is None:
+            train, validation = _hold_out(
+                train, TEST_FRACTION, classes, seed=seed, stream=_SUBSAMPLE_VALIDATION_STREAM
+            )
+        sizes = {"train": len(train), "validation": len(validation)}
+        return Dataset(_spec(train, classes, sizes), train, validation, validation, "", {})
 
-    def weights(self, kind: str) -> Array | None:
-        """Returns what an example counts in training, by its class: float32 (classes,).
+    def class_weights(self, kind: str) -> Array | None:
+        """Returns the weight of each class in the training loss: float32 (classes,).
 
-        None for "none"; for "balanced" weights with which each class counts as much, 1 on average.
+        Args:
+            kind: "none"; or "balanced", which gives each class the same total weight, with a mean
+                of 1 per example.
+
+        Returns:
+            None for "none".
 
         Source: scikit-learn's class_weight="balanced", after King and Zeng 2001, "Logistic
         regression in rare events data".
@@ -271,21 +286,25 @@ class Dataset:
         return (len(self.train) / (len(counts) * counts)).astype(np.float32)
 
 
-def checked(source: RawSplits) -> dict[str, Split]:
-    """Returns the parts of a data set as they lie, by their names, in the form of Split.
+def check_splits(raw: RawSplits) -> dict[str, Split]:
+    """Returns the splits of the data by name, checked and converted; holds nothing out.
 
     Raises:
-        DataError: examples and labels that do not fit together, or cannot be trained on.
+        DataError: examples and labels do not match, or are not trainable.
     """
-    parts = {"train": source.train, "validation": source.validation, "test": source.test}
-    present = {name: checks.part(name, *part) for name, part in parts.items() if part is not None}
-    return {name: Split(*part) for name, part in checks.check_consistent(present).items()}
+    splits = {"train": raw.train, "validation": raw.validation, "test": raw.test}
+    present = {
+        name: checks.check_split(name, *split)
+        for name, split in splits.items()
+        if split is not None
+    }
+    return {name: Split(*split) for name, split in checks.unify_dtypes(present).items()}
 
 
 def _hold_out(
     split: Split, fraction: float, classes: tuple[str, ...], *, seed: int, stream: int
 ) -> tuple[Split, Split]:
-    """Splits each class by `fraction`, at least one example a class on either side."""
+    """Holds out `fraction` of each class, with at least one example per class on either side."""
     generator = np.random.Generator(np.random.Philox(key=[seed, 2**63 + stream]))
     held_out = np.zeros(len(split), dtype=bool)
     for label, name in enumerate(classes):
@@ -296,28 +315,28 @@ def _hold_out(
             raise DataError(f"class {name!r} has 1 example, too few to hold one out")
         count = min(max(1, round(len(members) * fraction)), len(members) - 1)
         held_out[members[:count]] = True
-    return _parted(split, held_out)
+    return _partition(split, held_out)
 
 
-def _fold(
+def _split_fold(
     split: Split, number: int, folds: int, classes: tuple[str, ...], *, seed: int
 ) -> tuple[Split, Split]:
-    """Splits off one of `folds` parts, in each of which a class has its share, give or take one."""
-    generator = np.random.Generator(np.random.Philox(key=[seed, 2**63 + 2]))
+    """Splits off one of `folds` folds; the sizes of a class differ by at most one between folds."""
+    generator = np.random.Generator(np.random.Philox(key=[seed, 2**63 + _FOLD_STREAM]))
     fold_of = np.zeros(len(split), int)
     dealt = 0
     for label, name in enumerate(classes):
         members = generator.permutation(np.flatnonzero(split.labels == label))
         if len(members) < folds:
             raise DataError(f"class {name!r} has {len(members)} examples, expected {folds} or more")
-        # Dealt on from where the class before ended, so that the folds are equally large.
+        # Each class starts at the fold where the previous one ended, so that folds are equal.
         fold_of[members] = (dealt + np.arange(len(members))) % folds
         dealt += len(members)
-    return _parted(split, fold_of == number - 1)
+    return _partition(split, fold_of == number - 1)
 
 
-def _parted(split: Split, held_out: Array) -> tuple[Split, Split]:
-    """Returns the examples that stay, and those held out, bool (N,)."""
+def _partition(split: Split, held_out: Array) -> tuple[Split, Split]:
+    """Returns the remaining examples and the held-out ones; `held_out` is bool (N,)."""
     return split.select(~held_out), split.select(held_out)
 
 
@@ -340,25 +359,40 @@ def _spec(train: Split, classes: tuple[str, ...], sizes: dict[str, int]) -> Spec
     )
 
 
-def _shared(train: Array | Shards, other: Array | Shards) -> int | None:
-    """Counts the examples of a part that are in the training part too; None if nobody knows."""
+def _count_leaked(splits: dict[str, Split]) -> dict[str, int]:
+    """Returns by split how many of its examples are also in the training split, where known."""
+    train = splits["train"].examples
+    counts = {
+        name: _leaked_examples(train, split.examples)
+        for name, split in splits.items()
+        if name != "train"
+    }
+    return {name: count for name, count in counts.items() if count is not None}
+
+
+def _leaked_examples(train: Array | Shards, other: Array | Shards) -> int | None:
+    """Counts the examples of `other` that are also in `train`; None if shards have no digests."""
     if not isinstance(train, Shards) and not isinstance(other, Shards):
-        known = collections.Counter(map(_content, other))
-        return sum(known.pop(key, 0) for key in map(_content, train))
-    keys = [
-        part.digests if isinstance(part, Shards) else digests.of(part) for part in (train, other)
-    ]
-    return None if keys[0] is None or keys[1] is None else digests.count_leaked(keys[0], keys[1])
+        occurrences = collections.Counter(map(_key, other))
+        return sum(occurrences.pop(key, 0) for key in map(_key, train))
+    train_digests, other_digests = (
+        examples.digests if isinstance(examples, Shards) else digests.digest_examples(examples)
+        for examples in (train, other)
+    )
+    if train_digests is None or other_digests is None:
+        return None
+    return digests.count_leaked(train_digests, other_digests)
 
 
-def _content(example: Any) -> str | bytes:
+def _key(example: Any) -> str | bytes:
+    """Returns a hashable value that equal examples share."""
     return example if isinstance(example, str) else example.tobytes()
 
 
 def _fingerprint(splits: dict[str, Split], classes: tuple[str, ...]) -> str:
     digest = hashlib.sha256(repr(classes).encode())
-    for name, part in splits.items():
-        examples = part.examples
+    for name, split in splits.items():
+        examples = split.examples
         digest.update(f"{name} {examples.shape} {examples.dtype}".encode())
         if isinstance(examples, Shards):
             digest.update(examples.fingerprint())
@@ -368,5 +402,5 @@ def _fingerprint(splits: dict[str, Split], classes: tuple[str, ...]) -> str:
                 digest.update(len(encoded).to_bytes(8, "little") + encoded)
         else:
             digest.update(np.ascontiguousarray(examples).data)
-        digest.update(part.labels.data)
+        digest.update(split.labels.data)
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Digests of examples, to find those that are equal without having them all in memory."""
+"""Digests of examples, to find equal examples without holding all of them in memory."""
 
 from __future__ import annotations
 
@@ -10,20 +10,29 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-# Of 10^8 examples and 10^7 others, two unlike ones have equal digests once in 20,000 such sets.
-_BYTES = 8
+# With 10^8 training and 10^7 other examples, one data set in 20,000 has a collision of 64 bits.
+_DIGEST_BYTES = 8
 
 
-def of(examples: Array) -> Array:
-    """Returns the digests of examples (n, ...) or texts, object array of str (n,): uint64 (n,)."""
-    return np.array([_of_one(example) for example in examples], np.uint64)
+def digest_examples(examples: Array) -> Array:
+    """Returns a digest of each example, uint64 (n,).
+
+    Args:
+        examples: (n, ...), or texts, object array of str (n,).
+    """
+    return np.array([_digest(example) for example in examples], np.uint64)
 
 
 def count_leaked(train: Array, other: Array) -> int:
-    """Counts the examples of a part, by their digests, that are in the training part too."""
+    """Returns how many examples of another split are also in the training split.
+
+    Args:
+        train: digests of the training examples, uint64.
+        other: digests of the examples of the other split, uint64.
+    """
     return int(np.isin(other, train).sum())
 
 
-def _of_one(example: Array | str) -> int:
+def _digest(example: Array | str) -> int:
     content = example.encode() if isinstance(example, str) else example.tobytes()
-    return int.from_bytes(hashlib.blake2b(content, digest_size=_BYTES).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest(), "little")

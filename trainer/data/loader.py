@@ -1,4 +1,4 @@
-"""What is trained on: data sets by name, path or gs://, in any of the registered formats."""
+"""Loads data sets by name, local path or gs:// path, in any of the registered formats."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer import storage
+from trainer.data.formats import FORMATS, NESTED_FORMATS
 from trainer.errors import DataError, Location, UsageError
 
 if TYPE_CHECKING:
@@ -19,40 +20,35 @@ if TYPE_CHECKING:
 
 SHIPPED = ("mnist", "movie_reviews")
 
-# One module a format, tried in this order. Each has `NAME`, what it reads in words;
-# `recognises(files)`; `read(files, request)`, which returns a RawSplits; and perhaps `stream`.
-FORMATS = ("idx", "npz", "sparse", "text", "pickle", "table", "vertex_jsonl")
-# The same for data that lies in folders below the one that is given.
-NESTED_FORMATS = ("class_folders",)
-
 _FORMATS_PACKAGE = "trainer.data.formats"
-_HIDDEN = (".", "__MACOSX")  # The latter is what a Mac puts into archives.
+_HIDDEN = (".", "__MACOSX")  # macOS adds the latter to archives.
 _BUILTIN = Path(__file__).parent / "builtin"
+_MAX_NAMED = 5
 
 
 def load(options: DataOptions) -> Dataset:
     """Reads, checks and splits a data set.
 
     Args:
-        options: which data, how its files are read, and how it is split; `data` must be given.
+        options: which data, how its files are read, and how it is split; `data` must be set.
 
     Raises:
         DataError: the data is damaged, inconsistent or in no known format.
-        StorageError: the path is missing or may not be read.
+        StorageError: the path is missing or cannot be read.
     """
     # NumPy is not imported before the flags are checked.
     from trainer.data.dataset import Dataset
 
     if options.data is None:
         raise UsageError("--data: not given, expected a data set")
-    splits = read(options.data, options)
+    raw = read(options.data, options)
     separate = {"validation": options.validation_data, "test": options.test_data}
     for name, data in separate.items():
         if data is not None:
-            splits = _with_split(splits, name, data, read(data, options))
+            raw = _add_split(raw, name, data, read(data, options))
     with _locate(options.data):
         return Dataset.split(
-            splits,
+            raw,
             seed=options.seed,
             validation_split=options.validation_split,
             fold=options.fold_of,
@@ -63,74 +59,76 @@ def read(data: str, options: ReadOptions, *, needs_training: bool = True) -> Raw
     """Reads a data set without checking or splitting it.
 
     Args:
-        data: name of a shipped set, local path, gs://bucket/path, or a pattern of either.
+        data: name of a shipped data set, local path, gs://bucket/path, or a pattern of either.
         options: how its files are read.
         needs_training: whether a training split is required; otherwise a test split alone is read
             as unsplit data.
 
     Raises:
         DataError: the data is damaged, or in no known format.
-        StorageError: the path is missing or may not be read.
+        StorageError: the path is missing or cannot be read.
     """
-    splits = _shards(data, options)
-    if splits is not None:
-        return splits
-    with _opened(data, options, needs_training=needs_training) as (module, files, request):
-        found: RawSplits = module.read(files, request)
-    return found
+    shards = _read_shards(data, options)
+    if shards is not None:
+        return shards
+    with _open_files(data, options, needs_training=needs_training) as (module, files, request):
+        raw: RawSplits = module.read(files, request)
+    return raw
 
 
 @contextlib.contextmanager
-def streamed(data: str, options: ReadOptions, *, shuffled: bool = False) -> Iterator[Stream]:
-    """Yields a data set as a stream of blocks; a format that cannot stream is read first.
+def open_stream(data: str, options: ReadOptions, *, shuffled: bool = False) -> Iterator[Stream]:
+    """Yields a data set as a stream of blocks; reads it into memory if its format cannot stream.
 
     Args:
         data: as in `read`.
         options: as in `read`.
-        shuffled: whether the examples come in the order of `external_shuffle`, and not in that of
-            the files.
+        shuffled: whether the examples come in the random order of `external_shuffle`; otherwise in
+            the order of the files.
 
     Raises:
         DataError: as in `read`; damage within a block is raised when the block is read.
         StorageError: as in `read`.
     """
-    from trainer.data import checks
-    from trainer.data.dataset import checked
-    from trainer.data.shards import shard_format
-
-    def whole(raw: RawSplits) -> Stream:
-        splits = checked(raw)
-        classes = raw.classes or checks.class_names(splits["train"].labels)
-        for name, split in splits.items():
-            checks.check_known(name, split.labels, classes)
-        return shard_format.of_parts(splits, classes, mix=shuffled)
-
-    shards = _shards(data, options)
+    shards = _read_shards(data, options)
     if shards is not None:
         with _locate(data):
-            yield whole(shards)
+            yield _stream_raw(shards, shuffled=shuffled)
         return
-    with _opened(data, options, shuffled=shuffled) as (module, files, request):
+    with _open_files(data, options, shuffled=shuffled) as (module, files, request):
         stream = module.stream(files, request) if hasattr(module, "stream") else None
-        yield stream or whole(module.read(files, request))
+        yield stream or _stream_raw(module.read(files, request), shuffled=shuffled)
 
 
-def _shards(data: str, options: ReadOptions) -> RawSplits | None:
-    """Returns a data set of shards; None if it is in another format."""
+def _stream_raw(raw: RawSplits, *, shuffled: bool) -> Stream:
+    """Checks splits that were read, and returns them as a stream."""
+    from trainer.data import checks
+    from trainer.data.dataset import check_splits
     from trainer.data.shards import shard_format
-    from trainer.data.shards.cache import Cache
+
+    splits = check_splits(raw)
+    classes = raw.classes or checks.class_names(splits["train"].labels)
+    for name, split in splits.items():
+        checks.check_label_range(name, split.labels, classes)
+    return shard_format.stream_splits(splits, classes, shuffle=shuffled)
+
+
+def _read_shards(data: str, options: ReadOptions) -> RawSplits | None:
+    """Returns a data set in shards; None if it is in another format."""
+    from trainer.data.shards import shard_format
+    from trainer.data.shards.cache import ShardCache
 
     if data in SHIPPED or storage.is_pattern(data):
         return None
     cache = None
     if options.cache_dir is not None and storage.is_remote(data):
-        cache = Cache(options.cache_dir, int(options.cache_gb * 1e9))
-    return shard_format.source(storage.folder(data), cache)
+        cache = ShardCache(options.cache_dir, int(options.cache_gb * 1e9))
+    return shard_format.read(storage.folder(data), cache)
 
 
 @contextlib.contextmanager
 def _locate(data: str) -> Iterator[None]:
-    """Sets the location of errors that have none to the data."""
+    """Adds the data set as the location of errors that have no location."""
     try:
         yield
     except DataError as error:
@@ -138,106 +136,118 @@ def _locate(data: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _opened(
+def _open_files(
     data: str, options: ReadOptions, *, needs_training: bool = True, shuffled: bool = False
 ) -> Iterator[tuple[Any, list[Path], ReadRequest]]:
-    """Yields the module of a data set's format, its files, and the request for it."""
+    """Yields the module of the data's format, its local files, and the request for the module.
+
+    Files of a bucket are copied to a temporary folder; errors name their path in the bucket.
+    """
     from trainer.data.dataset import ReadRequest
 
     path = str(_BUILTIN / data) if data in SHIPPED else data
     with storage.local_copy(path) as local:
-        whole = local.is_dir() and not storage.is_pattern(path)
-        folder = path if whole else path.rpartition("/")[0]
+        is_folder = local.is_dir() and not storage.is_pattern(path)
+        folder = path if is_folder else path.rpartition("/")[0]
         request = ReadRequest(
             options=options,
-            root=str(local) if whole else folder or ".",
+            root=str(local) if is_folder else folder or ".",
             remote=storage.is_remote(path),
             needs_training=needs_training,
             shuffled=shuffled,
         )
 
-        def as_given(place: Location | None) -> Location:
-            """Returns a place in the copy as the user knows it."""
-            if place is None:
+        def original(location: Location | None) -> Location:
+            """Returns the location of the original for one in the temporary copy."""
+            if location is None:
                 return Location(data)
-            copied = request.remote and isinstance(place.file, Path)
-            if not copied:
-                return place
-            within = Path(place.file).relative_to(local if whole else local.parent)
-            return Location(f"{folder}/{within.as_posix()}", place.row)
+            is_copy = request.remote and isinstance(location.file, Path)
+            if not is_copy:
+                return location
+            relative = Path(location.file).relative_to(local if is_folder else local.parent)
+            return Location(f"{folder}/{relative.as_posix()}", location.row)
 
         try:
-            module, files = _recognise(local)
+            module, files = _find_format(local)
             yield module, files, request
         except DataError as error:
-            raise error.moved(as_given) from None
+            raise error.relocated(original) from None
 
 
-def _with_split(source: RawSplits, name: str, place: str, other: RawSplits) -> RawSplits:
-    """Returns the source with the examples of another one as its validation or test part.
+def _add_split(raw: RawSplits, split: str, data: str, other: RawSplits) -> RawSplits:
+    """Returns `raw` with the examples of another data set as its validation or test split.
+
+    Args:
+        raw: splits of --data.
+        split: "validation" or "test".
+        data: value of --validation-data or --test-data.
+        other: the data set there, which must be unsplit.
 
     Raises:
-        DataError: there are two such parts then, or labels that training does not know.
+        DataError: `raw` has this split already, `other` has several splits, or `other` has a class
+            that the training split does not have.
     """
-    from trainer.data.dataset import numbers_in
+    from trainer.data.dataset import match_classes
 
-    flag = f"--{name}-data {place}"
-    if getattr(source, name) is not None:
-        raise DataError(f"{flag}: the data of --data has a {name} part of its own")
+    flag = f"--{split}-data {data}"
+    if getattr(raw, split) is not None:
+        raise DataError(f"{flag}: the data of --data has a {split} split of its own; give only one")
     if other.validation is not None or other.test is not None:
-        raise DataError(f"{flag}: has several parts, expected data in one piece")
+        raise DataError(f"{flag}: has several splits, expected unsplit data")
     examples, labels = other.train
-    if source.classes and other.classes:
+    if raw.classes and other.classes:
         try:
-            labels = numbers_in(source.classes, other.classes)[labels]
+            labels = match_classes(raw.classes, other.classes)[labels]
         except DataError as error:
-            raise DataError(f"{flag}: {error}, the classes of the training part") from None
-    part: dict[str, Any] = {name: (examples, labels)}
-    return dataclasses.replace(source, **part)
+            raise DataError(f"{flag}: {error}, the classes of the training split") from None
+    addition: dict[str, Any] = {split: (examples, labels)}
+    return dataclasses.replace(raw, **addition)
 
 
 def _files(path: Path) -> list[Path]:
-    """Returns the file itself, those that a pattern matches, or those directly in the folder.
+    """Returns the file itself, the files that a pattern matches, or those directly in a folder.
 
-    Hidden ones are somebody else's.
+    Leaves out hidden files of a folder.
     """
     if storage.is_pattern(path.name) and not path.exists():
         return storage.local_matches(str(path))
     if not path.is_dir():
-        if not path.is_file():  # A pipe would be waited for, and /dev/zero has no end.
-            raise DataError("neither a file nor a folder", Location(path))
+        if not path.is_file():  # Reading a pipe could block forever, and /dev/zero has no end.
+            raise DataError("found neither a file nor a folder, expected one", Location(path))
         return [path]
-    return _within(path, path.iterdir())
+    return _visible_files(path, path.iterdir())
 
 
-def _within(folder: Path, paths: Iterable[Path]) -> list[Path]:
-    """Returns the files among paths in a folder, sorted, without those that are hidden."""
+def _visible_files(folder: Path, paths: Iterable[Path]) -> list[Path]:
+    """Returns the files among `paths`, which are below `folder`, sorted, without hidden ones."""
     root = folder.resolve()
     files = []
     for path in paths:
-        hidden = any(part.startswith(_HIDDEN) for part in path.relative_to(folder).parts)
+        hidden = any(name.startswith(_HIDDEN) for name in path.relative_to(folder).parts)
         if hidden or not path.is_file():
             continue
         if not path.resolve().is_relative_to(root):
-            raise DataError("a link that leads out of the data folder", Location(path))
+            raise DataError(
+                "found a link out of the data folder, expected files in it", Location(path)
+            )
         files.append(path)
     return sorted(files)
 
 
-def _recognise(local: Path) -> tuple[Any, list[Path]]:
-    """Returns the module of the first format that knows the files, and those files."""
+def _find_format(local: Path) -> tuple[Any, list[Path]]:
+    """Returns the module of the first format that recognises the files, and those files."""
     files = _files(local)
     modules = [importlib.import_module(f"{_FORMATS_PACKAGE}.{name}") for name in FORMATS]
     for module in modules:
         if module.recognises(files):
             return module, files
     nested = [importlib.import_module(f"{_FORMATS_PACKAGE}.{name}") for name in NESTED_FORMATS]
-    below = _within(local, local.rglob("*")) if local.is_dir() else []
+    nested_files = _visible_files(local, local.rglob("*")) if local.is_dir() else []
     for module in nested:
-        if module.recognises(below):
-            return module, below
-    found = ", ".join(file.name for file in files[:5]) or "no files"
+        if module.recognises(nested_files):
+            return module, nested_files
+    names = ", ".join(file.name for file in files[:_MAX_NAMED]) or "no files"
     raise DataError(
-        f"no known format, found {found}. Expected one of: "
+        f"no known format, found {names}. Expected one of: "
         f"{'; '.join(module.NAME for module in modules + nested)}."
     )

@@ -1,4 +1,4 @@
-"""The parts of a data set, where names of files or folders, or the data itself, tell them."""
+"""Assigns examples to splits by the names of their files and folders, and encodes class labels."""
 
 from __future__ import annotations
 
@@ -7,78 +7,85 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from trainer.data.dataset import Array, RawSplits
+from trainer.data.dataset import SPLITS, Array, RawSplits
 from trainer.errors import DataError
 
-_PARTS = {
+_SPLIT_OF_WORD = {
     "train": "train", "training": "train",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
     "test": "test", "testing": "test",
 }  # fmt: skip
+_MAX_NAMED = 10
 
 
-_IN_ORDER = ("train", "validation", "test")
-
-
-def of_name(name: str) -> str | None:
+def from_folder_name(name: str) -> str | None:
     """Returns "train", "validation" or "test" for Train, val, test-00000-of-00002; else None."""
     word = re.match(r"[a-z]*", name.lower())
-    return _PARTS.get(word[0] if word else "")
+    return _SPLIT_OF_WORD.get(word[0] if word else "")
 
 
-def of_file(name: str) -> str | None:
-    """Returns the part that one word of a file's name tells: train-0.csv, mnist-test.tfrecord."""
+def from_file_name(name: str) -> str | None:
+    """Returns the split that a word of a file name denotes: train-0.csv, mnist-test.tfrecord."""
     words = re.split(r"[^a-z]+", name.lower())
-    return next((_PARTS[word] for word in words if word in _PARTS), None)
+    return next((_SPLIT_OF_WORD[word] for word in words if word in _SPLIT_OF_WORD), None)
 
 
-def source(examples: Array, labels: Sequence[str], parts: Sequence[str]) -> RawSplits:
-    """Returns examples by the part that each belongs to; all of one part are data in one piece.
+def group_by_split(examples: Array, labels: Sequence[str], split_names: Sequence[str]) -> RawSplits:
+    """Returns examples grouped by split; if there is only one split, it becomes "train".
 
     Args:
         examples: (N, ...).
-        labels: the class of each.
-        parts: of each, "train", "validation" or "test".
+        labels: class name of each example.
+        split_names: split of each example: "train", "validation" or "test".
 
     Raises:
-        DataError: as `class_names`.
+        DataError: as `encode_labels`.
     """
-    classes, numbers, rows = class_names(labels, parts)
+    classes, indices, rows = encode_labels(labels, split_names)
     return RawSplits(
-        **{name: (examples[at], numbers[at]) for name, at in rows.items()}, classes=classes
+        **{split: (examples[at], indices[at]) for split, at in rows.items()}, classes=classes
     )
 
 
-def class_names(
-    labels: Sequence[str], parts: Sequence[str]
+def encode_labels(
+    labels: Sequence[str], split_names: Sequence[str]
 ) -> tuple[tuple[str, ...], Array, dict[str, Array]]:
-    """Numbers classes, and finds what belongs to each part.
+    """Encodes class names as class indices and finds the rows of each split.
 
     Args:
-        labels: the class of each example; classes that are numbers are sorted as such.
-        parts: of each, "train", "validation" or "test".
+        labels: class name of each example; class names that are integers are sorted as integers.
+        split_names: split of each example: "train", "validation" or "test".
 
     Returns:
-        Class names; the number of each label, int32 (N,); and by the name of a part the places of
-        what belongs to it, int64. If there is one part only, that is "train".
+        The class names; the class index of each example, int32 (N,); and for each split the row
+        numbers of its examples, int64. If there is only one split, it becomes "train".
 
     Raises:
-        DataError: there are parts but none to train on, or classes that it does not have.
+        DataError: there are several splits but no training split, or another split has a class
+            that the training split does not have.
     """
-    found = [part for part in _IN_ORDER if part in parts]
-    train = found[0] if len(found) == 1 else "train"
-    if train not in found:
-        raise DataError(f"no part to train on, found {' and '.join(found)}")
-    classes = _sorted({label for label, part in zip(labels, parts, strict=True) if part == train})
-    number_of = {label: number for number, label in enumerate(classes)}
-    for label, part in zip(labels, parts, strict=True):
-        if label not in number_of:
-            some = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
-            raise DataError(f"the {part} part has a class {label!r} that training has not: {some}")
-    numbers = np.array([number_of[label] for label in labels], dtype=np.int32)
-    part_of = np.array(parts)
-    rows = {part: np.flatnonzero(part_of == part) for part in found}
-    return classes, numbers, {"train" if part == train else part: rows[part] for part in found}
+    present = [split for split in SPLITS if split in split_names]
+    train = present[0] if len(present) == 1 else "train"
+    if train not in present:
+        raise DataError(f"no training split, found {' and '.join(present)}")
+    pairs = list(zip(labels, split_names, strict=True))
+    classes = _sorted({label for label, split in pairs if split == train})
+    index_of = {label: index for index, label in enumerate(classes)}
+    for label, split in pairs:
+        if label not in index_of:
+            known = ", ".join(classes[:_MAX_NAMED]) + (", ..." if len(classes) > _MAX_NAMED else "")
+            raise DataError(
+                f"the {split} split has a class {label!r} that the training split does not have: "
+                f"{known}"
+            )
+    indices = np.array([index_of[label] for label in labels], dtype=np.int32)
+    split_of = np.array(split_names)
+    rows = {split: np.flatnonzero(split_of == split) for split in present}
+    return (
+        classes,
+        indices,
+        {"train" if split == train else split: rows[split] for split in present},
+    )
 
 
 def _sorted(labels: set[str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What a data set holds, before anybody trains on it."""
+"""Collects statistics of a data set, and possible problems in it, before it is trained on."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from trainer.data.dataset import Array, Split
 from trainer.errors import DamagedFilesError, DataError
 
 _MAX_CLASSES = 20
-_SAMPLES = 12  # Of a class.
+_SAMPLES_PER_CLASS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """What was found.
+    """Statistics of a data set.
 
     Attributes:
-        shape: of one example: (H, W, C), (D,), or () for a text.
-        dtype: of examples.
+        shape: shape of one example: (H, W, C), (D,), or () for a text.
+        dtype: dtype of the examples.
         classes: class names.
-        labels: by part, with "train" first: class numbers, int32 (N,).
-        samples: the first training examples of those classes that `shown` chooses.
-        words: of texts, how many the shortest one has, the middle one, and the longest.
-        duplicates: by part, how many examples are there a second time and so on, within it.
-        shared: by part, how many examples are in the training part too.
-        conflicting: how many different examples are there with more than one class.
-        uniform: how many images are of one colour only.
+        labels: by split, with "train" first: class indices, int32 (N,).
+        samples: the first training examples of each class that `select_classes` returns.
+        words: for texts, the minimum, median and maximum number of words; else None.
+        duplicates: by split, how many examples repeat an earlier one of the same split.
+        leaked: by split, how many examples are also in the training split.
+        conflicting: number of distinct examples that have more than one label.
+        uniform: number of images of a single colour.
     """
 
     shape: tuple[int, ...]
@@ -46,36 +46,36 @@ class Statistics:
 
     @property
     def kind(self) -> str:
-        """What an example is: "image", "vector" or "text"."""
+        """Kind of the examples: "image", "vector" or "text"."""
         return {3: "image", 1: "vector", 0: "text"}[len(self.shape)]
 
-    def counts(self, part: str) -> list[int]:
-        """Returns how many examples each class has in a part."""
-        return [int(count) for count in _counts(self.labels[part], self.classes)]
+    def counts(self, split: str) -> list[int]:
+        """Returns the number of examples of each class in a split."""
+        return [int(count) for count in _counts(self.labels[split], self.classes)]
 
 
 def collect(data: str, options: ReadOptions) -> Statistics:
-    """Reads and checks a data set, all of it; piece by piece, if its format can be read so.
+    """Reads and checks a whole data set, block by block where its format can be streamed.
 
     Raises:
-        DataError: it is damaged, in which case all such files are named, or in no known format.
-        StorageError: the path is missing or may not be read.
+        DataError: the data is damaged, with all damaged files named, or in no known format.
+        StorageError: the path is missing or cannot be read.
     """
-    seen: dict[str, _Seen] = {}
+    scans: dict[str, _Scan] = {}
     damaged: list[DataError] = []
-    with loader.streamed(data, options) as stream:
-        labels = {name: of_part for name, (_, of_part) in stream.parts.items()}
-        rows = _sampled(labels["train"], stream.classes)
-        for name, (blocks, _) in stream.parts.items():
+    with loader.open_stream(data, options) as stream:
+        labels = {name: split_labels for name, (_, split_labels) in stream.splits.items()}
+        rows = _sample_rows(labels["train"], stream.classes)
+        for name, (blocks, _) in stream.splits.items():
             try:
-                seen[name] = _look(blocks, rows if name == "train" else rows[:0])
+                scans[name] = _scan(blocks, rows if name == "train" else rows[:0])
             except DamagedFilesError as error:
-                damaged += error.findings
+                damaged += error.errors
         if damaged:
             raise DamagedFilesError(damaged, sum(map(len, labels.values())))
-    samples = seen["train"].samples
-    keys = {name: found.digests for name, found in seen.items()}
-    words = np.concatenate([found.words for found in seen.values()])
+    samples = scans["train"].samples
+    keys = {name: scan.digests for name, scan in scans.items()}
+    words = np.concatenate([scan.words for scan in scans.values()])
     return Statistics(
         shape=samples.shape[1:],
         dtype=str(samples.dtype),
@@ -83,28 +83,28 @@ def collect(data: str, options: ReadOptions) -> Statistics:
         labels=labels,
         samples=Split(samples, labels["train"][rows]),
         words=(words.min(), int(np.median(words)), words.max()) if len(words) else None,
-        duplicates={name: len(found) - len(np.unique(found)) for name, found in keys.items()},
+        duplicates={name: len(split) - len(np.unique(split)) for name, split in keys.items()},
         leaked={
-            name: digests.count_leaked(keys["train"], found)
-            for name, found in keys.items()
+            name: digests.count_leaked(keys["train"], split)
+            for name, split in keys.items()
             if name != "train"
         },
-        conflicting=_relabelled(
+        conflicting=_count_conflicting(
             np.concatenate([keys[name] for name in labels]),
             np.concatenate(list(labels.values())),
         ),
-        uniform=sum(found.uniform for found in seen.values()),
+        uniform=sum(scan.uniform for scan in scans.values()),
     )
 
 
-def shown(counts: Array) -> Array:
-    """Returns the classes whose examples are shown: all, or the most frequent and the rarest.
+def select_classes(counts: Array) -> Array:
+    """Returns the classes to show examples of: all, or the most frequent and the rarest ones.
 
     Args:
-        counts: how many examples each class has, int64 (classes,).
+        counts: number of examples of each class, int64 (classes,).
 
     Returns:
-        Their numbers, int64.
+        Class indices, int64.
     """
     if len(counts) <= _MAX_CLASSES:
         return np.arange(len(counts))
@@ -114,8 +114,15 @@ def shown(counts: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What is kept of the examples of a part, (N,) but for samples; words are those of texts."""
+class _Scan:
+    """Results of reading one split.
+
+    Attributes:
+        digests: of all examples, uint64 (N,).
+        words: number of words of each text, int64 (N,); empty for other examples.
+        samples: the sampled examples, (n, ...).
+        uniform: number of images of a single colour.
+    """
 
     digests: Array
     words: Array
@@ -123,38 +130,41 @@ class _Seen:
     uniform: int
 
 
-def _look(blocks: Iterable[Array], sampled: Array) -> _Seen:
-    """Looks at examples, of which one block is in memory at a time.
+def _scan(blocks: Iterable[Array], sample_rows: Array) -> _Scan:
+    """Reads a split, one block at a time.
 
     Args:
-        blocks: of a part.
-        sampled: which of them are kept, rising, int64.
+        blocks: examples of the split.
+        sample_rows: row numbers of the examples to keep, ascending, int64.
     """
-    found, words, samples, uniform, begun = [], [np.empty(0, np.int64)], [], 0, 0
+    keys, words, samples = [], [np.empty(0, np.int64)], []
+    uniform = start = 0
     for block in blocks:
-        found.append(digests.of(block))
+        keys.append(digests.digest_examples(block))
         if block.dtype == object:
             words.append(np.array([len(text.split()) for text in block]))
         if block.ndim == 4:
             uniform += int((block == block[:, :1, :1]).all(axis=(1, 2, 3)).sum())
-        first, last = np.searchsorted(sampled, [begun, begun + len(block)])
-        samples.append(block[sampled[first:last] - begun])
-        begun += len(block)
-    return _Seen(np.concatenate(found), np.concatenate(words), np.concatenate(samples), uniform)
+        first, last = np.searchsorted(sample_rows, [start, start + len(block)])
+        samples.append(block[sample_rows[first:last] - start])
+        start += len(block)
+    return _Scan(np.concatenate(keys), np.concatenate(words), np.concatenate(samples), uniform)
 
 
-def _sampled(labels: Array, classes: Sequence[str]) -> Array:
-    """Returns which training examples are kept, rising, int64."""
-    some = [np.flatnonzero(labels == label)[:_SAMPLES] for label in shown(_counts(labels, classes))]
-    return np.sort(np.concatenate(some))
+def _sample_rows(labels: Array, classes: Sequence[str]) -> Array:
+    """Returns the row numbers of the training examples to keep as samples, ascending, int64."""
+    selected = select_classes(_counts(labels, classes))
+    return np.sort(
+        np.concatenate([np.flatnonzero(labels == label)[:_SAMPLES_PER_CLASS] for label in selected])
+    )
 
 
 def _counts(labels: Array, classes: Sequence[str]) -> Array:
     return np.bincount(labels, minlength=len(classes))
 
 
-def _relabelled(keys: Array, labels: Array) -> int:
-    """Counts the examples, by their digests, that have more than one label."""
+def _count_conflicting(keys: Array, labels: Array) -> int:
+    """Counts the distinct examples, by digest, that have more than one label."""
     _, numbers = np.unique(keys, return_inverse=True)
-    different = np.unique(np.stack([numbers, labels]), axis=1)
-    return int((np.bincount(different[0]) > 1).sum())
+    pairs = np.unique(np.stack([numbers, labels]), axis=1)
+    return int((np.bincount(pairs[0]) > 1).sum())

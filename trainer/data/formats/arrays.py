@@ -1,4 +1,4 @@
-"""Arrays in files, as IDX and `.npz` hold them, of which some rows are read at a time."""
+"""Arrays in IDX and `.npz` files, read whole or in blocks of rows."""
 
 from __future__ import annotations
 
@@ -13,52 +13,52 @@ import numpy as np
 
 from trainer.data import checks
 from trainer.data.dataset import Array, ReadRequest
-from trainer.data.shards.external_shuffle import in_order
+from trainer.data.shards.external_shuffle import order_blocks
 from trainer.data.shards.shard_format import Stream
 from trainer.errors import DataError, Location
 
 _BLOCK_BYTES = 4 << 20
 _CHUNK_BYTES = 1 << 20
-_PIXEL = np.dtype(np.uint8)
+_UINT8 = np.dtype(np.uint8)
 
 
 class Readable(Protocol):
-    """What an array is read from."""
+    """A binary stream that an array is read from."""
 
     def read(self, size: int, /) -> bytes:
-        """Returns so many bytes, or fewer at the end."""
+        """Returns the next `size` bytes; fewer only at the end."""
 
 
 @dataclass(frozen=True)
 class ArrayFile:
-    """An array in a file.
+    """An array in a file, of which only the header has been read.
 
     Attributes:
-        place: of the array.
-        shape: (N, ...), as its header says.
-        dtype: of its values.
-        open: gives the content behind the header; reading from it raises DataError.
+        location: of the array.
+        shape: (N, ...), from the header.
+        dtype: dtype of its values.
+        open: yields a stream of the values, after the header; reading from it raises DataError.
     """
 
-    place: Location
+    location: Location
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     open: Callable[[], contextlib.AbstractContextManager[Readable]]
 
     @property
     def row_bytes(self) -> int:
-        """Of one example, or label."""
+        """Size of one example or label in bytes."""
         return math.prod(self.shape[1:]) * self.dtype.itemsize
 
     def read(self) -> Array:
-        """Returns all of it: (N, ...).
+        """Returns the whole array: (N, ...).
 
         Raises:
-            DataError: it is too large for memory, or not what the header promises.
+            DataError: it is too large for memory, or has more or fewer bytes than its header says.
         """
-        checks.check_shape(self.place, self.shape, self.dtype.itemsize)
+        checks.check_shape(self.location, self.shape, self.dtype.itemsize)
         expected = self.shape[0] * self.row_bytes
-        # In pieces: the memory taken follows what is there, not what the header promises.
+        # In chunks, so that a header that claims too much does not allocate that much memory.
         body = bytearray()
         with self.open() as content:
             while len(body) <= expected and (
@@ -66,97 +66,100 @@ class ArrayFile:
             ):
                 body += chunk
         if len(body) != expected:
-            raise self._broken("more" if len(body) > expected else str(len(body)))
+            raise self._size_error("more" if len(body) > expected else str(len(body)))
         values = np.frombuffer(body, self.dtype).reshape(self.shape)
         return values.astype(self.dtype.newbyteorder("="), copy=False)
 
     def blocks(self) -> Iterator[Array]:
-        """Gives its rows in order, some at a time: (n, ...).
+        """Yields the rows in order, in blocks (n, ...).
 
         Raises:
-            DataError: it is not what the header promises.
+            DataError: there are more or fewer bytes than the header says.
         """
-        most = max(1, _BLOCK_BYTES // self.row_bytes)
+        block_rows = max(1, _BLOCK_BYTES // self.row_bytes)
         with self.open() as content:
-            for at in range(0, self.shape[0], most):
-                count = min(most, self.shape[0] - at)
+            for start in range(0, self.shape[0], block_rows):
+                count = min(block_rows, self.shape[0] - start)
                 values = content.read(count * self.row_bytes)
                 if len(values) < count * self.row_bytes:
-                    raise self._broken(str(at * self.row_bytes + len(values)))
+                    raise self._size_error(str(start * self.row_bytes + len(values)))
                 yield np.frombuffer(values, self.dtype).reshape(count, *self.shape[1:])
             if content.read(1):
-                raise self._broken("more")
+                raise self._size_error("more")
 
-    def _broken(self, found: str) -> DataError:
+    def _size_error(self, size: str) -> DataError:
         sizes = " x ".join(map(str, self.shape))
         return DataError(
-            f"its header promises {sizes} values in {self.shape[0] * self.row_bytes} bytes, found "
-            f"{found}",
-            self.place,
+            f"its header says {sizes} values in {self.shape[0] * self.row_bytes} bytes, found "
+            f"{size}",
+            self.location,
         )
 
 
-def stream(parts: Mapping[str, tuple[ArrayFile, Array]], request: ReadRequest) -> Stream:
-    """Gives arrays of numbers piece by piece.
+def stream(splits: Mapping[str, tuple[ArrayFile, Array]], request: ReadRequest) -> Stream:
+    """Returns arrays of numbers as a stream.
+
+    Reads each array one or two times more than the stream is: to find its range.
 
     Args:
-        parts: "train" and perhaps "test": examples, and labels as they were read.
-        request: how they are to be read.
+        splits: "train" and perhaps "test": examples, and labels as read.
+        request: how they are read.
 
     Raises:
-        DataError: they cannot be trained on, which is found as `checks.part` would; or damaged.
+        DataError: the data is damaged, or not trainable as `checks.check_split` defines it.
     """
     labels = {
-        name: checks.class_numbers(name, stored, found) for name, (stored, found) in parts.items()
+        name: checks.class_indices(name, file, split_labels)
+        for name, (file, split_labels) in splits.items()
     }
-    arrays = {name: stored for name, (stored, _) in parts.items()}
-    for name, stored in arrays.items():
-        checks.check_numbers(name, _with_channel(stored))
-    checks.check_alike(arrays)
+    files = {name: file for name, (file, _) in splits.items()}
+    for name, file in files.items():
+        checks.check_numeric(name, _with_channel_axis(file))
+    checks.check_consistent(files)
     classes = checks.class_names(labels["train"])
-    for name, numbers in labels.items():
-        checks.check_known(name, numbers, classes)
-    limits = {name: _limits(name, stored) for name, stored in arrays.items()}
-    small = all(
-        checks.storage_dtype(arrays[name].dtype, *limits[name]) == _PIXEL for name in arrays
+    for name, split_labels in labels.items():
+        checks.check_label_range(name, split_labels, classes)
+    ranges = {name: _range(name, file) for name, file in files.items()}
+    fits_uint8 = all(
+        checks.storage_dtype(files[name].dtype, *ranges[name]) == _UINT8 for name in files
     )
-    dtype = _PIXEL if small else np.dtype(np.float32)
-    low, high = limits["train"]
-    if small and _are_images(arrays["train"]):
+    dtype = _UINT8 if fits_uint8 else np.dtype(np.float32)
+    low, high = ranges["train"]
+    if fits_uint8 and _has_images(files["train"]):
         low, high = 0.0, 255.0
-    pieces = {}
-    for name, stored in arrays.items():
-        blocks = _converted(name, stored, dtype)
-        pieces[name] = in_order(blocks, labels[name], mix=request.shuffled)
-    return Stream(pieces, classes, low, high)
+    streams = {}
+    for name, file in files.items():
+        blocks = _converted_blocks(name, file, dtype)
+        streams[name] = order_blocks(blocks, labels[name], shuffle=request.shuffled)
+    return Stream(streams, classes, low, high)
 
 
-def _are_images(stored: ArrayFile) -> bool:
-    return len(stored.shape) > 2
+def _has_images(file: ArrayFile) -> bool:
+    return len(file.shape) > 2
 
 
-def _with_channel(stored: ArrayFile) -> ArrayFile:
-    """Returns grey images without a channel as what they become."""
-    shape = stored.shape
-    return dataclasses.replace(stored, shape=(*shape, 1)) if len(shape) == 3 else stored
+def _with_channel_axis(file: ArrayFile) -> ArrayFile:
+    """Returns images (N, H, W) as (N, H, W, 1)."""
+    shape = file.shape
+    return dataclasses.replace(file, shape=(*shape, 1)) if len(shape) == 3 else file
 
 
-def _limits(name: str, stored: ArrayFile) -> tuple[float, float]:
-    """Returns the least value and the greatest one; of pixels those that they can have."""
-    if stored.dtype == _PIXEL and _are_images(stored):
+def _range(name: str, file: ArrayFile) -> tuple[float, float]:
+    """Returns the minimum and maximum value; 0 and 255 for uint8 images, which are not read."""
+    if file.dtype == _UINT8 and _has_images(file):
         return 0.0, 255.0
-    kept = stored.dtype if stored.dtype.kind in "biu" else np.dtype(np.float32)
+    dtype = file.dtype if file.dtype.kind in "biu" else np.dtype(np.float32)
     lows, highs = [], []
-    for block in _converted(name, stored, kept):
+    for block in _converted_blocks(name, file, dtype):
         lows.append(float(block.min()))
         highs.append(float(block.max()))
     return min(lows), max(highs)
 
 
-def _converted(name: str, stored: ArrayFile, dtype: np.dtype[Any]) -> Iterator[Array]:
-    first = 0
-    for block in stored.blocks():
+def _converted_blocks(name: str, file: ArrayFile, dtype: np.dtype[Any]) -> Iterator[Array]:
+    start = 0
+    for block in file.blocks():
         if block.ndim == 3:
             block = block[..., np.newaxis]
-        yield checks.converted(name, block, dtype, first=first)
-        first += len(block)
+        yield checks.convert_examples(name, block, dtype, start=start)
+        start += len(block)

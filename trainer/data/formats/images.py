@@ -1,4 +1,4 @@
-"""Images in files of their own, PNG, JPEG and what else Pillow reads, as arrays of one shape."""
+"""Image files, PNG, JPEG and whatever else Pillow reads, as arrays of one shape."""
 
 from __future__ import annotations
 
@@ -16,38 +16,39 @@ import numpy as np
 from trainer import storage
 from trainer.data import splits
 from trainer.data.dataset import Array, ReadRequest
-from trainer.data.shards.external_shuffle import shuffled
+from trainer.data.shards.external_shuffle import shuffle_rows
 from trainer.data.shards.shard_format import Stream
 from trainer.errors import DamagedFilesError, DataError, Location
 from trainer.runtime import memory
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff")  # The usual ones.
+# Usual file name extensions; other files of a folder are not taken for images.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 
-_OPENING = threading.Lock()  # What is to become of warnings is not a thread's own.
-_GREY = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+_OPEN_LOCK = threading.Lock()  # Warning filters are shared by all threads.
+_GREY_MODES = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
-# A file, and its content.
+# Location and content of a file.
 Item = tuple[Location, bytes]
 
-# What a thread is given, of which there are twice as many in memory as threads.
-_AT_ONCE = 16
-_AT_ONCE_BYTES = 4 << 20
-_BLOCK = 64
+# Limits of the batch that a thread decodes; twice as many batches as threads are in memory.
+_BATCH_IMAGES = 16
+_BATCH_BYTES = 4 << 20
+_BLOCK_IMAGES = 64
 
 
 def decode(
-    content: bytes, place: Location, *, size: tuple[int, int] | None = None, grey: bool = False
+    content: bytes, location: Location, *, size: tuple[int, int] | None = None, grey: bool = False
 ) -> Array:
-    """Reads one image, turned upright as its EXIF data says.
+    """Decodes one image and rotates it as its EXIF orientation says.
 
     Args:
         content: of the file.
-        place: of the file.
-        size: height and width to bring it to, by averaging; None leaves it as it is.
-        grey: whether colours are dropped.
+        location: of the file.
+        size: (height, width) to resize to, by averaging; None keeps the size.
+        grey: whether to convert to grey.
 
     Returns:
-        Its pixels, uint8 (H, W, 1) if it is grey, else (H, W, 3); what is transparent is black.
+        Pixels, uint8 (H, W, 1) of a grey image, else (H, W, 3). Transparent pixels are black.
 
     Raises:
         DataError: it is no image, damaged, or too large.
@@ -56,15 +57,15 @@ def decode(
 
     try:
         with (
-            _OPENING,
-            # Pillow's limit is 89 million pixels, which a header can promise in a few bytes.
+            _OPEN_LOCK,
+            # Pillow only warns above 89 million pixels, which a header of a few bytes can claim.
             warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
         ):
             opened = Image.open(io.BytesIO(content))
         with opened:
-            grey = grey or opened.mode in _GREY
+            grey = grey or opened.mode in _GREY_MODES
             image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I"):  # 16 bits; to 8 of them Pillow would cut, not scale.
+            if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8, not scale.
                 image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
             image = image.convert("RGBA" if image.has_transparency_data else "RGB")
             if image.mode == "RGBA":
@@ -75,122 +76,129 @@ def decode(
                 image = image.resize(size[::-1], Image.Resampling.BOX)
             pixels = np.asarray(image)
     except UnidentifiedImageError:
-        found = f"{len(content)} bytes of something else" if content else "an empty file"
-        raise DataError(f"no image, or a damaged one: found {found}", place) from None
-    except Exception as error:  # A damaged image raises nearly anything.
-        raise DataError(f"no image, or a damaged one: {error}", place) from None
+        kind = f"{len(content)} bytes of another kind" if content else "an empty file"
+        raise DataError(f"not an image, or a damaged one: found {kind}", location) from None
+    except Exception as error:  # Pillow raises nearly any exception for a damaged image.
+        raise DataError(f"not an image, or a damaged one: {error}", location) from None
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
 def read(items: Iterable[Item], count: int, *, size: int | None = None) -> Array:
-    """Reads images of one size, several at a time.
+    """Decodes images of one size, in several threads.
 
     Args:
-        items: the files; no more of them are asked for than are worked on.
-        count: how many there are.
-        size: pixels a side to bring all to; None leaves them as they are.
+        items: the files; read only as fast as they are decoded.
+        count: number of files.
+        size: pixels per side to resize to; None keeps the size.
 
     Returns:
-        Their pixels, uint8 (N, H, W, C).
+        Pixels, uint8 (N, H, W, C).
 
     Raises:
-        DataError: some are damaged, all of which are named; or they are of different sizes.
+        DataError: files are damaged, with the first ones named; or sizes differ.
     """
-    held: list[tuple[Location, Array]] = []
-    for place, image in _decoded(items, count, size):
-        held.append((place, image))
-        if len(held) == 1:  # All have its size in the end. Twice: one by one, and stacked.
+    decoded: list[tuple[Location, Array]] = []
+    for location, image in _decode_all(items, count, size):
+        decoded.append((location, image))
+        if len(decoded) == 1:  # All have this size, and are in memory twice: single and stacked.
             memory.check_data(2 * count * image.nbytes, f"{count} images")
-    channels = max(image.shape[2] for _, image in held)
-    return _stacked(held, (*held[0][1].shape[:2], channels), held[0][0])
+    channels = max(image.shape[2] for _, image in decoded)
+    return _stack(decoded, (*decoded[0][1].shape[:2], channels), decoded[0][0])
 
 
 class ImageReader:
-    """The images of a data set, some at a time, so that they need not fit into memory."""
+    """Reads the images of a data set in blocks; the images of all splits must have one size."""
 
     def __init__(self, channels: int, size: int | None) -> None:
-        """Makes it.
+        """Creates the reader.
 
         Args:
-            channels: 1 or 3, as the function `channels` finds them.
-            size: pixels a side to bring all to; None leaves them as they are.
+            channels: 1 or 3, from `count_channels`.
+            size: pixels per side to resize to; None keeps the size.
         """
         self._channels, self._size = channels, size
-        self._first: tuple[Location, Array] | None = None  # Of all parts; the others have its size.
+        self._first: tuple[Location, Array] | None = None  # First image of all splits.
 
     def blocks(self, items: Iterable[Item], count: int) -> Iterator[Array]:
-        """Gives the pixels of a part: uint8 (n, H, W, channels).
+        """Yields the pixels of a split: uint8 (n, H, W, channels).
 
         Args:
-            items: the files; no more of them are asked for than are worked on.
-            count: how many there are.
+            items: the files; read only as fast as they are decoded.
+            count: number of files.
 
         Raises:
             DataError: as `read`.
         """
-        decoded = _decoded(items, count, self._size)
-        while held := list(itertools.islice(decoded, _BLOCK)):
-            self._first = self._first or held[0]
-            place, like = self._first
-            yield _stacked(held, (*like.shape[:2], self._channels), place)
+        decoded = _decode_all(items, count, self._size)
+        while block := list(itertools.islice(decoded, _BLOCK_IMAGES)):
+            self._first = self._first or block[0]
+            location, like = self._first
+            yield _stack(block, (*like.shape[:2], self._channels), location)
 
 
 def stream(
-    files: Sequence[Path | str], labels: Sequence[str], part_of: Sequence[str], request: ReadRequest
+    files: Sequence[Path | str],
+    labels: Sequence[str],
+    split_names: Sequence[str],
+    request: ReadRequest,
 ) -> Stream:
-    """Gives images in files some at a time, so that they need not fit into memory.
+    """Returns images in files as a stream.
 
     Args:
-        files: local ones as Path, those in a bucket as gs://.
-        labels: the class of each.
-        part_of: of each, "train", "validation" or "test".
-        request: how they are to be read.
+        files: local files as Path, files in a bucket as gs:// str.
+        labels: class name of each file.
+        split_names: split of each file: "train", "validation" or "test".
+        request: how they are read.
 
     Raises:
-        DataError: as `parts.class_names`; of what is damaged when its block is asked for.
-        StorageError: one is not there, or may not be read.
+        DataError: as `splits.encode_labels`; for damaged images when their block is read.
+        StorageError: a file is missing or cannot be read.
     """
-    classes, numbers, rows = splits.class_names(labels, part_of)
-    pieces = ImageReader(channels(files), request.options.image_size)
-    found = {}
-    for name, at in rows.items():
-        order = shuffled(at) if request.shuffled else at
-        items = of_files([files[row] for row in order])
-        found[name] = pieces.blocks(items, len(order)), numbers[order]
-    return Stream(found, classes)
+    classes, indices, rows_of = splits.encode_labels(labels, split_names)
+    reader = ImageReader(count_channels(files), request.options.image_size)
+    streams = {}
+    for split, rows in rows_of.items():
+        order = shuffle_rows(rows) if request.shuffled else rows
+        items = read_files([files[row] for row in order])
+        streams[split] = reader.blocks(items, len(order)), indices[order]
+    return Stream(streams, classes)
 
 
-def channels(files: Sequence[Path | str]) -> int:
-    """Returns 1 if all images are grey by their headers, else 3.
+def count_channels(files: Sequence[Path | str]) -> int:
+    """Returns 1 if all images are grey, by their headers, else 3.
 
     Args:
-        files: as `stream` takes them; those in a bucket are read until one has colours.
+        files: as in `stream`; files in a bucket are downloaded up to the first colour image.
     """
     local = (file for file in files if isinstance(file, Path))
     remote = storage.read_all([file for file in files if isinstance(file, str)])
     headers: Iterable[Path | bytes] = itertools.chain(local, remote)
-    return 3 if any(map(has_colours, headers)) else 1
+    return 3 if any(map(is_colour, headers)) else 1
 
 
-def has_colours(file: Path | bytes) -> bool:
-    """Tells whether an image has colours, by its header."""
+def is_colour(file: Path | bytes) -> bool:
+    """Returns whether an image has colours, by its header; False for a damaged image."""
     from PIL import Image
 
     opened = io.BytesIO(file) if isinstance(file, bytes) else file
-    with contextlib.suppress(Exception), Image.open(opened) as image:  # Who decodes it tells.
-        return image.mode not in _GREY
+    # `decode` raises the error of a damaged image.
+    with contextlib.suppress(Exception), Image.open(opened) as image:
+        return image.mode not in _GREY_MODES
     return False
 
 
-def of_files(files: Iterable[Path | str]) -> Iterator[Item]:
-    """Gives files with their contents; as `stream` takes them, several are read at a time.
+def read_files(files: Iterable[Path | str]) -> Iterator[Item]:
+    """Yields the location and content of each file, in order; reads several at a time.
+
+    Args:
+        files: as in `stream`.
 
     Raises:
-        DataError: a local one is not there, or cannot be read.
-        StorageError: one in a bucket is not there, or may not be read.
+        DataError: a local file is missing or cannot be read.
+        StorageError: a file in a bucket is missing or cannot be read.
     """
 
-    def item(file: Path | str) -> Item:
+    def read_item(file: Path | str) -> Item:
         try:
             content = file.read_bytes() if isinstance(file, Path) else storage.read(file)
         except FileNotFoundError:
@@ -199,28 +207,34 @@ def of_files(files: Iterable[Path | str]) -> Iterator[Item]:
             raise DataError(f"cannot be read: {error.strerror}", Location(file)) from None
         return Location(file), content
 
-    return storage.concurrent_map(item, files)
+    return storage.concurrent_map(read_item, files)
 
 
-def _decoded(
+def _decode_all(
     items: Iterable[Item], count: int, size: int | None
 ) -> Iterator[tuple[Location, Array]]:
-    """Gives each image with its place; a damaged one ends that, and all such are named."""
-    side = None if size is None else (size, size)
+    """Yields the location and pixels of each image, in order.
 
-    def attempt(item: Item) -> tuple[Location, Array] | DataError:
-        place, content = item
+    After the first damaged image it yields no more, but tries all others, to name all damaged
+    files in one error.
+    """
+    height_and_width = None if size is None else (size, size)
+
+    def try_decode(item: Item) -> tuple[Location, Array] | DataError:
+        location, content = item
         try:
-            return place, decode(content, place, size=side)
+            return location, decode(content, location, size=height_and_width)
         except DataError as error:
             return error
 
     damaged: list[DataError] = []
-    # Pillow lets go of the interpreter while it works.
-    several = storage.concurrent_map(
-        lambda some: list(map(attempt, some)), _some(items), threads=len(os.sched_getaffinity(0))
+    # Threads, because Pillow releases the GIL while it decodes.
+    batches = storage.concurrent_map(
+        lambda batch: list(map(try_decode, batch)),
+        _batches(items),
+        threads=len(os.sched_getaffinity(0)),
     )
-    for outcome in itertools.chain.from_iterable(several):
+    for outcome in itertools.chain.from_iterable(batches):
         if isinstance(outcome, DataError):
             damaged.append(outcome)
         elif not damaged:
@@ -229,41 +243,42 @@ def _decoded(
         raise DamagedFilesError(damaged, count)
 
 
-def _some(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """Gives some images at a time: a thread's work on one would be too little, on many too much."""
-    some: list[Item] = []
+def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Yields files in batches: large enough to be worth a task, small enough for memory."""
+    batch: list[Item] = []
     for item in items:
-        some.append(item)
-        if len(some) == _AT_ONCE or sum(len(content) for _, content in some) > _AT_ONCE_BYTES:
-            yield some
-            some = []
-    if some:
-        yield some
+        batch.append(item)
+        size_bytes = sum(len(content) for _, content in batch)
+        if len(batch) == _BATCH_IMAGES or size_bytes > _BATCH_BYTES:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
-def _stacked(
-    held: Sequence[tuple[Location, Array]], shape: tuple[int, ...], first: Location
+def _stack(
+    images: Sequence[tuple[Location, Array]], shape: tuple[int, ...], first: Location
 ) -> Array:
-    """Returns images as one array, uint8 (N, *shape); grey ones get the colours of the others.
+    """Returns images as one array, uint8 (N, *shape); repeats the channel of grey ones if needed.
 
     Args:
-        held: the images, with their places.
-        shape: that all must have, but for colours.
-        first: where the one lies that has it.
+        images: locations and pixels.
+        shape: (H, W, C) of the result; height and width of all images.
+        first: location of the image that set height and width.
 
     Raises:
-        DataError: one has another size.
+        DataError: an image has another size.
     """
-    for place, image in held:
-        _check_size(place, image, first, shape)
-    return np.stack([np.broadcast_to(image, shape) for _, image in held])
+    for location, image in images:
+        _check_size(location, image, first, shape)
+    return np.stack([np.broadcast_to(image, shape) for _, image in images])
 
 
-def _check_size(place: Location, image: Array, first: Location, shape: tuple[int, ...]) -> None:
+def _check_size(location: Location, image: Array, first: Location, shape: tuple[int, ...]) -> None:
     if image.shape[:2] != shape[:2]:
-        found, expected = (f"{each[1]}x{each[0]}" for each in (image.shape, shape))
+        size, expected = (f"{each[1]}x{each[0]}" for each in (image.shape, shape))
         raise DataError(
-            f"an image of {found}, expected {expected} as in {first.name}; --image-size 64 brings "
-            "all to one size",
-            place,
+            f"an image of {size}, expected {expected} as in {first.name}; --image-size 64 resizes "
+            "all images to one size",
+            location,
         )

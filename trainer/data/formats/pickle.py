@@ -1,7 +1,8 @@
-"""The seed's pickle `[x_train, y_train, x_test, y_test]` of SciPy CSR and NumPy arrays.
+"""A pickle `[x_train, y_train, x_test, y_test]` of SciPy CSR and NumPy arrays.
 
-Unpickling runs whatever the file says, so a pickle is refused, and with `--allow-pickle` read by an
-unpickler that admits only what such arrays are made of.
+The reference scripts keep their data in this form. Unpickling can run any code, so a pickle is
+refused unless `--allow-pickle` is given, and then read by an unpickler that accepts only the
+classes and functions that such arrays consist of.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from typing import Any
 import numpy as np
 
 from trainer.data.dataset import Array, RawSplits, ReadRequest
-from trainer.data.formats.sparse import dense
+from trainer.data.formats.sparse import to_dense
 from trainer.errors import DataError, Location
 from trainer.runtime import memory
 
 NAME = "a pickle of [x_train, y_train, x_test, y_test] (with --allow-pickle)"
 
 _SUFFIXES = (".pickle", ".pkl")
-_INSTEAD = "np.savez(path, x_train=..., y_train=..., x_test=..., y_test=...)"
+_ALTERNATIVE = "np.savez(path, x_train=..., y_train=..., x_test=..., y_test=...)"
 
 
 def recognises(files: Sequence[Path]) -> bool:
-    """Tells whether this is one pickle, by its first bytes (protocols 0 to 5) or its name."""
+    """Returns whether this is one pickle, by its first bytes (protocols 0 to 5) or its name."""
     if len(files) != 1:
         return False
     with files[0].open("rb") as content:
@@ -41,7 +42,7 @@ def recognises(files: Sequence[Path]) -> bool:
 
 
 def read(files: Sequence[Path], request: ReadRequest) -> RawSplits:
-    """Reads the four parts; sparse ones become dense.
+    """Reads the four arrays; sparse ones become dense.
 
     Raises:
         DataError: pickles are not allowed, or this one holds anything but such arrays.
@@ -50,38 +51,38 @@ def read(files: Sequence[Path], request: ReadRequest) -> RawSplits:
     if not request.options.allow_pickle:
         raise DataError(
             "a pickle can run any code when it is read, so it is refused. Expected an .npz: "
-            f"{_INSTEAD}. If you trust where it comes from, give --allow-pickle.",
+            f"{_ALTERNATIVE}. If you trust its source, give --allow-pickle.",
             Location(file),
         )
     memory.check_data(2 * file.stat().st_size, "a pickle of this size", Location(file))
     try:
-        parts = _ArrayUnpickler(io.BytesIO(file.read_bytes()), encoding="latin1").load()
-        if not isinstance(parts, list | tuple) or len(parts) != 4:
+        content = _ArrayUnpickler(io.BytesIO(file.read_bytes()), encoding="latin1").load()
+        if not isinstance(content, list | tuple) or len(content) != 4:
             raise DataError(
-                f"found {type(parts).__name__}, expected [x_train, y_train, x_test, y_test]"
+                f"found {type(content).__name__}, expected [x_train, y_train, x_test, y_test]"
             )
-        x_train, y_train, x_test, y_test = (_checked(part) for part in parts)
+        x_train, y_train, x_test, y_test = (_to_array(item) for item in content)
     except DataError as error:
         raise error.at(Location(file)) from None
-    except Exception as error:  # A damaged pickle raises nearly anything.
-        found = f"{type(error).__name__}: {error}"
-        raise DataError(f"damaged pickle: {found}", Location(file)) from None
+    except Exception as error:  # pickle raises nearly any exception for damaged content.
+        problem = f"damaged pickle: {type(error).__name__}: {error}"
+        raise DataError(problem, Location(file)) from None
     return RawSplits(train=(x_train, y_train), test=(x_test, y_test))
 
 
-# Python's own, not the one in C, which four bytes can make reserve gigabytes for its memo.
+# The unpickler in Python: in the one in C four bytes of input can allocate gigabytes for the memo.
 class _ArrayUnpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        found = _ADMITTED.get((module.replace("numpy.core.", "numpy._core."), name))
-        if found is None:
+        replacement = _ALLOWED.get((module.replace("numpy.core.", "numpy._core."), name))
+        if replacement is None:
             raise DataError(
                 f"found {module}.{name} in a pickle, expected NumPy and SciPy arrays only"
             )
-        return found
+        return replacement
 
 
-# What a pickle names is not what it gets: NumPy's own classes crash on a state that does not fit.
-# These keep what they are given, to be checked when it is all there.
+# Replacements for the classes that a pickle names: NumPy's own classes crash on an invalid state.
+# They store their state, and `checked` validates it once the pickle is loaded.
 
 
 class _Dtype:
@@ -101,15 +102,15 @@ class _Dtype:
 class _Array:
     def __init__(self, data: object = b"", dtype: object = None, *layout: Any) -> None:
         shape, order = layout or ((0,), "C")
-        self._parts = (shape, dtype, order == "F", data)
+        self._state = (shape, dtype, order == "F", data)
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, data = state
-        self._parts = (shape, dtype, fortran, data)
+        self._state = (shape, dtype, fortran, data)
 
     def checked(self) -> Array:
-        shape, dtype, fortran, data = self._parts
-        if isinstance(data, str):  # As Python 2 wrote bytes.
+        shape, dtype, fortran, data = self._state
+        if isinstance(data, str):  # Python 2 wrote bytes as str.
             data = data.encode("latin1")
         if not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray):
             raise DataError("found an array of Python objects, expected numbers")
@@ -117,15 +118,15 @@ class _Array:
 
 
 class _Csr:
-    """Its attributes are those of SciPy's."""
+    """A CSR matrix; unpickling sets the attributes that SciPy's class has."""
 
     def checked(self) -> Array:
-        parts = [vars(self).get(field) for field in ("data", "indices", "indptr")]
+        arrays = [vars(self).get(field) for field in ("data", "indices", "indptr")]
         shape = vars(self).get("_shape")
-        if not isinstance(shape, tuple) or not all(isinstance(part, _Array) for part in parts):
+        if not isinstance(shape, tuple) or not all(isinstance(each, _Array) for each in arrays):
             raise DataError(f"damaged sparse matrix: found {', '.join(vars(self)) or 'nothing'}")
         sizes = [size.checked() if isinstance(size, _Array) else size for size in shape]
-        return dense(*(part.checked() for part in parts), np.array(sizes))  # type: ignore
+        return to_dense(*(each.checked() for each in arrays), np.array(sizes))  # type: ignore
 
 
 def _reconstruct(*_: object) -> _Array:
@@ -141,13 +142,13 @@ def _reconstructor(kind: type, *_: object) -> Any:
 
 
 def _encode_latin1(text: str, encoding: str) -> bytes:
-    # How protocols 0 to 2 write bytes; the real _codecs.encode would take any codec.
+    # Protocols 0 to 2 write bytes in this way; the real _codecs.encode would accept any codec.
     if encoding != "latin1":
         raise DataError(f"found the codec {encoding} in a pickle, expected latin1")
     return text.encode("latin1")
 
 
-_ADMITTED: dict[tuple[str, str], Any] = {
+_ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Dtype,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
@@ -164,10 +165,10 @@ _ADMITTED: dict[tuple[str, str], Any] = {
 }
 
 
-def _checked(part: Any) -> Array:
-    if isinstance(part, _Array | _Csr):
-        return part.checked()
-    array = np.asarray(part)  # A list of numbers.
+def _to_array(item: Any) -> Array:
+    if isinstance(item, _Array | _Csr):
+        return item.checked()
+    array = np.asarray(item)  # A list of numbers.
     if array.dtype == object:
         raise DataError("found a list of Python objects, expected numbers")
     return array

@@ -1,7 +1,7 @@
-"""What tables hold, row by row: CSV, TSV, JSON lines, Parquet and TFRecord.
+"""Reads tables row by row: CSV, TSV, JSON lines, Parquet and TFRecord.
 
-A column of TFRecord is a feature of its `tf.train.Example`s.
-Little of a file is in memory at a time.
+The columns of a TFRecord are the features of its `tf.train.Example`s. Only a small part of a file
+is in memory at a time.
 """
 
 from __future__ import annotations
@@ -21,88 +21,91 @@ from trainer.data.formats.images import SUFFIXES
 from trainer.errors import DataError, Location
 from trainer.runtime import imports
 
-# Where a row is, and its cells by the names of their columns.
+# Location of a row, and its cells by column.
 Row = tuple[Location, dict[str, Any]]
 
 MAX_CHARACTERS = 1_000_000  # Of a cell.
-_MAX_IN_LINE = 16 * MAX_CHARACTERS
-_PATH_ENDS = tuple(suffix.encode() for suffix in SUFFIXES)
+_MAX_LINE_CHARACTERS = 16 * MAX_CHARACTERS
+_PATH_SUFFIXES = tuple(suffix.encode() for suffix in SUFFIXES)
 _BUFFER_BYTES = 1 << 20
-_ROWS_AT_ONCE = 64  # Of Parquet; they may be images.
+_PARQUET_BATCH_ROWS = 64  # Small, because rows may be images.
 
 
 def is_table(file: Path) -> bool:
-    """Tells whether a file is a table, by its name."""
-    return _kind(file) in _READERS
+    """Returns whether a file is a table, by its name."""
+    return _suffix(file) in _READERS
 
 
 def read(file: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """Gives the rows of a table.
+    """Yields the rows of a table.
 
     Args:
         file: the table.
-        columns: that are wanted; others may be there too. None for all.
+        columns: columns that are needed; rows may have others too. None for all.
 
     Raises:
-        DataError: it is damaged.
+        DataError: the table is damaged.
     """
-    yield from _READERS[_kind(file)](file, columns)
+    yield from _READERS[_suffix(file)](file, columns)
 
 
 def size_in_memory(file: Path) -> int:
-    """Returns about how many bytes all rows of a table take.
+    """Returns the approximate size of all rows of a table in memory, in bytes.
 
     Raises:
-        DataError: it is damaged.
+        DataError: the table is damaged.
     """
-    if _kind(file) == ".parquet":  # Which is compressed.
+    if _suffix(file) == ".parquet":  # Compressed: the file size says nothing.
         with _parquet_file(file) as table:
-            groups = (table.metadata.row_group(at) for at in range(table.num_row_groups))
+            groups = map(table.metadata.row_group, range(table.num_row_groups))
             return 2 * sum(int(group.total_byte_size) for group in groups)
-    return 4 * file.stat().st_size  # Lines, cells, strings; or records, features, examples.
+    # Copies as lines, cells and strings; or as records, features and examples.
+    return 4 * file.stat().st_size
 
 
-def objects(file: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """Gives the objects of a file of JSON lines.
+def read_json_lines(file: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
+    """Yields the objects of a file of JSON lines.
 
     Raises:
-        DataError: a line is no JSON object.
+        DataError: a line is not a JSON object.
     """
     for number, line in enumerate(_lines(file), 1):
         if not line.strip():
             continue
-        place = Location(file, f"line {number}")
+        location = Location(file, f"line {number}")
         try:
             fields = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"not JSON: {error}", place) from None
+            raise DataError(f"not JSON: {error}", location) from None
         if not isinstance(fields, dict):
-            raise DataError(f"found {type(fields).__name__}, expected a JSON object", place)
-        yield place, fields
+            raise DataError(f"found {type(fields).__name__}, expected a JSON object", location)
+        yield location, fields
 
 
-def listed(columns: Iterable[str]) -> str:
-    """Returns names of columns for a message, of many the first ones."""
+def format_columns(columns: Iterable[str]) -> str:
+    """Returns names of columns for a message; of many, the first ten."""
     names = list(columns)
     return ", ".join(repr(name[:40]) for name in names[:10]) + (", ..." if len(names) > 10 else "")
 
 
-def _kind(file: Path) -> str:
-    """Returns the end of a file's name, without a number of shards behind it, in lower case."""
+def _suffix(file: Path) -> str:
+    """Returns the lower-case extension of a file name such as a.tfrecord-00000-of-00002."""
     return Path(re.sub(r"-\d+-of-\d+$", "", file.name)).suffix.lower()
 
 
 def _lines(file: Path) -> Iterator[str]:
-    """Gives the lines of a UTF-8 file, with their ends."""
+    """Yields the lines of a UTF-8 file, with their line ends."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             for number in itertools.count(1):
-                line = lines.readline(_MAX_IN_LINE + 1)
+                line = lines.readline(_MAX_LINE_CHARACTERS + 1)
                 if not line:
                     return
-                if len(line) > _MAX_IN_LINE:
-                    found = f"more than {_MAX_IN_LINE} characters, expected one row a line"
-                    raise DataError(found, Location(file, f"line {number}"))
+                if len(line) > _MAX_LINE_CHARACTERS:
+                    problem = (
+                        f"more than {_MAX_LINE_CHARACTERS} characters, expected one row per line"
+                    )
+                    raise DataError(problem, Location(file, f"line {number}"))
                 yield line
     except UnicodeDecodeError as error:
         raise DataError(f"not UTF-8: {error}", Location(file)) from None
@@ -117,15 +120,17 @@ def _delimited(file: Path, columns: Sequence[str] | None) -> Iterator[Row]:
     try:
         header = [name.strip() for name in next(rows, [])]
         if len(set(header)) < len(header):
-            raise DataError(f"columns of the same name: {listed(header)}", Location(file))
+            raise DataError(
+                f"found columns of the same name: {format_columns(header)}", Location(file)
+            )
         for row in rows:
             if not row:
                 continue
-            place = Location(file, f"line {rows.line_num}")
+            location = Location(file, f"line {rows.line_num}")
             if len(row) != len(header):
                 expected = f"{len(header)} as in the header"
-                raise DataError(f"found {len(row)} cells, expected {expected}", place)
-            yield place, dict(zip(header, row, strict=True))
+                raise DataError(f"found {len(row)} cells, expected {expected}", location)
+            yield location, dict(zip(header, row, strict=True))
     except csv.Error as error:
         raise DataError(str(error), Location(file, f"line {rows.line_num}")) from None
 
@@ -134,16 +139,16 @@ def _parquet(file: Path, columns: Sequence[str] | None) -> Iterator[Row]:
     with _parquet_file(file) as table:
         classes = _class_names(table.schema_arrow.metadata or {})
         number = itertools.count(1)
-        for batch in table.iter_batches(_ROWS_AT_ONCE, columns=columns):
+        for batch in table.iter_batches(_PARQUET_BATCH_ROWS, columns=columns):
             for row in batch.to_pylist():
-                for column, named in classes.items():
-                    row[column] = _named(row.get(column), named)
+                for column, names in classes.items():
+                    row[column] = _class_name(row.get(column), names)
                 yield Location(file, f"row {next(number)}"), row
 
 
 @contextlib.contextmanager
 def _parquet_file(file: Path) -> Iterator[Any]:
-    """Gives an open Parquet file, of which no more is read ahead than a buffer."""
+    """Yields an open Parquet file that reads ahead no more than one buffer."""
     import pyarrow
     from pyarrow import parquet
 
@@ -152,8 +157,8 @@ def _parquet_file(file: Path) -> Iterator[Any]:
             yield table
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).split("\n")[0]
-        found = f"no Parquet file, or a damaged one: {reason}"
-        raise DataError(found, Location(file)) from None
+        problem = f"not a Parquet file, or a damaged one: {reason}"
+        raise DataError(problem, Location(file)) from None
 
 
 def _tf_records(file: Path, columns: Sequence[str] | None) -> Iterator[Row]:
@@ -164,31 +169,32 @@ def _tf_records(file: Path, columns: Sequence[str] | None) -> Iterator[Row]:
     number = 0
     try:
         for number, record in enumerate(records, 1):
-            found = tf.train.Example.FromString(record)
-            row = {name: _feature(each) for name, each in found.features.feature.items()}
+            example = tf.train.Example.FromString(record)
+            row = {name: _value(feature) for name, feature in example.features.feature.items()}
             yield Location(file, f"record {number}"), dict(sorted(row.items()))
     except (tf.errors.OpError, DecodeError) as error:
         reason = str(getattr(error, "message", error)).split("\n")[0]
         raise DataError(
-            f"no tf.train.Example, or a damaged one: {reason}",
+            f"not a tf.train.Example, or a damaged one: {reason}",
             Location(file, f"record {number + 1}"),
         ) from None
 
 
-def _feature(feature: Any) -> Any:
+def _value(feature: Any) -> Any:
+    """Returns the value of a feature; a list of several values; None for no value."""
     values = getattr(feature, feature.WhichOneof("kind") or "bytes_list").value
     if len(values) != 1:
         return list(values) or None
     (value,) = values
-    # A feature has no text, only bytes; so the path of an image is to be told from an image.
-    if isinstance(value, bytes) and value.lower().endswith(_PATH_ENDS):
+    # Features have bytes, but no text: the path of an image is recognised by its extension.
+    if isinstance(value, bytes) and value.lower().endswith(_PATH_SUFFIXES):
         with contextlib.suppress(UnicodeDecodeError):
             return value.decode()
     return value
 
 
 def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
-    """Returns the names that Hugging Face's `datasets` keeps of a column of class numbers."""
+    """Returns by column the class names that Hugging Face's `datasets` stores for class indices."""
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
         return {
@@ -200,14 +206,14 @@ def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
         return {}
 
 
-def _named(value: Any, names: Sequence[str]) -> Any:
+def _class_name(value: Any, names: Sequence[str]) -> Any:
     return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
 
 
 _READERS: dict[str, Callable[[Path, Sequence[str] | None], Iterator[Row]]] = {
     ".csv": _delimited,
     ".tsv": _delimited,
-    ".jsonl": objects,
+    ".jsonl": read_json_lines,
     ".parquet": _parquet,
     ".tfrecord": _tf_records,
     ".tfrecords": _tf_records,

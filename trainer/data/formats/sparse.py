@@ -23,46 +23,46 @@ NAME = "an .npz of a SciPy sparse matrix with an array `labels`"
 
 
 def recognises(files: Sequence[Path]) -> bool:
-    """Tells whether this is one `.npz` with the keys of a sparse matrix."""
-    return len(files) == 1 and {"format", "shape", "data"} <= npz.members(files[0])
+    """Returns whether this is one `.npz` with the keys of a sparse matrix."""
+    return len(files) == 1 and {"format", "shape", "data"} <= npz.array_names(files[0])
 
 
 def read(files: Sequence[Path], request: ReadRequest) -> RawSplits:
-    """Reads the matrix (N, D) and its labels (N,); the data comes in one piece.
+    """Reads the matrix (N, D) and its labels (N,) as unsplit data.
 
     Raises:
         DataError: the file is damaged, or has no labels.
     """
     (file,) = files
-    kind = npz.array(file, "format")
+    kind = npz.read_array(file, "format")
     if kind.ndim != 0 or kind.item() not in ("csr", b"csr"):
         raise DataError(f"sparse matrix of format {kind}, expected csr", Location(file))
     data, indices, indptr, shape, labels = (
-        npz.array(file, name) for name in ("data", "indices", "indptr", "shape", "labels")
+        npz.read_array(file, name) for name in ("data", "indices", "indptr", "shape", "labels")
     )
     try:
-        examples = dense(data, indices, indptr, shape)
+        examples = to_dense(data, indices, indptr, shape)
     except DataError as error:
         raise error.at(Location(file)) from None
     return RawSplits(train=(examples, labels))
 
 
-def dense(data: Array, indices: Array, indptr: Array, shape: Array) -> Array:
-    """Returns a matrix of compressed sparse rows as an array (N, D), uint8 if numbers allow it.
+def to_dense(data: Array, indices: Array, indptr: Array, shape: Array) -> Array:
+    """Returns a CSR matrix as a dense array (N, D), uint8 if the values allow it, else float32.
 
-    SciPy's own conversions are not used: they trust what they are given, and crash.
+    Does not use SciPy's own conversions: they do not check their input, and crash on bad input.
 
     Args:
-        data: values that are not 0; those of one place are summed.
-        indices: the column of each.
-        indptr: where each row begins in `data`, and the end of the last.
+        data: nonzero values; values of the same element are added.
+        indices: column of each value.
+        indptr: start of each row in `data`, and the end of the last row.
         shape: N and D.
 
     Raises:
-        DataError: the parts do not fit together, or are larger than half the machine's memory; it
-            has no place.
+        DataError: the arrays do not match, or the result is larger than half the machine's memory;
+            without a location.
     """
-    if not all(part.dtype.kind in "iu" for part in (indices, indptr, shape)):
+    if not all(array.dtype.kind in "iu" for array in (indices, indptr, shape)):
         raise DataError("damaged sparse matrix: expected indices and shape of integers")
     if data.dtype.kind not in "biuf":
         raise DataError(f"sparse matrix of {data.dtype}, expected numbers")
@@ -78,17 +78,17 @@ def dense(data: Array, indices: Array, indptr: Array, shape: Array) -> Array:
         or indptr[-1] != len(data)
         or (indptr[1:] < indptr[:-1]).any()
     ):
-        raise DataError("damaged sparse matrix: its parts do not fit together")
+        raise DataError("damaged sparse matrix: its arrays do not match")
     if len(indices) and not (indices.min() >= 0 and indices.max() < columns):
         raise DataError("damaged sparse matrix: columns out of range")
     counts = indptr[1:].astype(np.int64) - indptr[:-1].astype(np.int64)
-    starts = np.repeat(np.arange(rows) * columns, counts)
-    places, which = np.unique(starts + indices.astype(np.int64), return_inverse=True)
-    values = np.bincount(which, weights=data)
-    small = len(values) == 0 or (
+    row_offsets = np.repeat(np.arange(rows) * columns, counts)
+    elements, element_of = np.unique(row_offsets + indices.astype(np.int64), return_inverse=True)
+    values = np.bincount(element_of, weights=data)
+    fits_uint8 = len(values) == 0 or (
         values.min() >= 0 and values.max() <= 255 and bool((values == np.floor(values)).all())
     )
-    found = np.zeros(rows * columns, np.uint8 if small else np.float32)
-    with np.errstate(over="ignore"):  # Infinity is told of later.
-        found[places] = values
-    return found.reshape(rows, columns)
+    dense = np.zeros(rows * columns, np.uint8 if fits_uint8 else np.float32)
+    with np.errstate(over="ignore"):  # `checks.check_split` reports infinity.
+        dense[elements] = values
+    return dense.reshape(rows, columns)

@@ -1,4 +1,4 @@
-"""JSON lines of Vertex AI's managed data sets: images or texts with a label each.
+"""JSON lines of Vertex AI's managed data sets: images or texts with one label each.
 
 Source: the import and export schemas for single-label classification of images and of texts.
 """
@@ -26,20 +26,28 @@ NAME = "JSON lines of a Vertex AI data set (imageGcsUri or textContent, classifi
 
 _USE = "aiplatform.googleapis.com/ml_use"
 _ANNOTATION = "classificationAnnotation"
-_PARTS = {None: "train", "training": "train", "validation": "validation", "test": "test"}
-_LONGEST_HEAD = 1 << 20
+_SPLIT_OF_USE = {None: "train", "training": "train", "validation": "validation", "test": "test"}
+_MAX_FIRST_LINE = 1 << 20
 _CONTENT = ("imageGcsUri", "textContent", "textGcsUri")
-# Buckets, mounted ones too: a line of somebody's data is not to read any file of this machine.
-_PLACES = ("gs://", "/gcs/")
 
 
 @dataclass(frozen=True)
 class _Item:
-    place: Location
-    kind: str  # One of _CONTENT.
+    """One line.
+
+    Attributes:
+        location: of the line.
+        kind: one of _CONTENT.
+        value: text, or path of an image or text in a bucket.
+        label: class name.
+        split: "train", "validation" or "test".
+    """
+
+    location: Location
+    kind: str
     value: str
     label: str
-    part: str  # "train", "validation" or "test".
+    split: str
 
     @property
     def is_image(self) -> bool:
@@ -47,94 +55,99 @@ class _Item:
 
 
 def recognises(files: Sequence[Path]) -> bool:
-    """Tells whether all files are JSON lines, by their names."""
+    """Returns whether all files are JSON lines, by their names."""
     return bool(files) and all(file.suffix == ".jsonl" for file in files)
 
 
 def read(files: Sequence[Path], request: ReadRequest) -> RawSplits:
-    """Reads all lines, and what they refer to in buckets.
+    """Reads all lines, and the objects in buckets that they refer to.
 
-    Lines that say what they are for (ml_use) make the parts; else the data comes in one piece.
+    The split of a line is its ml_use; data without ml_use is unsplit.
 
     Raises:
-        DataError: a line is no such item, images are damaged or of different sizes, or images and
-            texts are mixed.
-        StorageError: an object that a line refers to is not there, or may not be read.
+        DataError: a line is invalid, images are damaged or of different sizes, or images and texts
+            are mixed.
+        StorageError: an object that a line refers to is missing or cannot be read.
     """
     for file in files:
         memory.check_data(rows.size_in_memory(file), "a file of this size", Location(file))
     items = list(_items(files))
     if items[0].is_image:
-        names = [item.value for item in items]
-        examples = images.read(images.of_files(names), len(names), size=request.options.image_size)
+        paths = [item.value for item in items]
+        size = request.options.image_size
+        examples = images.read(images.read_files(paths), len(paths), size=size)
     else:
-        examples = _texts(items)
-    return splits.source(examples, [item.label for item in items], [item.part for item in items])
+        examples = _read_texts(items)
+    labels, split_names = [item.label for item in items], [item.split for item in items]
+    return splits.group_by_split(examples, labels, split_names)
 
 
 def stream(files: Sequence[Path], request: ReadRequest) -> Stream | None:
-    """Gives images some at a time, so that they need not fit into memory; their names do.
-
-    Returns:
-        None for texts.
+    """Returns images as a stream, with only their paths in memory; None for texts.
 
     Raises:
-        DataError: as `read`; what is damaged shows when its block is asked for.
+        DataError: as `read`; for damaged images when their block is read.
         StorageError: as `read`.
     """
     if not next(_items(files)).is_image:
         return None
-    names, labels, part_of = [], [], []
+    paths, labels, split_names = [], [], []
     for item in _items(files):
-        names.append(item.value)
+        paths.append(item.value)
         labels.append(sys.intern(item.label))
-        part_of.append(item.part)
-    return images.stream(names, labels, part_of, request)
+        split_names.append(item.split)
+    return images.stream(paths, labels, split_names, request)
 
 
-def is_one(file: Path) -> bool:
-    """Tells whether the first line is an item of such a data set, or no JSON object at all."""
+def has_items(file: Path) -> bool:
+    """Returns whether the first line is an item of such a data set, or not a JSON object."""
     try:
         with file.open("rb") as lines:
-            fields = json.loads(lines.readline(_LONGEST_HEAD))
+            fields = json.loads(lines.readline(_MAX_FIRST_LINE))
     except (ValueError, RecursionError):
         return True
     return not isinstance(fields, dict) or bool({*_CONTENT, _ANNOTATION} & set(fields))
 
 
 def _items(files: Sequence[Path]) -> Iterator[_Item]:
-    """Gives the items of all lines, of which there are some; all are images, or all texts."""
+    """Yields the items of all lines: at least one, and either all images or all texts."""
     first: _Item | None = None
     for file in files:
-        for place, fields in rows.objects(file):
-            item = _item(fields, place)
+        for location, fields in rows.read_json_lines(file):
+            item = _item(fields, location)
             first = first or item
             if item.is_image != first.is_image:
-                raise DataError("images and texts in one data set", place)
+                raise DataError(
+                    "found images and texts in one data set, expected one kind", location
+                )
             yield item
     if first is None:
-        raise DataError("no examples, expected one a line", Location(files[0]))
+        raise DataError("no examples, expected one per line", Location(files[0]))
 
 
-def _item(fields: dict[str, Any], place: Location) -> _Item:
+def _item(fields: dict[str, Any], location: Location) -> _Item:
     kinds = [kind for kind in _CONTENT if fields.get(kind)]
     label = _field(fields, _ANNOTATION, "displayName")
     if len(kinds) != 1 or not isinstance(fields[kinds[0]], str):
-        raise DataError(f"expected one of {', '.join(_CONTENT)}, found {_known(fields)}", place)
+        raise DataError(f"expected one of {', '.join(_CONTENT)}, found {_names(fields)}", location)
     if not isinstance(label, str) or not label:
         raise DataError(
             "no label, expected classificationAnnotation with a displayName, found "
-            f"{_known(fields)}",
-            place,
+            f"{_names(fields)}",
+            location,
         )
-    if kinds[0] != "textContent" and not fields[kinds[0]].startswith(_PLACES):
+    (kind,) = kinds
+    value = fields[kind]
+    # A data set from elsewhere must not read local files of this machine.
+    in_bucket = storage.is_remote(value) or storage.is_mounted(value)
+    if kind != "textContent" and not in_bucket:
         raise DataError(
-            f"{kinds[0]} is {fields[kinds[0]]!r}, expected {' or '.join(_PLACES)}...", place
+            f"{kind} is {value!r}, expected {storage.SCHEME} or {storage.MOUNT}...", location
         )
     use = _field(fields, "dataItemResourceLabels", _USE)
-    if use not in _PARTS:
-        raise DataError(f"{_USE} is {use!r}, expected training, validation or test", place)
-    return _Item(place, kinds[0], fields[kinds[0]], label, _PARTS[use])
+    if use not in _SPLIT_OF_USE:
+        raise DataError(f"{_USE} is {use!r}, expected training, validation or test", location)
+    return _Item(location, kind, value, label, _SPLIT_OF_USE[use])
 
 
 def _field(fields: dict[str, Any], name: str, inner: str) -> Any:
@@ -142,13 +155,13 @@ def _field(fields: dict[str, Any], name: str, inner: str) -> Any:
     return value.get(inner) if isinstance(value, dict) else None
 
 
-def _known(fields: dict[str, Any]) -> str:
+def _names(fields: dict[str, Any]) -> str:
     return ", ".join(fields) or "nothing"
 
 
-def _texts(items: Sequence[_Item]) -> Array:
-    stored = [item.value for item in items if item.kind == "textGcsUri"]
-    files = zip(map(Location, stored), storage.read_all(stored), strict=True)
-    contents = iter(text.whole(files, len(stored)))
+def _read_texts(items: Sequence[_Item]) -> Array:
+    paths = [item.value for item in items if item.kind == "textGcsUri"]
+    files = zip(map(Location, paths), storage.read_all(paths), strict=True)
+    contents = iter(text.read_whole(files, len(paths)))
     texts = [next(contents) if item.kind == "textGcsUri" else item.value.strip() for item in items]
     return np.array(texts, dtype=object)

@@ -1,4 +1,4 @@
-"""Files of a bucket, kept on a local disk for the next epoch and the next run."""
+"""Caches the shards of a bucket on a local disk, for the next epoch and the next run."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from trainer import storage
 from trainer.runtime.log import LOGGER
 
 
-class Cache:
-    """A folder of files by their checksum, which stays below a size.
+class ShardCache:
+    """A local folder of files by key, limited in size.
 
-    What is there stays: every epoch reads all files once, so that to make room for a new one would
-    throw out one that is wanted as soon.
+    A full cache evicts nothing: each epoch reads every shard once, so an evicted shard would be
+    needed as soon as the one that replaced it.
     """
 
     def __init__(self, folder: str, limit_bytes: int) -> None:
-        """Makes the folder, or takes what earlier runs left in it.
+        """Creates the folder, or opens it with the files of earlier runs.
+
+        Args:
+            folder: local folder.
+            limit_bytes: maximum size of all files.
 
         Raises:
-            StorageError: it cannot be made or written.
+            StorageError: the folder cannot be created or written.
         """
         self._path, self._folder = Path(folder), storage.folder(folder)
         self._folder.check_writable()
@@ -30,21 +34,21 @@ class Cache:
             for name in filter(storage.is_temporary, self._folder.names()):
                 self._folder.remove(name)
             files = [path for path in self._path.iterdir() if path.is_file()]
-            self._left = limit_bytes - sum(path.stat().st_size for path in files)
+            self._free_bytes = limit_bytes - sum(path.stat().st_size for path in files)
         self._lock = threading.Lock()
 
     def get(self, key: str) -> bytes | None:
-        """Returns the content of a file, None if it is not kept; it may have been damaged."""
+        """Returns the content of a file, which may be damaged; None if it is not cached."""
         with contextlib.suppress(OSError):
             return (self._path / key).read_bytes()
         return None
 
     def write(self, key: str, content: bytes) -> None:
-        """Keeps a file if there is room."""
+        """Stores a file if there is room for it; after a failed write stores no more files."""
         with self._lock:
-            if len(content) > self._left:
+            if len(content) > self._free_bytes:
                 return
-            self._left -= len(content)
+            self._free_bytes -= len(content)
         partial = self._path / f".{key}-{threading.get_ident()}{storage.PARTIAL}"
         try:
             partial.write_bytes(content)
@@ -52,5 +56,7 @@ class Cache:
         except OSError as error:
             partial.unlink(missing_ok=True)
             with self._lock:
-                self._left = 0
-            LOGGER.warning("--cache-dir %s: keeps nothing more: %s", self._path, error.strerror)
+                self._free_bytes = 0
+            LOGGER.warning(
+                "--cache-dir %s: no more shards are cached: %s", self._path, error.strerror
+            )

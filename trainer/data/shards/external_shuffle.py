@@ -1,4 +1,4 @@
-"""Examples in a random order, though they are read in another one and need not fit into memory."""
+"""Shuffles examples that need not fit into memory, by an external sort in temporary files."""
 
 from __future__ import annotations
 
@@ -10,93 +10,103 @@ from pathlib import Path
 import numpy as np
 
 from trainer import storage
-from trainer.data.shards.reader import Array, bytes_of_one, cut
+from trainer.data.shards.reader import Array, bytes_per_example, rechunk
 from trainer.errors import DataError
 
-_PILE_BYTES = 64 << 20
-_HELD_BYTES = 32 << 20
+_PARTITION_BYTES = 64 << 20
+_CHUNK_BYTES = 32 << 20
 
 
-def shuffled(rows: Array) -> Array:
-    """Returns the places of examples in a random order, which is the same each time.
+def shuffle_rows(rows: Array) -> Array:
+    """Returns row numbers in a random order, which is the same on each call.
 
-    Shards of a single class, as in data that is sorted, would make windows of a few.
+    Without it, data that is sorted by class would give shards of one class, and shuffle blocks of
+    few classes.
     """
     return np.random.Generator(np.random.Philox(key=0)).permutation(rows)
 
 
-def in_order(blocks: Iterable[Array], labels: Array, *, mix: bool) -> tuple[Iterable[Array], Array]:
-    """Returns examples, some at a time, with their labels, as they are or mixed."""
-    if not mix:
-        return blocks, labels
-    order = shuffled(np.arange(len(labels)))
-    return mixed(blocks, order), labels[order]
-
-
-def mixed(
-    blocks: Iterable[Array], order: Array, *, pile_bytes: int = _PILE_BYTES
-) -> Iterator[Array]:
-    """Gives examples in another order, by way of temporary files that take as much as they do.
-
-    As they come they are put on piles, by where they go; a pile fits into memory, where it is put
-    in order.
+def order_blocks(
+    blocks: Iterable[Array], labels: Array, *, shuffle: bool
+) -> tuple[Iterable[Array], Array]:
+    """Returns blocks of examples and all labels, either unchanged or shuffled.
 
     Args:
-        blocks: the examples, some at a time: numbers (n, ...), or texts, object array (n,).
-        order: which of them comes at each place: a permutation of their numbers, int64 (N,).
-        pile_bytes: about what a pile takes.
+        blocks: examples, (n, ...) each.
+        labels: labels of all examples, (N,).
+        shuffle: whether to shuffle.
+    """
+    if not shuffle:
+        return blocks, labels
+    order = shuffle_rows(np.arange(len(labels)))
+    return external_shuffle(blocks, order), labels[order]
 
-    Returns:
-        All of them, a pile at a time.
+
+def external_shuffle(
+    blocks: Iterable[Array], order: Array, *, partition_bytes: int = _PARTITION_BYTES
+) -> Iterator[Array]:
+    """Yields examples in another order, one partition at a time.
+
+    The first pass writes each example to the temporary file of its partition; the second pass
+    reads one partition after the other into memory and sorts it there. The files together take as
+    much disk space as the examples.
+
+    Args:
+        blocks: examples in blocks: numbers (n, ...), or texts, object array of str (n,).
+        order: row number of the example at each output position: a permutation, int64 (N,).
+        partition_bytes: approximate size of a partition in bytes.
 
     Raises:
-        DataError: they are not N.
+        DataError: the number of examples is not N.
         StorageError: the disk is full.
     """
     blocks = iter(blocks)
     first = next(blocks, None)
     if first is None:
-        raise _changed(0, len(order))
-    size = max(1, pile_bytes // bytes_of_one(first))
-    pile_of = np.empty(len(order), np.int64)
-    pile_of[order] = np.arange(len(order)) // size
-    came = 0
+        raise _count_error(0, len(order))
+    size = max(1, partition_bytes // bytes_per_example(first))
+    partition_of = np.empty(len(order), np.int64)
+    partition_of[order] = np.arange(len(order)) // size
+    count = 0
     with storage.temporary_directory() as folder:
-        for held in cut(itertools.chain([first], blocks), _HELD_BYTES):
-            came += len(held)
-            if came > len(order):
+        for chunk in rechunk(itertools.chain([first], blocks), _CHUNK_BYTES):
+            count += len(chunk)
+            if count > len(order):
                 break
-            _pile_up(folder, held, pile_of[came - len(held) : came])
-        if came != len(order):
-            raise _changed(came, len(order))
-        for number, at in enumerate(range(0, len(order), size)):
-            pile = _pile(folder / str(number), first)
-            # On its pile an example lies behind those that came before it.
-            yield pile[np.argsort(np.argsort(order[at : at + size]))]
+            _append(folder, chunk, partition_of[count - len(chunk) : count])
+        if count != len(order):
+            raise _count_error(count, len(order))
+        for number, start in enumerate(range(0, len(order), size)):
+            partition = _pop_partition(folder / str(number), first)
+            # The file has its examples in input order: sort them by their rank in `order`.
+            yield partition[np.argsort(np.argsort(order[start : start + size]))]
 
 
-def _pile_up(folder: Path, held: Array, pile_of: Array) -> None:
-    """Appends each example to the file of its pile."""
-    by_pile = np.argsort(pile_of, kind="stable")
-    edges = np.flatnonzero(np.diff(pile_of[by_pile])) + 1
-    for some in np.split(by_pile, edges):
-        with (folder / str(pile_of[some[0]])).open("ab") as file:
-            if held.dtype == object:
-                file.writelines(json.dumps(text).encode() + b"\n" for text in held[some])
+def _append(folder: Path, chunk: Array, partition_of: Array) -> None:
+    """Appends each example of a chunk to the file of its partition."""
+    by_partition = np.argsort(partition_of, kind="stable")
+    edges = np.flatnonzero(np.diff(partition_of[by_partition])) + 1
+    for rows in np.split(by_partition, edges):
+        with (folder / str(partition_of[rows[0]])).open("ab") as file:
+            if chunk.dtype == object:
+                file.writelines(json.dumps(text).encode() + b"\n" for text in chunk[rows])
             else:
-                held[some].tofile(file)
+                chunk[rows].tofile(file)
 
 
-def _pile(path: Path, like: Array) -> Array:
-    """Returns what lies on a pile, and removes that."""
+def _pop_partition(path: Path, like: Array) -> Array:
+    """Returns the examples of a partition, of the dtype and shape of `like`; removes its file."""
     if like.dtype == object:
         with path.open("rb") as lines:
-            pile = np.array(list(map(json.loads, lines)), dtype=object)
+            partition = np.array(list(map(json.loads, lines)), dtype=object)
     else:
-        pile = np.fromfile(path, like.dtype).reshape(-1, *like.shape[1:])
+        partition = np.fromfile(path, like.dtype).reshape(-1, *like.shape[1:])
     path.unlink()
-    return pile
+    return partition
 
 
-def _changed(found: int, expected: int) -> DataError:
-    return DataError(f"found {found} examples, and {expected} when labels were read")
+def _count_error(count: int, expected: int) -> DataError:
+    return DataError(
+        f"found {count} examples, expected {expected} as when the labels were read: the data has "
+        "changed meanwhile. Start again"
+    )

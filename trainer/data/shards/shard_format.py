@@ -1,4 +1,4 @@
-"""A data set that need not fit into memory: `index.json`, and .npy files of examples and labels."""
+"""The shard format: `index.json`, and .npy files of examples and labels, read on demand."""
 
 from __future__ import annotations
 
@@ -15,148 +15,161 @@ from trainer import storage
 from trainer.data import digests
 from trainer.data.checks import MAX_CLASSES
 from trainer.data.dataset import Array, RawSplits, Split
-from trainer.data.shards.cache import Cache
-from trainer.data.shards.external_shuffle import shuffled
-from trainer.data.shards.reader import Shard, Shards, array, crc32c, cut
+from trainer.data.shards.cache import ShardCache
+from trainer.data.shards.external_shuffle import shuffle_rows
+from trainer.data.shards.reader import Shard, Shards, crc32c, parse_npy, rechunk
 from trainer.errors import DataError, Location
 from trainer.storage import Folder
 
 INDEX = "index.json"
-NAME = "shards, as `trainer data convert` makes them (index.json, train-00000.npy, ...)"
+NAME = "shards, as `trainer data convert` writes them (index.json, train-00000.npy, ...)"
+VERSION = "trainer-shards-2"
 
 _STRICT = pydantic.ConfigDict(extra="forbid", strict=False)
-# Large enough that a file is not much slower to open than to read, also in a bucket.
+# Large enough that reading a file takes longer than opening it, also in a bucket.
 _SHARD_BYTES = 16 << 20
-_WINDOW_BYTES = 256 << 20
-_AT_ONCE = 1024  # Examples in a block.
+_SHUFFLE_BLOCK_BYTES = 256 << 20
+_EXAMPLES_PER_BLOCK = 1024
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_STRICT)
-class _File:
+class _FileEntry:
     file: str = pydantic.Field(pattern=r"^[A-Za-z0-9][-.\w]*$")
     examples: int = pydantic.Field(gt=0)
     crc32c: str = pydantic.Field(pattern=r"^[A-Za-z0-9+/]{6}==$")
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_STRICT)
-class _Part:
-    labels: _File
-    digests: _File | None = None  # Data that was converted before there were any has none.
-    examples: list[_File] = pydantic.Field(min_length=1)
+class _SplitEntry:
+    labels: _FileEntry
+    digests: _FileEntry | None = None  # Optional: other writers of the format may leave it out.
+    examples: list[_FileEntry] = pydantic.Field(min_length=1)
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_STRICT)
 class _Index:
-    """What `index.json` holds."""
+    """The content of `index.json`."""
 
-    format: Literal["trainer-shards-1"]
+    format: Literal["trainer-shards-2"]  # VERSION
     classes: list[str] = pydantic.Field(max_length=MAX_CLASSES)
     shape: list[int] = pydantic.Field(min_length=1, max_length=3)
     dtype: Literal["uint8", "float32"]
     low: float
     high: float
-    window_bytes: int = pydantic.Field(gt=0)
-    parts: dict[Literal["train", "validation", "test"], _Part]
+    shuffle_block_bytes: int = pydantic.Field(gt=0)
+    splits: dict[Literal["train", "validation", "test"], _SplitEntry]
 
 
-def source(folder: Folder, cache: Cache | None = None) -> RawSplits | None:
-    """Returns the data in a folder, local or in a bucket; None if it holds no shards.
+def read(folder: Folder, cache: ShardCache | None = None) -> RawSplits | None:
+    """Returns the data set in a folder of shards; None if the folder has no index.
 
-    Labels and digests are read, examples are not.
+    Reads labels and digests, but no examples.
 
     Args:
-        folder: where it is.
-        cache: where files of a bucket are kept, if anywhere.
+        folder: local or in a bucket.
+        cache: local cache of files from a bucket, if any.
 
     Raises:
-        DataError: the index or the labels are damaged.
+        DataError: the index or the labels are damaged, or of another version of the format.
     """
     content = folder.read(INDEX)
     if content is None:
         return None
-    place = Location(f"{folder.path}/{INDEX}")
-    try:
-        index = pydantic.TypeAdapter(_Index).validate_json(content)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise DataError(f"not {NAME}: {where}: {first['msg']}", place) from None
-    parts: dict[str, tuple[Shards, Array]] = {}
-    for name, described in index.parts.items():
-        taken = described.digests
-        files = [Shard(each.file, each.examples, each.crc32c) for each in described.examples]
+    location = Location(f"{folder.path}/{INDEX}")
+    index = _parse_index(content, location)
+    if "train" not in index.splits:
+        raise DataError("no training split", location)
+    splits: dict[str, tuple[Shards, Array]] = {}
+    for name, entry in index.splits.items():
         shards = Shards(
             folder=folder,
-            files=files,
+            files=[Shard(each.file, each.examples, each.crc32c) for each in entry.examples],
             example=tuple(index.shape),
             dtype=np.dtype(index.dtype),
             low=index.low,
             high=index.high,
-            window_bytes=index.window_bytes,
+            shuffle_block_bytes=index.shuffle_block_bytes,
             cache=cache,
-            all_digests=None if taken is None else _numbers(folder, taken),
+            all_digests=None if entry.digests is None else _read_array(folder, entry.digests),
         )
-        parts[name] = shards, _numbers(folder, described.labels)
-    if "train" not in parts:
-        raise DataError("no part to train on", place)
-    return RawSplits(**parts, classes=tuple(index.classes))
+        splits[name] = shards, _read_array(folder, entry.labels)
+    return RawSplits(**splits, classes=tuple(index.classes))
 
 
-def _numbers(folder: Folder, described: _File) -> Array:
-    place = Location(f"{folder.path}/{described.file}")
-    content = folder.read(described.file)
-    if content is None or crc32c(content) != described.crc32c:
-        raise DataError(f"missing, or damaged: another CRC32C than in {INDEX}", place)
-    return array(content, place)
+def _parse_index(content: bytes, location: Location) -> _Index:
+    try:
+        return pydantic.TypeAdapter(_Index).validate_json(content)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+    if first["loc"] == ("format",):
+        raise DataError(
+            f"found format {first['input']!r}, expected {VERSION!r}: convert the original data "
+            "again with `trainer data convert`",
+            location,
+        )
+    field = ".".join(map(str, first["loc"]))
+    raise DataError(f"not {NAME}: {field}: {first['msg']}", location)
+
+
+def _read_array(folder: Folder, entry: _FileEntry) -> Array:
+    location = Location(f"{folder.path}/{entry.file}")
+    content = folder.read(entry.file)
+    if content is None or crc32c(content) != entry.crc32c:
+        raise DataError(f"missing, or damaged: its CRC32C is not the one in {INDEX}", location)
+    return parse_npy(content, location)
 
 
 @dataclass(frozen=True)
 class Stream:
-    """A data set that is given piece by piece.
+    """A data set of which one block of examples at a time is in memory.
 
     Attributes:
-        parts: "train" and perhaps "validation" and "test": blocks of examples, uint8 or float32
-            (n, ...) or texts, object array of str (n,), of which one is in memory at a time; and
-            the labels of all, int32 (N,).
+        splits: "train" and perhaps "validation" and "test": blocks of examples, uint8 or float32
+            (n, ...) or texts, object array of str (n,); and all labels, int32 (N,).
         classes: class names.
-        low: least value of the examples.
-        high: greatest value.
-        texts: whether they are texts.
+        low: minimum value of the examples.
+        high: maximum value of the examples.
+        texts: whether the examples are texts.
     """
 
-    parts: Mapping[str, tuple[Iterable[Array], Array]]
+    splits: Mapping[str, tuple[Iterable[Array], Array]]
     classes: tuple[str, ...]
     low: float = 0.0
     high: float = 255.0
     texts: bool = False
 
 
-def of_parts(parts: Mapping[str, Split], classes: tuple[str, ...], *, mix: bool) -> Stream:
-    """Returns a data set that is in memory, or in shards, as a stream.
+def stream_splits(
+    splits: Mapping[str, Split], classes: tuple[str, ...], *, shuffle: bool
+) -> Stream:
+    """Returns splits that are in memory, or in shards, as a stream.
 
     Args:
-        parts: by name.
+        splits: by name.
         classes: class names.
-        mix: whether examples are wanted in a random order; those of shards are in one.
+        shuffle: whether to shuffle the examples; shards are shuffled already.
     """
-    train = parts["train"].examples
+    train = splits["train"].examples
     texts = train.dtype == object
     low, high = 0.0, 255.0
-    if not texts and not (train.dtype == np.uint8 and train.ndim == 4):  # No pixels.
+    are_pixels = train.dtype == np.uint8 and train.ndim == 4
+    if not texts and not are_pixels:
         low, high = float(train.min()), float(train.max())
-    pieces: dict[str, tuple[Iterable[Array], Array]] = {}
-    for name, part in parts.items():
-        if isinstance(part.examples, Shards):
-            pieces[name] = part.examples.blocks(), part.labels
+    streams: dict[str, tuple[Iterable[Array], Array]] = {}
+    for name, split in splits.items():
+        if isinstance(split.examples, Shards):
+            streams[name] = split.examples.blocks(), split.labels
             continue
-        rows = shuffled(np.arange(len(part))) if mix else np.arange(len(part))
-        pieces[name] = _blocks(part.examples, rows), part.labels[rows]
-    return Stream(pieces, classes, low, high, texts)
+        rows = np.arange(len(split))
+        if shuffle:
+            rows = shuffle_rows(rows)
+        streams[name] = _blocks(split.examples, rows), split.labels[rows]
+    return Stream(streams, classes, low, high, texts)
 
 
 def _blocks(examples: Array, rows: Array) -> Iterator[Array]:
-    for at in range(0, len(rows), _AT_ONCE):
-        yield examples[rows[at : at + _AT_ONCE]]
+    for start in range(0, len(rows), _EXAMPLES_PER_BLOCK):
+        yield examples[rows[start : start + _EXAMPLES_PER_BLOCK]]
 
 
 def write(
@@ -164,53 +177,52 @@ def write(
     stream: Stream,
     *,
     shard_bytes: int = _SHARD_BYTES,
-    window_bytes: int = _WINDOW_BYTES,
+    shuffle_block_bytes: int = _SHUFFLE_BLOCK_BYTES,
 ) -> None:
-    """Writes a data set; the index comes last, so that what is cut short is none.
+    """Writes a data set as shards; writes the index last, so that a partial write is not readable.
 
     Args:
-        folder: where it goes, local or in a bucket.
+        folder: destination, local or in a bucket.
         stream: the data set.
-        shard_bytes: about what a file holds.
-        window_bytes: examples are shuffled within so many bytes of files.
+        shard_bytes: approximate size of a file.
+        shuffle_block_bytes: size of a shuffle block, within which examples are shuffled.
     """
-    described: dict[str, Any] = {}
-    with storage.temporary_directory() as temporary_directory:
+    entries: dict[str, Any] = {}
+    with storage.temporary_directory() as temporary:
         shape, dtype = None, None
-        for name, (blocks, labels) in stream.parts.items():
-            files, taken = [], []
-            for number, block in enumerate(cut(blocks, shard_bytes)):
+        for name, (blocks, labels) in stream.splits.items():
+            files, block_digests = [], []
+            for number, block in enumerate(rechunk(blocks, shard_bytes)):
                 shape, dtype = list(block.shape[1:]), str(block.dtype)
-                taken.append(digests.of(block))
-                files.append(_put(folder, temporary_directory, f"{name}-{number:05}.npy", block))
-            described[name] = {
-                "labels": _put(
-                    folder, temporary_directory, f"{name}-labels.npy", labels.astype(np.int32)
-                ),
-                "digests": _put(
-                    folder, temporary_directory, f"{name}-digests.npy", np.concatenate(taken)
-                ),
+                block_digests.append(digests.digest_examples(block))
+                files.append(_write_array(folder, temporary, f"{name}-{number:05}.npy", block))
+            all_digests = np.concatenate(block_digests)
+            class_indices = labels.astype(np.int32)
+            entries[name] = {
+                "labels": _write_array(folder, temporary, f"{name}-labels.npy", class_indices),
+                "digests": _write_array(folder, temporary, f"{name}-digests.npy", all_digests),
                 "examples": files,
             }
         index = {
-            "format": "trainer-shards-1",
+            "format": VERSION,
             "classes": list(stream.classes),
             "shape": shape,
             "dtype": dtype,
             "low": stream.low,
             "high": stream.high,
-            "window_bytes": window_bytes,
-            "parts": described,
+            "shuffle_block_bytes": shuffle_block_bytes,
+            "splits": entries,
         }
-        path = temporary_directory / INDEX
+        path = temporary / INDEX
         path.write_text(json.dumps(index, ensure_ascii=False) + "\n", encoding="utf-8")
         folder.write(INDEX, path)
 
 
-def _put(folder: Folder, temporary_directory: Path, name: str, values: Array) -> dict[str, Any]:
-    path = temporary_directory / name
+def _write_array(folder: Folder, temporary: Path, name: str, values: Array) -> dict[str, Any]:
+    """Writes an array as .npy and returns its entry in the index."""
+    path = temporary / name
     np.save(path, values, allow_pickle=False)
     folder.write(name, path)
-    described = {"file": name, "examples": len(values), "crc32c": storage.crc32c(path)}
+    entry = {"file": name, "examples": len(values), "crc32c": storage.crc32c(path)}
     path.unlink()
-    return described
+    return entry
