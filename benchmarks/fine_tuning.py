@@ -1,10 +1,10 @@
-"""What a backbone that was trained before is worth: test accuracy on few images of new classes.
+"""Compares a pretrained backbone with training from scratch on few images of new classes.
 
     .venv/bin/python -m benchmarks.fine_tuning
 
-MobileNetV3Small learns the digits 0 to 4 of MNIST; then 5 to 9 are learnt from a few images of
-each: by it, by the same network from nothing, and by `--model image` as it is. Prints a table in
-Markdown: mean cancelled seeds, least and greatest.
+Trains MobileNetV3Small on the digits 0 to 4 of MNIST. Then trains on a few images of each digit
+from 5 to 9: this network, the same network from scratch, and `--model image` with its default
+network. Prints a table of test accuracies in Markdown: mean over seeds, minimum and maximum.
 """
 
 from __future__ import annotations
@@ -28,58 +28,60 @@ EACH, SEEDS = (10, 60), (0, 1, 2)
 
 
 def write(path: Path, train: Split, test: Split, first: int, each: int) -> Path:
-    """Writes five digits from `first` on, so many training images of each."""
+    """Writes five digits from `first` on, with at most `each` training images per digit."""
 
-    def part(split: Split, most: int) -> tuple[np.ndarray, np.ndarray]:
+    def select(split: Split, max_count: int) -> tuple[np.ndarray, np.ndarray]:
         members = [
-            np.flatnonzero(split.labels == digit)[:most] for digit in range(first, first + 5)
+            np.flatnonzero(split.labels == digit)[:max_count] for digit in range(first, first + 5)
         ]
-        chosen = np.sort(np.concatenate(members))
-        return split.examples[chosen], split.labels[chosen] - first
+        indices = np.sort(np.concatenate(members))
+        return split.examples[indices], split.labels[indices] - first
 
-    x_train, y_train = part(train, each)
-    x_test, y_test = part(test, len(test))
+    x_train, y_train = select(train, each)
+    x_test, y_test = select(test, len(test))
     np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
     return path
 
 
 def accuracy(data: Path, out: Path, *flags: str) -> float:
-    """Trains as a user does; returns the test accuracy."""
+    """Trains with the command line; returns the test accuracy."""
     command = [sys.executable, "-m", "trainer.task", "--model=image", f"--data={data}"]
     subprocess.run([*command, f"--out={out}", *flags], check=True, capture_output=True)
     return float(json.loads((out / "metrics.json").read_text())["test"]["accuracy"])
 
 
 def main() -> None:
-    """Trains all of them and prints the table."""
+    """Trains all variants and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.parse_args()
     import keras
 
     mnist = loader.load(DataOptions(data="mnist", seed=0))
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         low = write(folder / "low.npz", mnist.train, mnist.test, 0, len(mnist.train))
         before = accuracy(low, folder / "before", *NETWORK)
         weights = folder / "before.weights.h5"
         trained = keras.models.load_model(folder / "before" / "model.keras", compile=False)
         trained.get_layer(BACKBONE).save_weights(weights)
-        ways = {
+        variants = {
             "MobileNetV3Small, trained on 0 to 4": [*NETWORK, f"--weights={weights}"],
-            "MobileNetV3Small, from nothing": NETWORK,
-            "residual network, from nothing": [],
+            "MobileNetV3Small, from scratch": NETWORK,
+            "residual network, from scratch": [],
         }
-        print(f"On 0 to 4 the backbone was {before:.2%} right.\n")
-        print(f"| images of each class | {' | '.join(ways)} |\n|{'---|' * (len(ways) + 1)}")
+        print(f"Test accuracy of the backbone on 0 to 4: {before:.2%}.\n")
+        print(f"| images per class | {' | '.join(variants)} |\n|{'---|' * (len(variants) + 1)}")
         for each in EACH:
             data = write(folder / f"{each}.npz", mnist.train, mnist.test, 5, each)
             cells = []
-            for name, flags in ways.items():
+            for name, flags in variants.items():
                 out = folder / f"{each} {name}"
-                found = [
+                accuracies = [
                     accuracy(data, out / str(seed), f"--seed={seed}", *flags) for seed in SEEDS
                 ]
-                cells.append(f"{np.mean(found):.1%} ({min(found):.1%} to {max(found):.1%})")
+                cells.append(
+                    f"{np.mean(accuracies):.1%} ({min(accuracies):.1%} to {max(accuracies):.1%})"
+                )
             print(f"| {each} | {' | '.join(cells)} |", flush=True)
 
 

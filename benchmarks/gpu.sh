@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Measures this program on the NVIDIA GPU of this machine, and fills in benchmarks/GPU.md.
+# Measures this program on the NVIDIA GPU of this machine, and writes benchmarks/GPU.md.
 #
 #     benchmarks/gpu.sh
 #
-# Every model, with and without XLA, in float32 and in what --precision auto takes; then whether a
-# run killed with -9 comes back to the same bits. Takes minutes on a data centre's card.
+# Trains every model with and without XLA, in float32 and with --precision auto; then checks that a
+# run resumed after SIGKILL is bit-identical. Takes minutes on a data-centre GPU.
 #
-# DEVICE=cpu MODELS="mlp" EPOCHS=1 DATA=... tries the script itself where there is no card.
+# DEVICE=cpu MODELS="mlp" EPOCHS=1 DATA=... tests the script without a GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -33,24 +33,24 @@ for model in $MODELS; do
   done
 done
 
-# The same run twice, one of them killed in the middle.
+# Trains the same run twice; the second is killed and resumed.
 read -r model _ <<<"$MODELS"
-train --model "$model" --deterministic --out "$runs/whole"
+train --model "$model" --deterministic --out "$runs/uninterrupted"
 killed=(--model "$model" --deterministic --checkpoint-steps 1 --out "$runs/killed")
-# Not by the function: bash would run it in a shell, and that would be killed.
+# Not with the function train: bash would run it in a subshell, and kill would stop only that.
 "$PYTHON" -m trainer.task "${common[@]}" "${killed[@]}" &
 job=$!
 until compgen -G "$runs/killed/checkpoints/*.h5" >/dev/null; do
-  kill -0 "$job" || { echo "$model ended before it could be killed" >&2; exit 1; }
+  kill -0 "$job" || { echo "$model ended before it was killed" >&2; exit 1; }
   sleep 0.1
 done
 kill -9 "$job"
 wait "$job" || true
 train "${killed[@]}"
-same=differ
-cmp "$runs/whole/model.h5" "$runs/killed/model.h5" && same="are the same to the bit"
+comparison=differ
+cmp "$runs/uninterrupted/model.h5" "$runs/killed/model.h5" && comparison="are bit-identical"
 
-"$PYTHON" - "$runs" "$model killed with -9 and resumed, and not killed, with --deterministic: the models $same." \
+"$PYTHON" - "$runs" "$model, resumed after SIGKILL and uninterrupted, with --deterministic: the models $comparison." \
   >"$RESULTS" <<'PYTHON'
 import datetime
 import importlib.metadata
@@ -58,10 +58,10 @@ import json
 import pathlib
 import sys
 
-runs, killed = pathlib.Path(sys.argv[1]), sys.argv[2]
+runs, comparison = pathlib.Path(sys.argv[1]), sys.argv[2]
 versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("tensorflow", "keras"))
 print(f"# On a GPU\n\n`benchmarks/gpu.sh`, {datetime.date.today()}; {versions}.\n")
-print("| model | device | s an epoch, the first | the others | s in all | test accuracy, % |")
+print("| model | device | first epoch, s | other epochs, s | total, s | test accuracy, % |")
 print("|---|---|---|---|---|---|")
 for path in sorted(runs.glob("*-*-*/metrics.json")):
     metrics = json.loads(path.read_text())
@@ -73,6 +73,6 @@ for path in sorted(runs.glob("*-*-*/metrics.json")):
         f"| {metrics['model']} | {metrics['device']} | {first:.3f} | {mean} "
         f"| {metrics['seconds']['total']:.1f} | {100 * metrics['test']['accuracy']:.2f} |"
     )
-print(f"\n{killed}")
+print(f"\n{comparison}")
 PYTHON
 cat "$RESULTS"

@@ -1,10 +1,10 @@
-"""Kills a job hundreds of times, at random instants, and compares each result to the bit.
+"""Kills a job hundreds of times, at random times, and checks that each result is bit-identical.
 
     .venv/bin/python -m benchmarks.kill --kills 200 --place local
     .venv/bin/python -m benchmarks.kill --kills 100 --place gs
 
-Prints a line for each run that got through, and at the end how many kills there were, and into what
-they fell. Ends with 1 at the first result that differs in a bit.
+Prints a line for each completed run, and at the end the number of kills by the phase of the job
+that they hit. Exits with 1 at the first result that differs.
 """
 
 from __future__ import annotations
@@ -41,60 +41,60 @@ def main() -> None:
 
 
 def kill(options: argparse.Namespace, folder: Path) -> bool:
-    """Returns whether all results were those of the undisturbed run."""
+    """Returns whether all results were equal to those of the uninterrupted run."""
     runner = Runner(folder, write_digits(folder / "digits"))
     base = "gs://kills" if options.place == "gs" else str(folder)
-    runner.finish(f"{base}/undisturbed")
-    expected = fingerprint(f"{base}/undisturbed", folder)
-    instants, into, runs = random.Random(options.seed), collections.Counter[str](), 0
-    positions: set[object] = set()
+    runner.finish(f"{base}/uninterrupted")
+    expected = fingerprint(f"{base}/uninterrupted", folder)
+    times, phases, runs = random.Random(options.seed), collections.Counter[str](), 0
+    milliseconds: set[object] = set()
     print(f"seed {options.seed}", flush=True)
-    while into.total() < options.kills:
+    while phases.total() < options.kills:
         out = f"{base}/run{runs}"
         runs += 1
-        ended = None
-        while ended is None:
+        exit_code = None
+        while exit_code is None:
             started = time.perf_counter()
             process = runner.start(out, "--checkpoint-steps=1")
-            # One in ten dies while it starts; the others within training and the final writing.
-            if instants.random() > 0.1:
+            # One kill in ten is during start-up, the others during training and the final files.
+            if times.random() > 0.1:
                 runner.wait_for_training(process)
             try:
-                ended = process.wait(instants.uniform(0, 2))
+                exit_code = process.wait(times.uniform(0, 2))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-                into[moment(runner, out)] += 1
-                positions.add(round(time.perf_counter() - started, 3))
-        if ended != 0:
+                phases[phase(runner, out)] += 1
+                milliseconds.add(round(time.perf_counter() - started, 3))
+        if exit_code != 0:
             print(runner.log.read_text())
             return False
-        same = fingerprint(out, folder) == expected
-        print(f"{out.rpartition('/')[2]}: {into.total()} kills so far,", end=" ")
-        print("to the bit" if same else "DIFFERENT", flush=True)
-        if not same:
+        equal = fingerprint(out, folder) == expected
+        print(f"{out.rpartition('/')[2]}: {phases.total()} kills so far,", end=" ")
+        print("bit-identical" if equal else "DIFFERENT", flush=True)
+        if not equal:
             return False
     print(
-        f"{options.place}: {into.total()} kills cancelled {runs} runs, at {len(positions)} different"
+        f"{options.place}: {phases.total()} kills over {runs} runs, at {len(milliseconds)} "
+        f"different milliseconds after the start: {dict(phases)}"
     )
-    print(f"milliseconds after the start: {dict(into)}")
     return True
 
 
-def moment(runner: Runner, out: str) -> str:
-    """Says into what a kill fell, by what it left behind."""
+def phase(runner: Runner, out: str) -> str:
+    """Returns the phase of the job that a kill hit, by the files that are there."""
     if b"training" not in runner.log.read_bytes():
         return "start"
     if b"test accuracy" in runner.log.read_bytes():
         return "after the end"
     run = storage.folder(out)
-    there = run.names()
-    if filenames.METRICS in there or filenames.MODEL_KERAS in there:
-        return "final writing"
+    names = run.names()
+    if filenames.METRICS in names or filenames.MODEL_KERAS in names:
+        return "final files"
     pointer = run.read(f"{filenames.CHECKPOINTS}/latest.json")
-    named = json.loads(pointer)["checkpoints"] if pointer else []
-    checkpoints = {name.rpartition("/")[2] for name in there if name.endswith((".h5", ".partial"))}
-    return "a checkpoint" if checkpoints - set(named) else "training"
+    complete = json.loads(pointer)["checkpoints"] if pointer else []
+    checkpoints = {name.rpartition("/")[2] for name in names if name.endswith((".h5", ".partial"))}
+    return "a checkpoint" if checkpoints - set(complete) else "training"
 
 
 if __name__ == "__main__":

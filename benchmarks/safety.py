@@ -1,9 +1,9 @@
-"""What safety costs: training with checkpoints and with --deterministic, beside training without.
+"""Measures the cost of checkpoints and of --deterministic in training.
 
     .venv/bin/python -m benchmarks.safety --models mlp cnn sentiment --repeats 5
 
-Each run is a process of its own; the kinds alternate. Checkpoints are as by default, at each epoch's
-end and every 30 s, on the local disk. Prints medians, and the median of the ratios of neighbours.
+Each run is a process; the kinds alternate. Checkpoints are at their defaults: every 30 s, on the
+local disk. Prints medians, and the median of the ratios of successive runs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KINDS = ("plain", "checkpoints", "deterministic")
 
 
 def train_once(name: str, kind: str) -> float:
-    """Returns the seconds of training, compilation included."""
+    """Returns the seconds of a training, compilation included."""
     from trainer import models
     from trainer.checkpoint import hooks
     from trainer.config import Config, DataOptions, ResolvedConfig, complete
@@ -94,11 +94,11 @@ def main() -> None:
 
 
 def measure(model: str, kind: str) -> float:
-    """Trains in a process of its own."""
+    """Returns the seconds of a training in a new process."""
     command = [sys.executable, "-m", "benchmarks.safety", "--once", model, kind]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    return float(json.loads(done.stdout.splitlines()[-1]))
+    process = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return float(json.loads(process.stdout.splitlines()[-1]))
 
 
 if __name__ == "__main__":

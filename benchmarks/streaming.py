@@ -1,12 +1,12 @@
-"""Training from shards on disk, beside the same network on data in memory and beside tf.data.
+"""Compares training from shards on disk with data in memory and with tf.data.
 
     .venv/bin/python -m benchmarks.streaming --gb 20 --memory-gb 3 --folder /tmp/streaming
 
-Generates colour images of 32x32 (random, so that nothing compresses or is sparse), once; the folder
-is kept. Each run is a process of its own, all in a control group with that limit of memory (as
-root; else the peak is told and nothing limited): one epoch cancelled all shards; three cancelled a fortieth
-of the examples in memory; a fifth of an epoch by `fit` with tf.data on the same files. For a real
-bucket, --data gs://bucket/path of such shards.
+Generates colour images of 32x32 once (random, so that they are neither compressible nor sparse);
+the folder is kept. Each run is a process, in a control group with the memory limit (as root;
+otherwise without a limit): one epoch over all shards; three epochs over a fortieth of the examples
+in memory; a fifth of an epoch of `fit` with tf.data on the same files. --data gs://bucket/path
+reads such shards from a bucket.
 """
 
 from __future__ import annotations
@@ -38,25 +38,26 @@ TF_DATA = """
 import sys, time
 import numpy as np, tensorflow as tf
 from pathlib import Path
-from trainer import datasets, models, preparation
-from trainer.config import Config
-place, name, batch = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-data = datasets.load(str(place), seed=0)
+from trainer import models
+from trainer.config import DataOptions
+from trainer.data import loader
+folder, name, batch = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+data = loader.load(DataOptions(data=str(folder)))
 model_entry = models.find(name)
 model = models.build(model_entry, data.spec, learning_rate=0.001, steps=100, seed=0)
-files = sorted(map(str, place.glob("train-0*.npy")))
+files = sorted(map(str, folder.glob("train-0*.npy")))
 size = int(np.prod(data.spec.shape))
 labels = tf.data.Dataset.from_tensor_slices(data.train.labels)
 
 def records(file):
     return tf.data.FixedLengthRecordDataset(file, size, header_bytes=128)
 
-def decoded(record):
+def decode(record):
     return tf.reshape(tf.io.decode_raw(record, tf.uint8), data.spec.shape)
 
 files = tf.data.Dataset.from_tensor_slices(files)
 images = files.interleave(records, cycle_length=8, num_parallel_calls=tf.data.AUTOTUNE)
-images = images.map(decoded, num_parallel_calls=tf.data.AUTOTUNE)
+images = images.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
 pairs = tf.data.Dataset.zip((images, labels)).shuffle(80_000).batch(batch).prefetch(4)
 steps = max(1, len(data.train) // batch // 5)
 started = time.perf_counter()
@@ -66,7 +67,7 @@ print(steps * batch / (time.perf_counter() - started))
 
 
 def generate(folder: Path, gigabytes: float) -> None:
-    """Writes shards with so many bytes of training examples, and a small test part."""
+    """Writes shards with `gigabytes` of training examples, and a small test split."""
     if (folder / shard_format.INDEX).exists():
         return
     count = int(gigabytes * 1e9) // int(np.prod(SHAPE))
@@ -74,36 +75,36 @@ def generate(folder: Path, gigabytes: float) -> None:
     labels = random.integers(0, len(CLASSES), count, dtype=np.int32)
     patterns = random.integers(0, 128, (len(CLASSES), *SHAPE), dtype=np.uint8)
 
-    def blocks(of: np.ndarray) -> Iterator[np.ndarray]:
-        for at in range(0, len(of), 10_000):
-            some = of[at : at + 10_000]
-            noise = random.integers(0, 128, (len(some), *SHAPE), dtype=np.uint8)
-            yield patterns[some] + noise
+    def blocks(labels: np.ndarray) -> Iterator[np.ndarray]:
+        for at in range(0, len(labels), 10_000):
+            block = labels[at : at + 10_000]
+            noise = random.integers(0, 128, (len(block), *SHAPE), dtype=np.uint8)
+            yield patterns[block] + noise
 
-    parts = {"train": (blocks(labels), labels), "test": (blocks(labels[:2000]), labels[:2000])}
-    shard_format.write(storage.folder(str(folder)), Stream(parts, CLASSES))
+    splits = {"train": (blocks(labels), labels), "test": (blocks(labels[:2000]), labels[:2000])}
+    shard_format.write(storage.folder(str(folder)), Stream(splits, CLASSES))
 
 
-def held(shards: Path, folder: Path, part: int) -> Path:
-    """Writes one of so many parts of the examples as data that is read into memory."""
-    path = folder / "held.npz"
+def write_in_memory_data(shards: Path, folder: Path, divisor: int) -> Path:
+    """Writes 1/`divisor` of the examples as .npz, which is read into memory."""
+    path = folder / "in-memory.npz"
     if not path.exists():
-        source = shard_format.source(storage.folder(str(shards)))
+        source = shard_format.read(storage.folder(str(shards)))
         assert source is not None
         (x, y), (x_test, y_test) = source.train, source.test or source.train
-        few = slice(0, len(y) // part)
+        few = slice(0, len(y) // divisor)
         np.savez(path, x_train=x[few], y_train=y[few], x_test=x_test[:], y_test=y_test)
     return path
 
 
 @contextlib.contextmanager
 def limited(gigabytes: float) -> Iterator[Path | None]:
-    """Gives a control group with a limit of memory, page cache included; None if there is none."""
+    """Yields a control group with a memory limit, page cache included; None without permission."""
     try:
         GROUP.mkdir(exist_ok=True)
         (GROUP / "memory.limit_in_bytes").write_text(str(int(gigabytes * 2**30)))
     except OSError as error:
-        print(f"no limit of memory: {error}", file=sys.stderr)
+        print(f"no memory limit: {error}", file=sys.stderr)
         yield None
         return
     try:
@@ -113,7 +114,7 @@ def limited(gigabytes: float) -> Iterator[Path | None]:
 
 
 def run(command: list[str], group: Path | None) -> tuple[str, float]:
-    """Runs a process in the group; returns what it printed, and the most bytes it had."""
+    """Runs a process in the group; returns its output, and the peak memory so far in bytes."""
 
     def enter() -> None:
         if group is not None:
@@ -128,7 +129,7 @@ def run(command: list[str], group: Path | None) -> tuple[str, float]:
     return out + err, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
 
 
-def ours(data: str, args: argparse.Namespace, out: Path, epochs: int, group: Path | None) -> None:
+def train(data: str, args: argparse.Namespace, out: Path, epochs: int, group: Path | None) -> None:
     started = time.perf_counter()
     printed, peak = run(
         [sys.executable, "-m", "trainer.task", "--model", args.model, "--data", data, "--overwrite",
@@ -142,7 +143,7 @@ def ours(data: str, args: argparse.Namespace, out: Path, epochs: int, group: Pat
         f"  {float(rows[-1]['examples_per_second']):10,.0f} examples/s; peak so far "
         f"{peak / 1e9:.2f} GB; {accuracy[0] if accuracy else ''}; before training "
         f"{metrics['seconds']['data'] + metrics['seconds']['import']:.1f} s; "
-        f"{time.perf_counter() - started:.0f} s in all",
+        f"{time.perf_counter() - started:.0f} s in total",
         flush=True,
     )
 
@@ -155,18 +156,18 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--data", help="gs:// path of the shards, if not the folder's")
+    parser.add_argument("--data", help="gs:// path of the shards; default: those in --folder")
     args = parser.parse_args()
     shards = args.folder / "shards"
     args.folder.mkdir(exist_ok=True)
     generate(shards, args.gb)
-    in_memory = held(shards, args.folder, 40)
+    in_memory = write_in_memory_data(shards, args.folder, 40)
     with limited(args.memory_gb) as group:
         for _ in range(args.repeats):
-            print("in memory, a fortieth of them, the last of 3 epochs:")
-            ours(str(in_memory), args, args.folder / "run-held", 3, group)
+            print("in memory, a fortieth of the examples, the last of 3 epochs:")
+            train(str(in_memory), args, args.folder / "run-in-memory", 3, group)
             print(f"shards, all {args.gb:g} GB, one epoch:")
-            ours(args.data or str(shards), args, args.folder / "run-shards", 1, group)
+            train(args.data or str(shards), args, args.folder / "run-shards", 1, group)
         print("tf.data on the same files, a fifth of an epoch of fit:")
         command = [sys.executable, "-c", TF_DATA, str(shards), args.model, str(args.batch_size)]
         printed, peak = run(command, group)

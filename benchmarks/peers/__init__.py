@@ -1,1 +1,1 @@
-"""What a user would pick instead, each as a script that is run as a process of its own."""
+"""Programs that users would write without this package; each is a script for one process."""

@@ -1,9 +1,9 @@
-"""The seed's networks in plain Keras 3, trained by `Model.fit`, as the seed's scripts do.
+"""Trains the networks of the reference scripts in plain Keras 3 with `Model.fit`, as those do.
 
     python -m benchmarks.peers.keras_fit MODEL DATA.npz EPOCHS
 
-DATA.npz has x_train, y_train, x_test, y_test: pixels, or word counts for the sentiment of texts.
-Prints a JSON object: seconds of each epoch, test accuracy, seconds in all, peak memory.
+DATA.npz has x_train, y_train, x_test, y_test: pixels, or word counts for sentiment. Prints a JSON
+object: seconds of each epoch, test accuracy, total seconds, peak memory.
 """
 
 import json
@@ -42,10 +42,10 @@ NETWORKS = {
 
 class Seconds(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
-        self.begun = time.perf_counter()
+        self.started = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
-        epochs.append(time.perf_counter() - self.begun)
+        epochs.append(time.perf_counter() - self.started)
 
 
 name, path, count = sys.argv[1], sys.argv[2], int(sys.argv[3])

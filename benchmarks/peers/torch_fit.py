@@ -1,10 +1,10 @@
-"""The networks of the seed and of cnn_fast in PyTorch, with the optimizers they have here.
+"""Trains the reference networks and cnn_fast in PyTorch, with the optimizers of this package.
 
     python -m benchmarks.peers.torch_fit MODEL DATA.npz EPOCHS [channels_last] [bfloat16]
 
-Needs an environment with torch and numpy. cnn_fast has its schedule, label smoothing and shifts
-drawn per image; bfloat16 is by autocast, in training. Prints a JSON object: seconds of each epoch,
-examples in it, test accuracy, seconds in all, peak memory.
+Needs an environment with torch and numpy. cnn_fast has its learning-rate schedule, label smoothing
+and a random shift per image; bfloat16 uses autocast in training. Prints a JSON object: seconds of
+each epoch, examples per epoch, test accuracy, total seconds, peak memory.
 """
 
 import json
@@ -96,7 +96,7 @@ def as_input(x):
 
 epochs = []
 for _ in range(count):
-    begun = time.perf_counter()
+    epoch_started = time.perf_counter()
     model.train()
     order = torch.randperm(len(x_train))
     for at in range(0, len(order), batch_size):
@@ -109,17 +109,17 @@ for _ in range(count):
         optimizer.step()
         if schedule:
             schedule.step()
-    epochs.append(time.perf_counter() - begun)
+    epochs.append(time.perf_counter() - epoch_started)
 model.eval()
 with torch.no_grad():
-    parts = (x_test[at : at + 1000] for at in range(0, len(x_test), 1000))
-    answers = torch.cat([model(as_input(part)).argmax(1) for part in parts])
+    batches = (x_test[at : at + 1000] for at in range(0, len(x_test), 1000))
+    predicted = torch.cat([model(as_input(batch)).argmax(1) for batch in batches])
 print(
     json.dumps(
         {
             "epochs": epochs,
             "examples": len(x_train),
-            "accuracy": (answers == y_test).float().mean().item(),
+            "accuracy": (predicted == y_test).float().mean().item(),
             "total": time.perf_counter() - started,
             "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
