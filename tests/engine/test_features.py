@@ -1,4 +1,4 @@
-"""A model cut behind its preprocessing is still the same model."""
+"""A model that is split behind its preprocessing gives the outputs of the whole model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from trainer.runtime import memory
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_parts_give_what_the_whole_gives(name: str, digits: Path, sentences: Path) -> None:
+def test_features_and_network_give_the_outputs_of_the_model(
+    name: str, digits: Path, sentences: Path
+) -> None:
     model_entry = models.find(name)
     path = digits if model_entry.recipe.data == "mnist" else sentences
     data = loader.load(DataOptions(data=str(path), seed=0))
@@ -29,7 +31,7 @@ def test_the_parts_give_what_the_whole_gives(name: str, digits: Path, sentences:
     np.testing.assert_allclose(features.predict(features.extract(data.test), 100), whole, atol=1e-6)
 
 
-def test_word_counts_take_a_byte_each(sentences: Path) -> None:
+def test_word_counts_take_one_byte_each(sentences: Path) -> None:
     data = loader.load(DataOptions(data=str(sentences), seed=0))
     model = models.build(models.find("sentiment"), data.spec, learning_rate=0.1, steps=100, seed=0)
     assert FeatureExtractor(model).extract(data.test).dtype == np.uint8
@@ -47,14 +49,14 @@ def token_ids() -> keras.Model:
     return keras.Model(text, keras.layers.Softmax()(summed))
 
 
-def test_sequences_are_padded_to_one_length() -> None:
+def test_sequences_of_all_batches_are_padded_to_one_length() -> None:
     """The layer pads each batch of 1,000 texts to the longest of that batch."""
     ids = FeatureExtractor(token_ids()).extract(texts([1] * 1000 + [5] + [2] * 999))
     assert ids.shape == (2000, 5)
     assert (ids != 0).sum(axis=1).tolist() == [1] * 1000 + [5] + [2] * 999
 
 
-def test_one_endless_text_is_refused_before_memory_runs_out(
+def test_a_text_that_is_too_long_is_refused_before_memory_runs_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(memory, "limit", lambda: 10_000_000)
@@ -65,7 +67,7 @@ def test_one_endless_text_is_refused_before_memory_runs_out(
 @pytest.mark.parametrize(
     ("side", "batch_size", "expected"), [(2, 3, 10), (600, 3, 3), (600, 20, 10)]
 )
-def test_large_examples_are_predicted_in_batches_as_trained(
+def test_large_examples_are_predicted_in_batches_of_the_batch_size(
     side: int, batch_size: int, expected: int
 ) -> None:
     model = keras.Sequential(
@@ -83,8 +85,8 @@ def test_large_examples_are_predicted_in_batches_as_trained(
     assert max(sizes) == expected
 
 
-def test_answers_that_are_no_numbers_are_refused() -> None:
+def test_probabilities_that_are_nan_are_refused() -> None:
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, activation="softmax")])
     model.set_weights([np.full((3, 2), np.nan), np.zeros(2)])
-    with pytest.raises(DivergedError, match="gives NaN for class probabilities"):
+    with pytest.raises(DivergedError, match="returns NaN for class probabilities"):
         FeatureExtractor(model).predict(np.ones((4, 3), np.float32), 4)

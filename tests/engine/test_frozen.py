@@ -1,4 +1,4 @@
-"""First epochs with a backbone that stays as it is, then all of the model."""
+"""The backbone is frozen in the first epochs; then all layers are trained."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from trainer.engine import loop
 from trainer.engine.train_state import TrainState
 
 layers = keras.layers
-STEPS = 9  # Of 800 examples in batches of 96.
+STEPS = 9  # Per epoch: 800 examples in batches of 96.
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +48,11 @@ def fit(trained: keras.Model, data: Dataset, **settings: Any) -> list[loop.Logs]
     return fitting.fit(trained, data.train, data.validation, devices=here, **settings)
 
 
-def variables(of: keras.Model) -> list[np.ndarray]:
-    return [np.array(v) for v in (*of.variables, *of.optimizer.variables)]
+def variables(model: keras.Model) -> list[np.ndarray]:
+    return [np.array(v) for v in (*model.variables, *model.optimizer.variables)]
 
 
-def test_only_what_is_behind_the_backbone_is_trained_in_frozen_epochs(data: Dataset) -> None:
+def test_only_layers_behind_the_backbone_are_trained_in_frozen_epochs(data: Dataset) -> None:
     trained, untouched = model(), model()
     history = fit(trained, data, epochs=2, frozen_epochs=2)
     for a, b in zip(
@@ -66,7 +66,7 @@ def test_only_what_is_behind_the_backbone_is_trained_in_frozen_epochs(data: Data
     assert int(trained.optimizer.iterations) == 2 * STEPS
 
 
-def test_the_whole_model_is_trained_behind_them(data: Dataset) -> None:
+def test_the_whole_model_is_trained_after_frozen_epochs(data: Dataset) -> None:
     trained, untouched = model(), model()
     fit(trained, data, epochs=2, frozen_epochs=1)
     for a, b in zip(
@@ -77,7 +77,7 @@ def test_the_whole_model_is_trained_behind_them(data: Dataset) -> None:
         assert (a != b).any()
 
 
-def test_frozen_epochs_do_what_keras_does_with_a_layer_that_is_not_trainable(
+def test_frozen_epochs_give_the_weights_of_keras_with_a_layer_that_is_not_trainable(
     data: Dataset,
 ) -> None:
     def without_dropout() -> keras.Model:
@@ -92,8 +92,8 @@ def test_frozen_epochs_do_what_keras_does_with_a_layer_that_is_not_trainable(
     theirs.get_layer(models.BACKBONE).trainable = False
     theirs.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
     order = data.train.order(5, 0)
-    for at in range(0, len(order), 96):
-        batch = order[at : at + 96]
+    for start in range(0, len(order), 96):
+        batch = order[start : start + 96]
         theirs.train_on_batch(data.train.examples[batch], data.train.labels[batch])
     for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
@@ -104,24 +104,24 @@ class Stop(Exception):
 
 
 class StopsAt(loop.TrainingHook):
-    """Takes a checkpoint after so many steps, and ends the training."""
+    """Takes a checkpoint after a number of steps, and stops the training."""
 
     def __init__(self, trained: keras.Model, steps: int) -> None:
-        self._model, self._left = trained, steps
+        self._model, self._remaining = trained, steps
 
     def max_steps(self) -> int:
         return 1
 
-    def after_steps(self, state: TrainState, steps: int, *, epoch_end: bool = False) -> None:
-        self._left -= steps
-        if self._left == 0:
-            facts: Any = {"identity": "", "environment": {}, "seconds": 0.0}
-            self.checkpoint = state.capture(self._model, [], state, **facts)
-            if state.step < STEPS:  # At the end of an epoch, the checkpoint behind it.
+    def after_steps(self, train_state: TrainState, steps: int, *, epoch_end: bool = False) -> None:
+        self._remaining -= steps
+        if self._remaining == 0:
+            metadata: Any = {"identity": "", "environment": {}, "seconds": 0.0}
+            self.checkpoint = state.capture(self._model, [], train_state, **metadata)
+            if train_state.step < STEPS:  # After the last step, the epoch end follows.
                 raise Stop
 
 
-class GoesOn(loop.TrainingHook):
+class Resumes(loop.TrainingHook):
     def __init__(self, trained: keras.Model, checkpoint: Checkpoint) -> None:
         self._model, self._checkpoint = trained, checkpoint
 
@@ -130,7 +130,7 @@ class GoesOn(loop.TrainingHook):
 
 
 @pytest.mark.parametrize("steps", [2, STEPS, STEPS + 4])
-def test_a_run_that_is_resumed_in_either_part_ends_to_the_bit_as_one_that_was_not(
+def test_a_run_resumed_before_or_after_the_backbone_is_unfrozen_is_bit_identical(
     data: Dataset, steps: int
 ) -> None:
     whole, stopped, resumed = model(), model(), model()
@@ -138,13 +138,13 @@ def test_a_run_that_is_resumed_in_either_part_ends_to_the_bit_as_one_that_was_no
     hook = StopsAt(stopped, steps)
     with pytest.raises(Stop):
         fit(stopped, data, hook=hook)
-    fit(resumed, data, hook=GoesOn(resumed, hook.checkpoint))
+    fit(resumed, data, hook=Resumes(resumed, hook.checkpoint))
     for a, b in zip(variables(whole), variables(resumed), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 def test_frozen_epochs_are_not_augmented(data: Dataset) -> None:
-    """Augmented by an error, so that any would be noticed."""
+    """The augmentation raises an error, so that any use of it fails."""
 
     class Refusing:
         values_per_example = 1

@@ -1,4 +1,4 @@
-"""Fused updates leave weights and slots as Keras's own optimizers do."""
+"""Fused updates give the weights and slots of Keras's optimizers."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ OPTIMIZERS: dict[str, tuple[Callable[[], Any], bool]] = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_it_does_what_keras_does(name: str) -> None:
+def test_weights_and_slots_are_those_of_keras(name: str) -> None:
     make, _ = OPTIMIZERS[name]
     start = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
-    found = []
+    results = []
     for fused in (True, False):
         optimizer, variables = make(), [keras.Variable(start), keras.Variable(start[0])]
         optimizer.build(variables)
@@ -42,13 +42,13 @@ def test_it_does_what_keras_does(name: str) -> None:
         for step in range(5):
             gradients = [tf.sin(v.value * (step + 1)) for v in variables]
             update(gradients, variables)
-        found.append([np.array(v.value) for v in (*variables, *optimizer.variables)])
-    for a, b in zip(*found, strict=True):
+        results.append([np.array(v.value) for v in (*variables, *optimizer.variables)])
+    for a, b in zip(*results, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_it_is_fused_where_it_can_be(name: str) -> None:
+def test_an_update_is_fused_where_the_kernel_supports_it(name: str) -> None:
     make, fused = OPTIMIZERS[name]
     variables = [keras.Variable(np.ones((2, 2), np.float32))]
     optimizer = make()
@@ -60,7 +60,7 @@ def test_it_is_fused_where_it_can_be(name: str) -> None:
     assert bool(kernels) == fused
 
 
-def test_a_constraint_is_kept() -> None:
+def test_a_constraint_is_respected() -> None:
     variable = keras.Variable(np.ones(3, np.float32))
     variable.constraint = keras.constraints.NonNeg()
     optimizer = optimizers.Adam(10.0)
@@ -69,9 +69,9 @@ def test_a_constraint_is_kept() -> None:
     assert np.array(variable.value).min() >= 0
 
 
-def test_an_embeddings_rows_move_as_by_a_whole_gradient() -> None:
-    """Keras itself squares the gradients of a duplicates row before it sums them."""
-    found = []
+def test_the_rows_of_an_embedding_move_by_the_dense_gradient() -> None:
+    """Keras squares the gradients of a repeated row before it sums them."""
+    weights = []
     for fused in (True, False):
         variable = keras.Variable(np.ones((4, 2), np.float32))
         optimizer = optimizers.Adam(0.1)
@@ -83,11 +83,11 @@ def test_an_embeddings_rows_move_as_by_a_whole_gradient() -> None:
             (gradient,) = tape.gradient(loss, [variable.value])
             assert isinstance(gradient, tf.IndexedSlices)
             update([gradient if fused else tf.convert_to_tensor(gradient)], [variable])
-        found.append(np.array(variable.value))
-    np.testing.assert_allclose(*found, rtol=1e-5)
+        weights.append(np.array(variable.value))
+    np.testing.assert_allclose(*weights, rtol=1e-5)
 
 
-def test_a_variable_without_a_gradient_is_left_to_keras() -> None:
+def test_a_variable_without_a_gradient_gets_the_warning_of_keras() -> None:
     variables = [keras.Variable(np.ones(2, np.float32)), keras.Variable(np.ones(2, np.float32))]
     optimizer = optimizers.Adam(0.1)
     optimizer.build(variables)

@@ -1,4 +1,4 @@
-"""Examples that are read as they are needed train as those in memory do."""
+"""Training on prefetched shards gives the results of training on data in memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def streamed(sharded_digits: Path) -> Dataset:
 
 
 class Ordered(Split):
-    """Examples in memory, in the order of shards."""
+    """A split in memory with the order of a split of shards."""
 
     shards: Split
 
@@ -33,19 +33,19 @@ class Ordered(Split):
 
 
 def in_memory(split: Split) -> Ordered:
-    held = Ordered(np.stack(list(split.examples)), split.labels)
-    object.__setattr__(held, "shards", split)
-    return held
+    ordered = Ordered(np.stack(list(split.examples)), split.labels)
+    object.__setattr__(ordered, "shards", split)
+    return ordered
 
 
 @pytest.mark.parametrize("settings", [{}, {"batch_size": 1000}, {"epochs": 3, "batch_size": 7}])
-def test_the_result_is_that_of_data_in_memory_to_the_bit(
+def test_the_result_is_bit_identical_to_that_of_data_in_memory(
     streamed: Dataset, settings: dict[str, Any]
 ) -> None:
     ours, theirs = small_model(), small_model()
     history = fit(ours, streamed, validation=streamed.validation, **settings)
-    held = Dataset(streamed.spec, in_memory(streamed.train), None, streamed.test, "", {})
-    expected = fit(theirs, held, validation=streamed.validation, **settings)
+    loaded = Dataset(streamed.spec, in_memory(streamed.train), None, streamed.test, "", {})
+    expected = fit(theirs, loaded, validation=streamed.validation, **settings)
     for row, other in zip(history, expected, strict=True):
         for figure in ("loss", "accuracy", "val_loss", "val_accuracy"):
             assert row[figure] == other[figure]
@@ -55,31 +55,31 @@ def test_the_result_is_that_of_data_in_memory_to_the_bit(
 
 @pytest.mark.parametrize("replicas", [1, 3])
 @pytest.mark.parametrize(("epoch", "step"), [(0, 0), (0, 1), (1, 5), (1, 8), (2, 3)])
-def test_it_goes_on_from_any_position(
+def test_prefetching_starts_at_any_position(
     streamed: Dataset, epoch: int, step: int, replicas: int
 ) -> None:
-    """Every step has the examples of its indices, also where it is filled up for replicas."""
+    """Each step has the examples of its indices, also if it is filled up for several replicas."""
     train = streamed.train
     assert isinstance(train.examples, Shards)
-    assert len(list(train.examples.windows(5, 0))) > 3
+    assert len(list(train.examples.shuffle_blocks(5, 0))) > 3
     everything = np.stack(list(train.examples))
     prefetcher = Prefetcher(train.examples)
     prefetcher.start(seed=5, epochs=3, epoch=epoch, position=step * 100)
     for number in range(epoch, 3):
         indices = batches(train.order(5, number), 100, replicas)
-        for some in (indices[step : step + 1], indices[step + 1 : step + 4], indices[step + 4 :]):
-            if len(some):
-                expected = everything[np.maximum(some, ~some)]
-                np.testing.assert_array_equal(prefetcher.next(some), expected)
+        for rows in (indices[step : step + 1], indices[step + 1 : step + 4], indices[step + 4 :]):
+            if len(rows):
+                expected = everything[np.maximum(rows, ~rows)]
+                np.testing.assert_array_equal(prefetcher.next(rows), expected)
         step = 0
 
 
-def test_a_damaged_file_ends_the_training_and_is_named(
+def test_a_damaged_file_stops_the_training_and_is_named(
     streamed: Dataset, sharded_digits: Path, tmp_path: Path
 ) -> None:
     for file in sharded_digits.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     data = loader.load(DataOptions(data=str(tmp_path), seed=0))
     (tmp_path / "train-00007.npy").write_bytes(b"")
-    with pytest.raises(DataError, match=r"train-00007.npy: damaged: another CRC32C"):
+    with pytest.raises(DataError, match=r"train-00007.npy: damaged: its CRC32C is not"):
         fit(small_model(), data)
