@@ -1,4 +1,4 @@
-"""A job that is started as processes, to be killed, and what two equal runs have in common."""
+"""Starts training jobs as processes that tests kill, and compares runs bit for bit."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from trainer.runs import filenames
 
 ROOT = Path(__file__).parents[1]
 
-# All that can differ from run to run: dropout, augmentation, moving averages, the memory of
-# callbacks, a learning rate that they change, and order.
+# Contains everything with a state or with randomness: dropout, augmentation, moving averages,
+# callbacks with a state, a learning rate that they change, and the order of examples.
 MODEL = """
 import keras
 from trainer.models import Recipe
@@ -57,7 +57,7 @@ def build(spec):
 
 
 class Runner:
-    """Starts the job as processes that can be killed."""
+    """Starts training jobs as processes."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Runner:
 
 
 def fingerprint(out: str, temporary_directory: Path) -> dict[str, Any]:
-    """Everything that two equal runs have in common, to the bit."""
+    """Returns all results of a run that are equal in bit-identical runs."""
     folder = storage.folder(out)
     path = temporary_directory / f"{random.random()}.keras"
     path.write_bytes(folder.read(filenames.MODEL_KERAS) or b"")
@@ -117,7 +117,7 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 
 
 def write_digits(folder: Path, examples: int = 1000) -> Path:
-    """Writes the first 1,000 training and 300 test images of MNIST, and returns the folder."""
+    """Writes the first training images (1,000) and 300 test images of MNIST; returns the folder."""
     folder.mkdir(exist_ok=True)
     mnist = loader.load(DataOptions(data="mnist", seed=0))
     for name, split, count in (("train", mnist.train, examples), ("t10k", mnist.test, 300)):

@@ -1,4 +1,4 @@
-"""A run that is killed, as often as you like, ends as one that never was."""
+"""Tests that killed and resumed runs are bit-identical to undisturbed runs."""
 
 from __future__ import annotations
 
@@ -33,36 +33,37 @@ def undisturbed(runner: Runner) -> dict[str, Any]:
     return fingerprint(str(runner.folder / "undisturbed"), runner.folder)
 
 
-@pytest.mark.parametrize("wanted", [3, pytest.param(12, marks=pytest.mark.long)])
-def test_sigkill_at_random_instants_changes_nothing(
-    runner: Runner, undisturbed: dict[str, Any], wanted: int
+@pytest.mark.parametrize("kill_count", [3, pytest.param(12, marks=pytest.mark.long)])
+def test_a_run_killed_at_random_times_is_bit_identical(
+    runner: Runner, undisturbed: dict[str, Any], kill_count: int
 ) -> None:
-    """With a checkpoint as often as can be, so that many a kill falls into the middle of one."""
+    """A checkpoint is saved after each step, so that kills also interrupt checkpoints."""
     seed = time.time_ns()
     print(f"seed {seed}")
     instants = random.Random(seed)
     kills = runs = 0
-    while kills < wanted:
-        out, runs = f"killed{wanted}-{runs}", runs + 1  # On a fast machine one run is soon through.
-        ended = None
-        while ended is None:
+    while kills < kill_count:
+        out, runs = (
+            f"killed{kill_count}-{runs}",
+            runs + 1,
+        )  # On a fast machine a run ends before all kills are done.
+        exit_code = None
+        while exit_code is None:
             process = runner.start(out, "--checkpoint-steps=1")
             runner.wait_for_training(process)
             try:
-                ended = process.wait(None if kills == wanted else instants.uniform(0, 1.8))
+                exit_code = process.wait(None if kills == kill_count else instants.uniform(0, 1.8))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
                 kills += 1
-        assert ended == 0, runner.log.read_text()
+        assert exit_code == 0, runner.log.read_text()
         assert fingerprint(str(runner.folder / out), runner.folder) == undisturbed
         assert not (runner.folder / out / filenames.CHECKPOINTS).exists()
 
 
 @pytest.mark.long
-def test_data_that_is_read_as_needed_changes_nothing_of_that(
-    tmp_path: Path, sharded_digits: Path
-) -> None:
+def test_a_killed_run_on_shards_is_bit_identical(tmp_path: Path, sharded_digits: Path) -> None:
     runner = Runner(tmp_path, sharded_digits)
     runner.finish("undisturbed")
     instants = random.Random(0)
@@ -83,7 +84,7 @@ def test_data_that_is_read_as_needed_changes_nothing_of_that(
     assert killed == undisturbed
 
 
-def test_sigterm_saves_a_checkpoint_and_says_that_the_job_is_not_done(
+def test_sigterm_saves_a_checkpoint_and_exits_with_143(
     runner: Runner, undisturbed: dict[str, Any]
 ) -> None:
     process = runner.start("ended")
@@ -91,19 +92,19 @@ def test_sigterm_saves_a_checkpoint_and_says_that_the_job_is_not_done(
     time.sleep(1.8)
     process.terminate()
     assert process.wait(20) == 143
-    said = runner.log.read_text()
-    assert "stopped by SIGTERM; the same command resumes from ended/checkpoints/" in said
+    log = runner.log.read_text()
+    assert "stopped by SIGTERM; the same command resumes from ended/checkpoints/" in log
     runner.finish("ended")
-    said = runner.log.read_text()
-    assert "resuming from ended/checkpoints/" in said
-    assert "bit-identical" not in said
+    log = runner.log.read_text()
+    assert "resuming from ended/checkpoints/" in log
+    assert "bit-identical" not in log
     seconds = json.loads((runner.folder / "ended" / filenames.METRICS).read_text())["seconds"]
     assert 1 < seconds["earlier_attempts"] < seconds["total"]
     assert fingerprint(str(runner.folder / "ended"), runner.folder) == undisturbed
 
 
 @pytest.mark.long
-def test_another_machine_goes_on_and_says_that_bits_may_differ(runner: Runner) -> None:
+def test_a_run_resumed_on_another_device_warns_about_bit_identity(runner: Runner) -> None:
     process = runner.start("moved", "--epochs=3000", "--checkpoint-steps=40")
     runner.wait_for_training(process)
     time.sleep(1.5)
@@ -111,7 +112,7 @@ def test_another_machine_goes_on_and_says_that_bits_may_differ(runner: Runner) -
     assert process.wait(20) == 143
     one_core = {min(os.sched_getaffinity(0))}
     cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, one_core)  # The child inherits it.
+    os.sched_setaffinity(0, one_core)  # Inherited by the child process.
     try:
         process = runner.start("moved", "--epochs=3000")
     finally:
@@ -120,13 +121,13 @@ def test_another_machine_goes_on_and_says_that_bits_may_differ(runner: Runner) -
     time.sleep(1.5)
     process.terminate()
     assert process.wait(20) == 143
-    said = runner.log.read_text()
-    assert "resuming from moved/checkpoints/" in said
-    assert "the result may not be bit-identical: device was CPU: " in said
-    assert "1 cores" in said
+    log = runner.log.read_text()
+    assert "resuming from moved/checkpoints/" in log
+    assert "the result may not be bit-identical: device was CPU: " in log
+    assert "1 cores" in log
 
 
-def test_sigterm_before_training_is_answered_at_once(runner: Runner) -> None:
+def test_sigterm_before_training_exits_at_once(runner: Runner) -> None:
     process = runner.start("early")
     time.sleep(0.8)
     process.terminate()
@@ -135,7 +136,7 @@ def test_sigterm_before_training_is_answered_at_once(runner: Runner) -> None:
 
 @pytest.fixture
 def killer(proxy: FaultProxy) -> Iterator[Any]:
-    """Kills a process at the moment it sends its n-th upload, before or after it is stored."""
+    """Returns a function that kills a process at its n-th upload, before or after it is stored."""
 
     def at_upload(process: subprocess.Popen[bytes], number: int, *, stored: bool) -> None:
         fault = proxy.add(match="POST /upload/", skip=number, lose_reply=stored, reset=not stored)
@@ -152,10 +153,10 @@ def killer(proxy: FaultProxy) -> Iterator[Any]:
 
 
 @pytest.mark.long
-def test_kills_in_the_middle_of_uploads_change_nothing(
+def test_a_run_killed_during_uploads_is_bit_identical(
     runner: Runner, undisturbed: dict[str, Any], bucket: str, proxy: FaultProxy, killer: Any
 ) -> None:
-    """Uploads are: the lease, config.json, then checkpoint and pointer in turn."""
+    """The order of uploads is: lease, config.json, then checkpoint and pointer alternately."""
     out = f"{bucket}/run"
     for number, stored in ((0, True), (1, False), (2, True), (3, False), (4, True), (9, False)):
         proxy.clear()
@@ -165,18 +166,18 @@ def test_kills_in_the_middle_of_uploads_change_nothing(
     proxy.clear()
     runner.finish(out, "--checkpoint-steps=40")
     assert fingerprint(out, runner.folder) == undisturbed
-    left = storage.folder(out).names()
-    assert [name for name in left if name.startswith((".", filenames.CHECKPOINTS))] == []
+    names = storage.folder(out).names()
+    assert [name for name in names if name.startswith((".", filenames.CHECKPOINTS))] == []
 
 
 @pytest.mark.long
 def test_two_jobs_never_share_a_run_directory(runner: Runner, bucket: str) -> None:
     for out in ("shared", f"{bucket}/shared"):
-        # So many steps that it has not stopped early before the second one has started.
+        # With enough steps that it still runs when the second job starts.
         first = runner.start(out, "--epochs=3000", "--batch-size=1")
         runner.wait_for_training(first)
         time.sleep(1.5)
-        refused = subprocess.run(
+        second = subprocess.run(
             first.args,  # type: ignore[arg-type]
             cwd=runner.folder,
             env={**os.environ, "PYTHONPATH": f"{ROOT}:{runner.folder}"},
@@ -187,12 +188,12 @@ def test_two_jobs_never_share_a_run_directory(runner: Runner, bucket: str) -> No
         first.kill()
         first.wait()
         assert alive, "the first job ended before the second could be refused"
-        assert refused.returncode == 2
-        assert "another job is running on it" in refused.stderr
+        assert second.returncode == 2
+        assert "another job is running on it" in second.stderr
 
 
 @pytest.mark.long
-def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(
     runner: Runner, undisturbed: dict[str, Any]
 ) -> None:
     process = runner.start("damaged", "--checkpoint-steps=10")
@@ -209,15 +210,15 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(
     content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
     newest.write_bytes(content)
     runner.finish("damaged", "--checkpoint-steps=10")
-    said = runner.log.read_text()
-    assert f"{newest.name}: " in said
-    assert "skipping this checkpoint" in said
-    assert f"resuming from damaged/checkpoints/{latest[1]}" in said
+    log = runner.log.read_text()
+    assert f"{newest.name}: " in log
+    assert "skipping this checkpoint" in log
+    assert f"resuming from damaged/checkpoints/{latest[1]}" in log
     assert fingerprint(str(runner.folder / "damaged"), runner.folder) == undisturbed
 
 
 @pytest.mark.long
-def test_an_unfinished_run_of_other_settings_is_refused(runner: Runner) -> None:
+def test_an_unfinished_run_with_other_settings_is_refused(runner: Runner) -> None:
     process = runner.start("other", "--checkpoint-steps=10")
     while process.poll() is None and not (runner.folder / "other" / filenames.CHECKPOINTS).exists():
         time.sleep(0.01)

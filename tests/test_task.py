@@ -1,4 +1,4 @@
-"""The command line: everything wrong is told in one line, before any work."""
+"""Tests of the command line: errors are reported in one line, before any work."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def test_flags_become_a_checked_config() -> None:
     assert (config.learning_rate, config.epochs, config.seed) == (0.1, None, 0)
 
 
-def test_values_stay_what_was_typed() -> None:
-    """Fire alone would make 10, 7, a list and None of these."""
+def test_values_are_not_converted_by_fire() -> None:
+    """Fire alone would convert these to 10, 7 and a list."""
     config = task.parse(["--data", "1_0", "--out", "0007", "--model", "[a]"])
     assert (config.data, config.out, config.model) == ("1_0", "0007", "[a]")
 
@@ -47,13 +47,13 @@ def test_values_stay_what_was_typed() -> None:
         (["--epochs", "1_0"], "--epochs: found '1_0'"),
     ],
 )
-def test_a_slip_stops_before_any_work(arguments: Sequence[str], message: str) -> None:
+def test_an_invalid_command_line_is_an_error(arguments: Sequence[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         task.parse(arguments)
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
-def test_help_lists_every_flag_without_importing_anything_heavy(flag: str) -> None:
+def test_help_lists_every_flag_without_importing_large_packages(flag: str) -> None:
     program = (
         "import sys, atexit; from trainer import task;"
         "heavy = ('tensorflow', 'keras', 'numpy', 'PIL', 'google.cloud.storage', 'requests',"
@@ -71,7 +71,7 @@ def test_help_lists_every_flag_without_importing_anything_heavy(flag: str) -> No
     assert "FIRE" not in done.stdout
 
 
-WRONG: list[tuple[list[str], str]] = [
+MISTAKES: list[tuple[list[str], str]] = [
     (["--epochs", "0"], "--epochs: found '0', expected greater than 0"),
     (["--model", "cn"], "unknown model 'cn'. Expected one of: mlp, cnn"),
     (["--data", "missing"], "missing: no such file or folder"),
@@ -84,7 +84,7 @@ WRONG: list[tuple[list[str], str]] = [
 
 
 @pytest.mark.process
-@pytest.mark.parametrize(("arguments", "message"), WRONG)
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES)
 def test_a_mistake_is_one_line_and_exit_code_2(
     job: Job, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
@@ -101,7 +101,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_an_error_is_a_json_line_when_the_log_is(job: Job) -> None:
+def test_an_error_is_a_json_line_with_a_json_log(job: Job) -> None:
     done = job("--epochs", "0", "--log", "json")
     assert done.returncode == 2
     assert done.stderr == ""
@@ -118,7 +118,7 @@ def test_a_missing_bucket_is_one_line(job: Job, bucket: str) -> None:
 
 
 @pytest.mark.process
-def test_a_defect_in_a_users_model_keeps_its_traceback(job: Job, tmp_path: Path) -> None:
+def test_an_error_in_a_users_model_has_a_traceback(job: Job, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def build(spec):\n    return 1 / 0\n")
     done = job("--model", "mine:build")
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""Whole jobs, as processes of their own, from data to run directory."""
+"""Tests of whole training jobs, from data to run directory, as processes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FILES = {
 }
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_names_the_last_checkpoint(
+def test_a_diverging_loss_stops_the_run_and_names_the_last_checkpoint(
     job: Job, digits: Path
 ) -> None:
     arguments = ("--model=mlp", f"--data={digits}", "--learning-rate=1e38", "--out=run")
@@ -48,27 +48,25 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_last_checkpoint(
 
 
 @pytest.mark.long
-def test_rare_classes_and_leaked_examples_are_told_and_weights_help(
+def test_rare_classes_and_leaked_examples_are_reported_and_class_weights_help(
     job: Job, tmp_path: Path
 ) -> None:
     random = np.random.default_rng(0)
 
-    def part(often: int, rarely: int) -> tuple[np.ndarray, np.ndarray]:
-        labels = np.repeat([0, 1], [often, rarely])
+    def split(*counts: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.repeat([0, 1], counts)
         return random.normal(labels[:, np.newaxis] * 0.7, 1.0, [len(labels), 8]), labels
 
-    x, y = part(1000, 40)
-    x_test, y_test = part(200, 200)
+    x, y = split(1000, 40)
+    x_test, y_test = split(200, 200)
     x_test[:3] = x[:3]
     np.savez(tmp_path / "rare.npz", x_train=x, y_train=y, x_test=x_test, y_test=y_test)
     recalls = []
     for kind in ("none", "balanced"):
         done = job("--model=mlp", "--data=rare.npz", f"--out={kind}", f"--class-weights={kind}")
-        assert "rare.npz: 3 of 400 test examples are also in the training split" in (
-            done.stderr
-        )
-        told = "rare.npz: 1000 training examples of class '0' and 40 of '1'; --class-weights bal"
-        assert (told in done.stderr) == (kind == "none")
+        assert "rare.npz: 3 of 400 test examples are also in the training split" in (done.stderr)
+        warning = "rare.npz: 1000 training examples of class '0' and 40 of '1'; --class-weights bal"
+        assert (warning in done.stderr) == (kind == "none")
         metrics = json.loads((tmp_path / kind / filenames.METRICS).read_text())
         assert metrics["leaked_from_training"] == {"test": 3}
         recalls.append(metrics["per_class"][1]["recall"])
@@ -76,15 +74,15 @@ def test_rare_classes_and_leaked_examples_are_told_and_weights_help(
 
 
 @pytest.mark.process
-def test_a_job_leaves_a_complete_run_behind(job: Job, digits: Path, tmp_path: Path) -> None:
+def test_a_job_writes_a_complete_run_directory(job: Job, digits: Path, tmp_path: Path) -> None:
     done = job("--model=mlp", "--data", digits, "--out=run", "--epochs=2", "--validation-split=0.2")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "run\n"
     run = tmp_path / "run"
-    found = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
-    events = {name for name in found if re.match(r"tensorboard/events\.out\.tfevents\.\d+\.", name)}
+    names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    events = {name for name in names if re.match(r"tensorboard/events\.out\.tfevents\.\d+\.", name)}
     assert len(events) == 1
-    assert found - {"saved_model/assets"} - events == FILES
+    assert names - {"saved_model/assets"} - events == FILES
 
     metrics = json.loads((run / filenames.METRICS).read_text())
     assert set(metrics) == {
@@ -116,12 +114,12 @@ def test_a_job_leaves_a_complete_run_behind(job: Job, digits: Path, tmp_path: Pa
 
     model = keras.models.load_model(run / filenames.MODEL_KERAS)
     data = loader.load(DataOptions(data=str(digits), seed=0))
-    answer = np.asarray(model(models.as_input(data.test.examples)))
-    assert (answer.argmax(axis=1) == data.test.labels).mean() == metrics["test"]["accuracy"]
+    probabilities = np.asarray(model(models.as_input(data.test.examples)))
+    assert (probabilities.argmax(axis=1) == data.test.labels).mean() == metrics["test"]["accuracy"]
 
 
 @pytest.mark.process
-def test_from_a_bucket_to_a_bucket(job: Job, bucket: str, sentences: Path) -> None:
+def test_a_job_reads_from_and_writes_to_a_bucket(job: Job, bucket: str, sentences: Path) -> None:
     for path in sentences.iterdir():
         storage.folder(f"{bucket}/data").write(path.name, path)
     arguments = ["--model=sentiment", f"--data={bucket}/data", f"--out={bucket}/runs/7"]
@@ -139,9 +137,9 @@ def test_from_a_bucket_to_a_bucket(job: Job, bucket: str, sentences: Path) -> No
         assert len(run.read(entry["name"]) or b"") == entry["size_bytes"]
 
     before = storage.folder(bucket).names()
-    again = job(*arguments, "--epochs=1", "--log=json")
-    assert again.returncode == 0
-    assert "this run is finished already" in again.stdout
+    repeated = job(*arguments, "--epochs=1", "--log=json")
+    assert repeated.returncode == 0
+    assert "this run is finished already" in repeated.stdout
     other = job(*arguments, "--epochs=2")
     assert other.returncode == 2
     assert "--epochs was 1, now 2" in other.stderr
@@ -175,7 +173,7 @@ def test_a_backbone_is_fine_tuned_from_weights_in_a_bucket(
     assert missing.stderr.endswith(f"--weights {bucket}/weights/none.weights.h5: no such file\n")
 
 
-def test_a_bucket_that_may_not_be_written_is_found_before_training(
+def test_a_bucket_that_may_not_be_written_is_an_error_before_training(
     job: Job, bucket: str, proxy: FaultProxy, digits: Path
 ) -> None:
     proxy.add(match="POST", status=403, times=1000)
@@ -186,7 +184,9 @@ def test_a_bucket_that_may_not_be_written_is_found_before_training(
 
 
 @pytest.mark.process
-def test_settings_from_a_file_give_the_same_run(job: Job, digits: Path, tmp_path: Path) -> None:
+def test_a_run_from_the_config_of_another_is_bit_identical(
+    job: Job, digits: Path, tmp_path: Path
+) -> None:
     arguments = ["--model=mlp", "--data", digits, "--epochs=1", "--seed=3"]
     assert job(*arguments, "--out=first").returncode == 0
     done = job("--config=first/config.json", "--out=second")
@@ -204,7 +204,7 @@ def test_settings_from_a_file_give_the_same_run(job: Job, digits: Path, tmp_path
     assert all((a == b).all() for a, b in zip(*weights, strict=True))
 
 
-def test_overwriting_replaces_a_run(job: Job, digits: Path, tmp_path: Path) -> None:
+def test_overwrite_replaces_a_run(job: Job, digits: Path, tmp_path: Path) -> None:
     arguments = ["--model=mlp", "--data", digits, "--out=run"]
     assert job(*arguments, "--epochs=1").returncode == 0
     refused = job(*arguments, "--epochs=2")
@@ -234,7 +234,7 @@ def build(spec):
 """
 
 
-def test_a_users_own_model_is_one_file(job: Job, digits: Path, tmp_path: Path) -> None:
+def test_a_model_can_be_defined_in_one_file(job: Job, digits: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(OWN_MODEL)
     arguments = ["--model=mine:build", "--data", digits, "--out=run"]
     refused = job(*arguments)
@@ -273,7 +273,7 @@ def test_a_model_that_cannot_be_saved_is_refused_before_training(
     assert not (tmp_path / "run").exists()
 
 
-def test_weights_that_overflow_in_the_last_step_are_no_result(
+def test_weights_that_overflow_in_the_last_step_are_an_error(
     job: Job, digits: Path, tmp_path: Path
 ) -> None:
     done = job(
@@ -285,7 +285,7 @@ def test_weights_that_overflow_in_the_last_step_are_no_result(
     assert not (tmp_path / "run" / filenames.MANIFEST).exists()
 
 
-def test_a_shipped_set_needs_no_path_and_a_run_gets_a_name(job: Job, tmp_path: Path) -> None:
+def test_a_shipped_data_set_and_the_default_run_directory(job: Job, tmp_path: Path) -> None:
     done = job("--model=sentiment_small", "--epochs=1")
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "runs").iterdir()
@@ -302,7 +302,7 @@ def test_damaged_data_writes_nothing(job: Job, digits: Path, tmp_path: Path) -> 
     assert not (tmp_path / "run").exists()
 
 
-# The least accuracy on the test set, in per cent, that the seed's networks must reach.
+# Minimum test accuracy, in per cent, of the built-in models with default settings.
 TARGETS = {
     "mlp": 98.2, "cnn_fast": 99.3, "sentiment": 76.5, "sentiment_small": 66.0, "ngram": 80.0
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The report as people see it, in a real browser."""
+"""Tests of the report in a real browser."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser
 
-from tests.browser import check_it_opens_alone_fits_and_can_be_read, colour, contrast, opened
-from tests.reports.test_report import facts
-from tests.reports.test_report import page as written
+from tests.browser import check_page, colour, contrast, open_page
+from tests.reports.test_report import page as write_page
+from tests.reports.test_report import report_inputs
 from trainer.runs import filenames
 
 HOSTILE = "<script>document.title = 'run'</script>"
@@ -21,7 +21,12 @@ HOSTILE = "<script>document.title = 'run'</script>"
 def texts_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = np.array([f"A {HOSTILE} film & <b>no</b> {n}" for n in range(300)], object)
     run = tmp_path_factory.mktemp("texts")
-    written(facts(texts, (HOSTILE, "a class with quite a long name, as they come"), right=0.3), run)
+    write_page(
+        report_inputs(
+            texts, (HOSTILE, "a class with quite a long name, as they come"), accuracy=0.3
+        ),
+        run,
+    )
     return run
 
 
@@ -29,7 +34,10 @@ def texts_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def many_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = np.random.default_rng(0).integers(0, 255, (3000, 50, 40, 3))
     run = tmp_path_factory.mktemp("many")
-    written(facts(images, tuple(f"n{n:08} with a name" for n in range(150)), validation=0.1), run)
+    write_page(
+        report_inputs(images, tuple(f"n{n:08} with a name" for n in range(150)), validation=0.1),
+        run,
+    )
     return run
 
 
@@ -38,22 +46,22 @@ def run(request: pytest.FixtureRequest) -> Path:
     return Path(request.getfixturevalue(request.param))
 
 
-def test_it_opens_alone_fits_and_can_be_read(browser: Browser, run: Path) -> None:
-    check_it_opens_alone_fits_and_can_be_read(browser, run / filenames.REPORT)
+def test_the_page_is_self_contained_fits_and_is_readable(browser: Browser, run: Path) -> None:
+    check_page(browser, run / filenames.REPORT)
 
 
-def test_it_prints_dark_on_white_to_a_few_pages(browser: Browser, run: Path) -> None:
-    page = opened(browser, run / filenames.REPORT, [], color_scheme="dark")
-    printed = page.pdf(format="A4")
-    assert 2 <= len(re.findall(rb"/Type\s*/Page\b", printed)) <= 9
+def test_the_page_is_printed_dark_on_white_on_a_few_pages(browser: Browser, run: Path) -> None:
+    page = open_page(browser, run / filenames.REPORT, [], color_scheme="dark")
+    pdf = page.pdf(format="A4")
+    assert 2 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 9
     page.emulate_media(media="print", color_scheme="dark")
     assert contrast(page, "p") >= 4.5
     assert colour(page, "body", "background-color") == "rgb(255, 255, 255)"
     page.close()
 
 
-def test_what_data_holds_is_text(browser: Browser, texts_run: Path) -> None:
-    page = opened(browser, texts_run / filenames.REPORT, [])
+def test_markup_in_the_data_is_shown_as_text(browser: Browser, texts_run: Path) -> None:
+    page = open_page(browser, texts_run / filenames.REPORT, [])
     assert page.evaluate("document.scripts.length") == 0
     assert page.title() == "cnn on data: " + page.locator(".score strong").inner_text()
     assert page.locator(".confusion th").get_by_text(HOSTILE).count() == 2

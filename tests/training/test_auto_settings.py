@@ -63,7 +63,7 @@ def test_the_architecture_with_the_better_validation_accuracy_is_trained(auto_ru
     assert "auto settings: --architecture convolution, --batch-size " in log
     metrics = json.loads((auto_run / filenames.METRICS).read_text())
     assert metrics["test"]["accuracy"] > 0.9
-    assert "<dd>convolution, by the data</dd>" in (auto_run / filenames.REPORT).read_text()
+    assert "<dd>convolution (auto)</dd>" in (auto_run / filenames.REPORT).read_text()
 
 
 def test_the_same_command_finds_the_finished_run(runner: Runner, auto_run: Path) -> None:

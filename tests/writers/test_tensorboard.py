@@ -1,4 +1,4 @@
-"""Event files, read back by TensorBoard's own reader."""
+"""Tests of event files, which are read with TensorBoard's own reader."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ MODEL = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="the_onl
 
 
 def config(out: str, **settings: Any) -> ResolvedConfig:
-    known = {"data": "mnist", "epochs": 2, "batch_size": 8, "learning_rate": 0.1}
-    return ResolvedConfig(**{**known, "out": out, **settings})
+    defaults = {"data": "mnist", "epochs": 2, "batch_size": 8, "learning_rate": 0.1}
+    return ResolvedConfig(**{**defaults, "out": out, **settings})
 
 
 def result(accuracy: float) -> dict[str, Any]:
-    """What `metrics.json` holds, of what is looked at."""
+    """Returns the entries of `metrics.json` that are written."""
     per_class = [{"class": "no"}, {"class": "yes"}]
     return {"test": {"accuracy": accuracy}, "confusion": [[3, 1], [0, 2]], "per_class": per_class}
 
@@ -61,7 +61,7 @@ def read(place: str) -> dict[str, list[tuple[int, float]]]:
 
 
 def sessions(logs: Path) -> list[Any]:
-    """The rows of the HParams tab."""
+    """Returns the rows of the HParams tab."""
     multiplexer = EventMultiplexer().AddRunsFromDirectory(str(logs))
     multiplexer.Reload()
     provider = MultiplexerDataProvider(multiplexer, str(logs))
@@ -76,25 +76,25 @@ def sessions(logs: Path) -> list[Any]:
     return list(handler.run().session_groups)
 
 
-def test_the_history_of_a_run_can_be_followed(place: str, tmp_path: Path) -> None:
+def test_the_history_is_written_during_the_run(place: str, tmp_path: Path) -> None:
     with tensorboard.event_file(place, config("run"), MODEL) as events:
         assert events is not None
         events(rows(2))
-        while not storage.folder(place).names():  # It is put there in the background.
+        while not storage.folder(place).names():  # Uploaded in the background.
             time.sleep(0.01)
         assert read(place)["loss/train"] == [(1, 1.0), (2, 0.5)]
         events(rows(4))
         events.close(result(0.75))
-    found = read(place)
-    assert found["loss/train"] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3)), (4, 0.25)]
-    assert found["accuracy/validation"] == [(1, 0.125), (2, 0.25), (3, 0.375), (4, 0.5)]
-    assert found["accuracy/test"] == [(4, 0.75)]
+    scalars = read(place)
+    assert scalars["loss/train"] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3)), (4, 0.25)]
+    assert scalars["accuracy/validation"] == [(1, 0.125), (2, 0.25), (3, 0.375), (4, 0.5)]
+    assert scalars["accuracy/test"] == [(4, 0.75)]
 
 
-def test_a_run_that_goes_on_has_one_history(
+def test_a_resumed_run_has_one_event_file(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for epochs in (2, 4):  # The first attempt is killed: its file is never closed.
+    for epochs in (2, 4):  # The first attempt is killed, so its file is not closed.
         folder = tmp_path / str(epochs)
         folder.mkdir()
         file = tensorboard.EventFile(place, config("run"), MODEL, folder)
@@ -106,8 +106,7 @@ def test_a_run_that_goes_on_has_one_history(
     assert len(storage.folder(place).names()) == 1
 
 
-def test_other_peoples_files_stay(tmp_path: Path) -> None:
-    """Another program's, and another run's."""
+def test_files_of_other_programs_and_runs_are_kept(tmp_path: Path) -> None:
     (tmp_path / "events.out.tfevents.1700000000.host.v2").touch()
     for run in ("first", "second", "first"):
         with tensorboard.event_file(str(tmp_path), config(run), MODEL) as events:
@@ -116,21 +115,21 @@ def test_other_peoples_files_stay(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_bucket_that_fails_costs_no_run(
+def test_a_failed_upload_does_not_fail_the_run(
     bucket: str, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     with tensorboard.event_file(f"{bucket}/logs", config("run"), MODEL) as events:
         assert events is not None
         proxy.add(match="upload.*tfevents", status=403, times=100)
         events(rows(1))
-        while "TensorBoard is behind: " not in caplog.text:
+        while "TensorBoard events not uploaded: " not in caplog.text:
             time.sleep(0.01)
         proxy.clear()
         events.close()
     assert len(storage.folder(f"{bucket}/logs").names()) == 1
 
 
-def test_the_model_and_what_came_of_it_can_be_looked_at(place: str) -> None:
+def test_the_model_summary_and_the_confusion_matrix_are_written(place: str) -> None:
     with tensorboard.event_file(place, config("run"), MODEL) as events:
         assert events is not None
         events(rows(2))
@@ -138,12 +137,12 @@ def test_the_model_and_what_came_of_it_can_be_looked_at(place: str) -> None:
     with storage.local_copy(place) as local:
         accumulator = EventAccumulator(str(local))
         accumulator.Reload()
-        (shown,) = accumulator.Images("confusion")
-        (told,) = accumulator.Tensors("model")
-    image = Image.open(io.BytesIO(shown.encoded_image_string))
-    assert (shown.step, shown.width, shown.height) == (2, *image.size)
+        (confusion,) = accumulator.Images("confusion")
+        (summary,) = accumulator.Tensors("model")
+    image = Image.open(io.BytesIO(confusion.encoded_image_string))
+    assert (confusion.step, confusion.width, confusion.height) == (2, *image.size)
     assert "model" in accumulator.PluginTagToContent("text")
-    (text,) = told.tensor_proto.string_val
+    (text,) = summary.tensor_proto.string_val
     assert "the_only_layer (Dense)" in text.decode()
     assert "Param #" in text.decode()
     assert "Total params: 9" in text.decode()
@@ -151,25 +150,25 @@ def test_the_model_and_what_came_of_it_can_be_looked_at(place: str) -> None:
 
 @pytest.mark.parametrize("classes", [1, 2, 30, 100])
 def test_a_confusion_matrix_of_any_size_is_drawn(classes: int) -> None:
-    """With names that look like TeX, or that the font does not have."""
-    named = tuple(f"$class_{n}^ {'é日' * n}" for n in range(classes))
+    """Class names look like TeX, or contain characters that the font lacks."""
+    names = tuple(f"$class_{n}^ {'é日' * n}" for n in range(classes))
     counts = 9 * np.eye(classes, dtype=int)
-    pixels = np.asarray(Image.open(io.BytesIO(charts.confusion(counts, named))))
+    pixels = np.asarray(Image.open(io.BytesIO(charts.confusion(counts, names))))
     assert pixels.shape == (charts.SIDE, charts.SIDE, 4)
     blue = (pixels[..., 2].astype(int) - pixels[..., 0] > 60).mean()
-    assert 0.15 < blue * classes < 1  # The diagonal, of the part that names leave.
+    assert 0.15 < blue * classes < 1  # The diagonal of the matrix, which shrinks with long names.
 
 
-def test_a_defect_in_a_picture_is_told_and_costs_no_run(
+def test_an_internal_error_in_an_image_is_logged_and_does_not_fail_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken = {**result(0.75), "confusion": "none"}
     tensorboard.write(config("run"), MODEL, rows(2), broken, tmp_path)
     assert read(str(tmp_path / filenames.TENSORBOARD))["accuracy/test"] == [(2, 0.75)]
-    assert "goes without what could not be made" in caplog.text
+    assert "internal error; a summary is left out" in caplog.text
 
 
-def test_runs_are_compared_by_their_settings(tmp_path: Path) -> None:
+def test_the_hparams_tab_shows_the_settings(tmp_path: Path) -> None:
     for run, rate in (("first", 0.5), ("second", 0.25)):
         with tensorboard.event_file(
             str(tmp_path / run), config(run, learning_rate=rate), MODEL
@@ -189,18 +188,18 @@ def test_runs_are_compared_by_their_settings(tmp_path: Path) -> None:
     assert states == [api_pb2.STATUS_SUCCESS, api_pb2.STATUS_UNKNOWN]
 
 
-def test_a_finished_run_has_one_of_its_own(finished_run: Path) -> None:
+def test_a_finished_run_contains_an_event_file(finished_run: Path) -> None:
     (file,) = (finished_run / filenames.TENSORBOARD).iterdir()
-    found = read(str(file))
-    assert len(found["loss/train"]) == 1
-    assert len(found["accuracy/test"]) == 1
+    scalars = read(str(file))
+    assert len(scalars["loss/train"]) == 1
+    assert len(scalars["accuracy/test"]) == 1
     (session,) = sessions(finished_run)
     assert session.hparams["model"].string_value == "mlp"
 
 
-def test_epochs_told_at_once_have_the_times_at_which_they_ended(tmp_path: Path) -> None:
-    timed = [{**row, "seconds": 60.0} for row in rows(3)]
-    tensorboard.write(config("run"), MODEL, timed, result(0.5), tmp_path)
+def test_epochs_that_are_written_together_have_their_own_end_times(tmp_path: Path) -> None:
+    history = [{**row, "seconds": 60.0} for row in rows(3)]
+    tensorboard.write(config("run"), MODEL, history, result(0.5), tmp_path)
     accumulator = EventAccumulator(str(tmp_path / filenames.TENSORBOARD))
     accumulator.Reload()
     times = [event.wall_time for event in accumulator.Scalars("loss/train")]

@@ -1,4 +1,4 @@
-"""The metrics file of a tuning trial, as Vertex AI's service reads it."""
+"""Tests of the metrics file of a tuning trial, which Vertex AI reads."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def test_there_is_no_report_outside_of_a_trial() -> None:
     assert tuning.report({}) is None
 
 
-def test_each_line_is_one_figure_with_strings_for_values(tmp_path: Path) -> None:
-    file = tmp_path / "made" / "metrics"
+def test_each_line_is_one_metric_with_strings_as_values(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "metrics"
     report = tuning.report({"CLOUD_ML_TRIAL_ID": "3", "CLOUD_ML_HP_METRIC_FILE": str(file)})
     assert report is not None
     report(rows(2))
@@ -35,25 +35,25 @@ def test_each_line_is_one_figure_with_strings_for_values(tmp_path: Path) -> None
     assert lines[3] == {
         "checkpoint_path": "", "global_step": "2", "trial": "3", "val_accuracy": "0.5",
     }  # fmt: skip
-    report(rows(80))  # A file that is rewritten, and never longer than the service reads.
+    report(rows(80))  # The file is rewritten and never exceeds the lines that the service reads.
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert len(lines) == 100
     assert lines[-1]["global_step"] == "80"
 
 
-def test_a_file_that_only_root_can_write_is_told_before_any_work(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     if os.getuid() == 0:
-        place = Path("/proc/nowhere/metrics")  # Not even root can.
+        path = Path("/proc/nowhere/metrics")  # Not writable by root either.
     else:
-        place = tmp_path / "metrics"
+        path = tmp_path / "metrics"
         tmp_path.chmod(0o500)
     with pytest.raises(StorageError, match="trial 7 .*which only root.*--target root"):
-        tuning.report({"CLOUD_ML_TRIAL_ID": "7", "CLOUD_ML_HP_METRIC_FILE": str(place)})
+        tuning.report({"CLOUD_ML_TRIAL_ID": "7", "CLOUD_ML_HP_METRIC_FILE": str(path)})
 
 
-def test_a_trial_reports_its_validation_figures(job: Job, digits: Path, tmp_path: Path) -> None:
+def test_a_trial_reports_its_validation_metrics(job: Job, digits: Path, tmp_path: Path) -> None:
     trial = {"CLOUD_ML_TRIAL_ID": "1", "CLOUD_ML_HP_METRIC_FILE": str(tmp_path / "metrics")}
-    # Parameters come as they are named in the study, with underscores.
+    # The service passes parameters by their names in the study, with underscores.
     arguments = ("--model=mlp", f"--data={digits}", "--epochs=2", "--learning_rate=0.002")
     refused = job(*arguments, "--out=refused", **trial)
     assert refused.returncode == 2

@@ -107,7 +107,7 @@ def _print(comparison: Comparison) -> None:
 
 
 def _names(comparison: Comparison) -> Table:
-    return _table(("", "", ""), ((run.letter, run.title, run.place) for run in comparison.runs))
+    return _table(("", "", ""), ((run.letter, run.title, run.path) for run in comparison.runs))
 
 
 def _differences(differences: Sequence[Difference]) -> RenderableType:

@@ -1,1 +1,1 @@
-"""Pages for people: the report of a run, comparisons and data statistics."""
+"""HTML pages: the report of a run, comparisons of runs, and data statistics."""

@@ -1,4 +1,4 @@
-"""Finished runs beside each other: what differs, and whether by more than chance."""
+"""Compares finished runs: their differences, and whether these are statistically significant."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ ORIGINS = {
     "device": "device",
     "git_commit": "git commit",
 }
-_DIGITS = 16  # Of a digest, to tell data apart.
+_DIGITS = 16  # Shown hexadecimal digits of a digest.
 
-# An example with its class, and how many equal ones stand before it in the test part.
+# Digest of an example, its class, and the number of equal examples before it in the test split.
 _Key = tuple[str, str, int]
 
 
@@ -51,8 +51,8 @@ class _Seconds:
 
 
 @pydantic.dataclasses.dataclass(frozen=True)
-class Metrics:
-    """What is compared of `metrics.json`."""
+class ComparedMetrics:
+    """The entries of `metrics.json` that are compared."""
 
     test: _Test
     accuracy_interval: tuple[float, float]
@@ -65,47 +65,47 @@ class Metrics:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """A finished run, its small files read and checked.
+class ComparedRun:
+    """A finished run with the contents of its small files.
 
     Attributes:
-        number: 0 for the first.
-        place: the run directory, as it was given.
-        manifest: of the run.
-        config: its settings, by name; those that it does not know have their default.
-        metrics: figures of its final test.
-        history: a row an epoch.
+        number: position among the compared runs, from 0.
+        path: path of the run directory, local or gs://.
+        manifest: content of `manifest.json`.
+        config: the settings, by name; settings missing in `config.json` have their defaults.
+        metrics: metrics on the test split.
+        history: one row per epoch.
         classes: class names.
-        tested: what it said of each test example.
+        predictions: predictions for the test examples.
     """
 
     number: int
-    place: str
+    path: str
     manifest: Mapping[str, Any] = field(repr=False)
     config: Mapping[str, Any] = field(repr=False)
-    metrics: Metrics
+    metrics: ComparedMetrics
     history: Sequence[Mapping[str, float]] = field(repr=False)
     classes: Sequence[str]
-    tested: Mapping[_Key, PredictionRow] = field(repr=False)
+    predictions: Mapping[_Key, PredictionRow] = field(repr=False)
 
     @property
     def letter(self) -> str:
-        """What it is called in tables and charts."""
+        """Name of the run in tables and charts."""
         return LETTERS[self.number]
 
     @property
     def title(self) -> str:
-        """What it is a run of."""
-        return f"{_in_words(self.config['model'])} on {_in_words(self.config['data'])}"
+        """Model and data of the run."""
+        return f"{_format_value(self.config['model'])} on {_format_value(self.config['data'])}"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What is not the same in all runs.
+    """A setting or property that differs between runs.
 
     Attributes:
-        name: of a setting, or what else it is.
-        values: each value in words, and the letters of the runs that have it.
+        name: name of the setting or property.
+        values: each value as text, with the letters of the runs that have it.
     """
 
     name: str
@@ -114,25 +114,25 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two runs on the examples that both were tested on.
+    """Two runs, compared on the examples that are in the test splits of both.
 
     Attributes:
-        first: the run that the other is compared with.
-        second: the other run.
-        common: how many examples that are.
-        both_right: of them, so many were classified rightly by both,
-        only_first: by the first alone,
-        only_second: by the second alone.
-        same_class: so many were said to be of the same class, right or wrong.
-        conflicting: further examples in both test parts, which have another class in each.
-        p: of McNemar's exact test; 1 without a common example.
+        first: the baseline.
+        second: the run that is compared with it.
+        common: number of common examples.
+        both_correct: number of common examples that both runs classify correctly.
+        only_first: number that only the first run classifies correctly.
+        only_second: number that only the second run classifies correctly.
+        same_class: number with the same predicted class, correct or wrong.
+        conflicting: number of further examples in both test splits, with different classes.
+        p: p-value of McNemar's exact test; 1 without common examples.
         corrected: p, corrected for the number of tests.
     """
 
-    first: Run
-    second: Run
+    first: ComparedRun
+    second: ComparedRun
     common: int
-    both_right: int
+    both_correct: int
     only_first: int
     only_second: int
     same_class: int
@@ -142,59 +142,59 @@ class Pair:
 
     @property
     def both_wrong(self) -> int:
-        """So many were classified wrongly by both."""
-        return self.common - self.both_right - self.only_first - self.only_second
+        """Number of common examples that both runs classify wrongly."""
+        return self.common - self.both_correct - self.only_first - self.only_second
 
     @property
-    def better(self) -> Run:
-        """The run that is right more often; the first, if they are equal."""
+    def better(self) -> ComparedRun:
+        """The run with more correct predictions; the first one if they are equal."""
         return self.second if self.only_second > self.only_first else self.first
 
     @property
     def gain(self) -> float:
-        """The second's accuracy less the first's, -1 to 1."""
+        """Accuracy of the second run minus that of the first, -1 to 1."""
         return (self.only_second - self.only_first) / self.common
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the gain."""
+        """The 95 % confidence interval of the gain."""
         return significance.difference(self.only_first, self.only_second, self.common)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one recipe: of what decides the result, at most the seed differs.
+    """Two or more runs whose settings differ in the seed only.
 
     Attributes:
-        runs: two or more.
+        runs: the runs.
     """
 
-    runs: Sequence[Run]
+    runs: Sequence[ComparedRun]
 
     @property
     def letters(self) -> str:
-        """Of the runs."""
+        """Letters of the runs."""
         return "".join(run.letter for run in self.runs)
 
     @property
     def mean(self) -> float:
-        """Of the accuracies, 0 to 1."""
+        """Mean test accuracy, 0 to 1."""
         return statistics.fmean(run.metrics.test.accuracy for run in self.runs)
 
     @property
     def deviation(self) -> float:
-        """Standard deviation of the accuracies, as of a sample."""
+        """Standard deviation of the test accuracies, with ddof=1."""
         return statistics.stdev(run.metrics.test.accuracy for run in self.runs)
 
 
 @dataclass(frozen=True)
 class ClassRow:
-    """How much of one class was found.
+    """Recall of one class in each run.
 
     Attributes:
-        name: of the class.
-        support: examples of it that all runs were tested on; at least one.
-        recall: of each run, 0 to 1.
+        name: name of the class.
+        support: number of its examples in the test splits of all runs; at least 1.
+        recall: recall of each run, 0 to 1.
     """
 
     name: str
@@ -203,46 +203,46 @@ class ClassRow:
 
     @property
     def spread(self) -> float:
-        """From the worst run to the best."""
+        """Highest recall minus lowest recall."""
         return max(self.recall) - min(self.recall)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two or more runs beside each other.
+    """The comparison of two or more runs.
 
     Attributes:
-        runs: in the order of their numbers; the first is the one to compare with.
-        settings: those that decide the result, and differ.
-        other_settings: those that do not decide it, and differ.
-        origins: what else differs: data, device, commit, versions.
-        pairs: each run with the first.
-        groups: runs of one recipe, of which more than one are there.
-        classes: on what all runs were tested on.
-        one_test_part: whether that is all that any of them was tested on.
+        runs: the runs in the order of their numbers; the first one is the baseline.
+        settings: different settings that affect the result.
+        other_settings: different settings that do not affect the result.
+        origins: other differences: data, device, commit, versions.
+        pairs: each run compared with the first one.
+        groups: groups of runs whose settings differ in the seed only.
+        classes: recall of each class on the examples that are in all test splits.
+        same_test_split: whether all runs have the same test split.
     """
 
-    runs: Sequence[Run]
+    runs: Sequence[ComparedRun]
     settings: Sequence[Difference]
     other_settings: Sequence[Difference]
     origins: Sequence[Difference]
     pairs: Sequence[Pair]
     groups: Sequence[Group]
     classes: Sequence[ClassRow]
-    one_test_part: bool
+    same_test_split: bool
 
     @property
     def tests(self) -> int:
-        """How many pairs could be tested."""
+        """Number of pairs with common examples, which are tested for significance."""
         return sum(pair.common > 0 for pair in self.pairs)
 
     @property
     def best(self) -> dict[str, frozenset[int]]:
-        """The numbers of the runs with the best accuracy, loss and calibration error (`ece`).
+        """Numbers of the runs with the best accuracy, loss and calibration error (`ece`).
 
-        None is the best where they were tested on different examples, or where all are equal.
+        Empty if the runs have different test splits, or if all values are equal.
         """
-        figures = {
+        scores = {
             "accuracy": [-run.metrics.test.accuracy for run in self.runs],
             "loss": [run.metrics.test.loss for run in self.runs],
             "ece": [run.metrics.calibration.ece for run in self.runs],
@@ -251,94 +251,104 @@ class Comparison:
             name: frozenset(
                 number
                 for number, value in enumerate(values)
-                if value == min(values) < max(values) and self.one_test_part
+                if value == min(values) < max(values) and self.same_test_split
             )
-            for name, values in figures.items()
+            for name, values in scores.items()
         }
 
 
-def read(place: str, number: int) -> Run:
-    """Reads what is compared of a finished run.
+def read(path: str, number: int) -> ComparedRun:
+    """Reads the small files of a finished run.
 
     Args:
-        place: a run directory, local or gs://.
-        number: of the run among those compared, from 0.
+        path: a run directory, local or gs://.
+        number: position among the compared runs, from 0.
 
     Raises:
-        StorageError: there is no finished run.
-        DamagedRunError: its files are not those of its manifest, or say something else.
+        StorageError: the directory holds no finished run.
+        DamagedRunError: files differ from the manifest, or do not describe a run.
     """
-    folder = storage.folder(place)
-    described = manifest.read(folder)
+    folder = storage.folder(path)
+    content = manifest.read(folder)
     with storage.temporary_directory() as local:
-        found = manifest.fetch(folder, described, _FILES, local)
-        missing = ", ".join(name for name in _FILES if name not in found)
+        names = manifest.fetch(folder, content, _FILES, local)
+        missing = ", ".join(name for name in _FILES if name not in names)
         if missing:
-            raise DamagedRunError(f"{place}: no {missing} in its manifest")
-        tested = predictions.parse(
-            (local / filenames.PREDICTIONS).read_bytes(), f"{place}/{filenames.PREDICTIONS}"
+            raise DamagedRunError(f"{path}: no {missing} in its manifest")
+        rows = predictions.parse(
+            (local / filenames.PREDICTIONS).read_bytes(), f"{path}/{filenames.PREDICTIONS}"
         )
         try:
             metrics = json.loads((local / filenames.METRICS).read_text("utf-8"))
-            return Run(
+            return ComparedRun(
                 number=number,
-                place=place,
-                manifest=described,
+                path=path,
+                manifest=content,
                 config=_config(local / filenames.CONFIG),
-                metrics=Metrics(**{name: metrics[name] for name in Metrics.__dataclass_fields__}),
+                metrics=ComparedMetrics(
+                    **{name: metrics[name] for name in ComparedMetrics.__dataclass_fields__}
+                ),
                 history=_history(local / filenames.HISTORY),
-                classes=[str(each["class"]) for each in metrics["per_class"]],
-                tested=_keyed(tested),
+                classes=[str(row["class"]) for row in metrics["per_class"]],
+                predictions=_by_key(rows),
             )
         except (ValueError, KeyError, TypeError, csv.Error, RecursionError) as error:
             reason = " ".join(str(error).split())
-            raise DamagedRunError(f"{place}: its files do not describe a run: {reason}") from None
+            raise DamagedRunError(f"{path}: its files do not describe a run: {reason}") from None
 
 
-def compare(runs: Sequence[Run]) -> Comparison:
-    """Compares two or more runs, each with the first."""
-    everywhere = set.intersection(*(set(run.tested) for run in runs))
-    settings = dict.fromkeys(name for run in runs for name in run.config)
-    known = [name for name in settings if name != "auto_settings"]  # Who decided is no setting.
+def compare(runs: Sequence[ComparedRun]) -> Comparison:
+    """Compares two or more runs, each with the first one."""
+    common = set.intersection(*(set(run.predictions) for run in runs))
+    names = dict.fromkeys(name for run in runs for name in run.config)
+    settings = [name for name in names if name != "auto_settings"]
     return Comparison(
         runs=runs,
-        settings=_settings(runs, filter(affects_result, known)),
-        other_settings=_settings(runs, (name for name in known if not affects_result(name))),
+        settings=_settings(runs, filter(affects_result, settings)),
+        other_settings=_settings(runs, (name for name in settings if not affects_result(name))),
         origins=_origins(runs),
         pairs=_pairs(runs),
         groups=_groups(runs),
-        classes=_classes(runs, everywhere),
-        one_test_part=all(len(run.tested) == len(everywhere) for run in runs),
+        classes=_classes(runs, common),
+        same_test_split=all(len(run.predictions) == len(common) for run in runs),
     )
 
 
 def _differences(
-    runs: Sequence[Run], value: Callable[[Run, str], object], labels: Iterable[tuple[str, str]]
+    runs: Sequence[ComparedRun],
+    value: Callable[[ComparedRun, str], object],
+    labels: Iterable[tuple[str, str]],
 ) -> list[Difference]:
-    """Returns what differs, of what the labels stand for."""
-    found = []
+    """Returns the properties that differ between runs.
+
+    Args:
+        runs: the runs.
+        value: from a run and the name of a property to its value.
+        labels: names of properties, with their labels.
+    """
+    differences = []
     for name, label in labels:
         letters: defaultdict[str, str] = defaultdict(str)
         for run in runs:
-            letters[_in_words(value(run, name))] += run.letter
+            letters[_format_value(value(run, name))] += run.letter
         if len(letters) > 1:
-            found.append(Difference(label, list(letters.items())))
-    return found
+            differences.append(Difference(label, list(letters.items())))
+    return differences
 
 
-def _settings(runs: Sequence[Run], known: Iterable[str]) -> list[Difference]:
-    labels = ((name, flag_name(name)) for name in known)
+def _settings(runs: Sequence[ComparedRun], names: Iterable[str]) -> list[Difference]:
+    labels = ((name, flag_name(name)) for name in names)
     return _differences(runs, lambda run, name: run.config.get(name), labels)
 
 
-def _origins(runs: Sequence[Run]) -> list[Difference]:
-    """Returns where runs come from, and on what they were made, as far as that differs."""
+def _origins(runs: Sequence[ComparedRun]) -> list[Difference]:
+    """Returns the differences in data, device, commit and versions."""
 
-    def versions(run: Run) -> dict[str, Any]:
-        found = run.manifest.get("versions")
-        return found if isinstance(found, dict) else {}
+    def versions(run: ComparedRun) -> dict[str, Any]:
+        entry = run.manifest.get("versions")
+        return entry if isinstance(entry, dict) else {}
 
-    def value(run: Run, name: str) -> object:
+    def value(run: ComparedRun, name: str) -> object:
         if name == "device":
             return run.metrics.device
         if name == "data_fingerprint":
@@ -349,67 +359,72 @@ def _origins(runs: Sequence[Run]) -> list[Difference]:
     return _differences(runs, value, [*ORIGINS.items(), *((name, name) for name in packages)])
 
 
-def _pairs(runs: Sequence[Run]) -> list[Pair]:
-    counted = {run.number: _counts(runs[0], run) for run in runs[1:]}
-    chances = {
+def _pairs(runs: Sequence[ComparedRun]) -> list[Pair]:
+    counts_by_run = {run.number: _counts(runs[0], run) for run in runs[1:]}
+    p_values = {
         number: significance.mcnemar(counts["only_first"], counts["only_second"])
-        for number, counts in counted.items()
+        for number, counts in counts_by_run.items()
         if counts["common"]
     }
-    corrected = dict(zip(chances, significance.holm(list(chances.values())), strict=True))
+    corrected = dict(zip(p_values, significance.holm(list(p_values.values())), strict=True))
     return [
         Pair(
             first=runs[0],
             second=runs[number],
-            p=chances.get(number, 1.0),
+            p=p_values.get(number, 1.0),
             corrected=corrected.get(number, 1.0),
             **counts,
         )
-        for number, counts in counted.items()
+        for number, counts in counts_by_run.items()
     ]
 
 
-def _counts(first: Run, second: Run) -> dict[str, int]:
-    """Returns the counts of a pair, by the name of its attribute."""
-    both = [(first.tested[key], second.tested[key]) for key in first.tested if key in second.tested]
-    right = Counter((a.true == a.predicted, b.true == b.predicted) for a, b in both)
-    examples = [Counter(example for example, _, _ in run.tested) for run in (first, second)]
+def _counts(first: ComparedRun, second: ComparedRun) -> dict[str, int]:
+    """Returns the counts of a pair, by the names of the attributes of `Pair`."""
+    common = [
+        (first.predictions[key], second.predictions[key])
+        for key in first.predictions
+        if key in second.predictions
+    ]
+    correct = Counter((a.true == a.predicted, b.true == b.predicted) for a, b in common)
+    examples = [Counter(example for example, _, _ in run.predictions) for run in (first, second)]
     return {
-        "common": len(both),
-        "both_right": right[True, True],
-        "only_first": right[True, False],
-        "only_second": right[False, True],
-        "same_class": sum(a.predicted == b.predicted for a, b in both),
-        "conflicting": (examples[0] & examples[1]).total() - len(both),
+        "common": len(common),
+        "both_correct": correct[True, True],
+        "only_first": correct[True, False],
+        "only_second": correct[False, True],
+        "same_class": sum(a.predicted == b.predicted for a, b in common),
+        "conflicting": (examples[0] & examples[1]).total() - len(common),
     }
 
 
-def _groups(runs: Sequence[Run]) -> list[Group]:
-    recipes: defaultdict[str, list[Run]] = defaultdict(list)
+def _groups(runs: Sequence[ComparedRun]) -> list[Group]:
+    groups: defaultdict[str, list[ComparedRun]] = defaultdict(list)
     for run in runs:
-        recipe = {
+        settings = {
             name: value
             for name, value in run.config.items()
             if affects_result(name) and name != "seed"
         }
-        recipes[json.dumps(recipe, sort_keys=True)].append(run)
-    return [Group(group) for group in recipes.values() if len(group) > 1]
+        groups[json.dumps(settings, sort_keys=True)].append(run)
+    return [Group(group) for group in groups.values() if len(group) > 1]
 
 
-def _classes(runs: Sequence[Run], everywhere: Collection[_Key]) -> list[ClassRow]:
-    support: Counter[str] = Counter(true for _, true, _ in everywhere)
-    right = [
-        Counter(key[1] for key in everywhere if run.tested[key].predicted == key[1]) for run in runs
+def _classes(runs: Sequence[ComparedRun], common: Collection[_Key]) -> list[ClassRow]:
+    support: Counter[str] = Counter(true for _, true, _ in common)
+    correct = [
+        Counter(key[1] for key in common if run.predictions[key].predicted == key[1])
+        for run in runs
     ]
-    names_ = dict.fromkeys(name for run in runs for name in run.classes if support[name])
+    names = dict.fromkeys(name for run in runs for name in run.classes if support[name])
     return [
-        ClassRow(name, support[name], [found[name] / support[name] for found in right])
-        for name in names_
+        ClassRow(name, support[name], [counts[name] / support[name] for counts in correct])
+        for name in names
     ]
 
 
-def _in_words(value: object) -> str:
-    """Returns a value of JSON as it is shown."""
+def _format_value(value: object) -> str:
+    """Formats a JSON value for display."""
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -418,10 +433,10 @@ def _in_words(value: object) -> str:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    found = json.loads(path.read_text("utf-8"))
-    if not isinstance(found, dict):
-        raise ValueError(f"{filenames.CONFIG}: found {type(found).__name__}, expected an object")
-    return {setting.name: setting.default for setting in option_specs(Config)} | found
+    config = json.loads(path.read_text("utf-8"))
+    if not isinstance(config, dict):
+        raise ValueError(f"{filenames.CONFIG}: found {type(config).__name__}, expected an object")
+    return {spec.name: spec.default for spec in option_specs(Config)} | config
 
 
 def _history(path: Path) -> list[dict[str, float]]:
@@ -431,15 +446,15 @@ def _history(path: Path) -> list[dict[str, float]]:
             for row in csv.DictReader(file, strict=True)
         ]
     if not rows or not all("epoch" in row for row in rows):
-        raise ValueError(f"{filenames.HISTORY}: expected a row an epoch")
+        raise ValueError(f"{filenames.HISTORY}: expected one row per epoch")
     return rows
 
 
-def _keyed(tested: Sequence[PredictionRow]) -> dict[_Key, PredictionRow]:
-    before: Counter[tuple[str, str]] = Counter()
-    keyed = {}
-    for row in tested:
-        same = (row.example, row.true)
-        keyed[(*same, before[same])] = row
-        before[same] += 1
-    return keyed
+def _by_key(rows: Sequence[PredictionRow]) -> dict[_Key, PredictionRow]:
+    counts: Counter[tuple[str, str]] = Counter()
+    result = {}
+    for row in rows:
+        example = (row.example, row.true)
+        result[(*example, counts[example])] = row
+        counts[example] += 1
+    return result

@@ -1,4 +1,4 @@
-"""`comparison.html`: finished runs beside each other on one page that needs nothing else."""
+"""Renders the comparison of finished runs as a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainer.reports import comparison_text, pages
-from trainer.reports.comparison import ClassRow, Comparison, Run
+from trainer.reports.comparison import ClassRow, ComparedRun, Comparison
 
 _TEMPLATE = "comparison.html.jinja"
 _MAX_CLASSES = 40
@@ -22,13 +22,13 @@ _CURVES: Mapping[str, tuple[str, dict[str, bool]]] = {
 
 
 def page(comparison: Comparison) -> str:
-    """Returns the page."""
+    """Returns the HTML page of a comparison."""
     from trainer.reports import charts
 
     return pages.render(
         _TEMPLATE,
         comparison=comparison,
-        made=datetime.datetime.now(datetime.UTC),
+        created=datetime.datetime.now(datetime.UTC),
         colours=charts.RUN_COLOURS,
         verdicts=[
             (comparison_text.verdict(pair), comparison_text.reason(pair, tests=comparison.tests))
@@ -47,29 +47,29 @@ def page(comparison: Comparison) -> str:
 
 
 def _classes(rows: Sequence[ClassRow]) -> Sequence[ClassRow]:
-    """Returns all of them, or of many those in which the runs differ most."""
+    """Returns all rows, or the 40 rows in which the runs differ most."""
     if len(rows) <= _MAX_CLASSES:
         return rows
     return sorted(rows, key=lambda row: row.spread, reverse=True)[:_MAX_CLASSES]
 
 
-def _curves(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Returns a chart for each figure that any of the runs has."""
+def _curves(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
+    """Returns one chart per column of the histories that any run has."""
     from trainer.reports import charts
 
-    found = []
-    for figure, (title, how) in _CURVES.items():
+    curves = []
+    for column, (title, options) in _CURVES.items():
         lines = []
         for run in runs:
-            rows = [row for row in run.history if figure in row]
+            rows = [row for row in run.history if column in row]
             if rows:
-                epochs, values = [row["epoch"] for row in rows], [row[figure] for row in rows]
+                epochs, values = [row["epoch"] for row in rows], [row[column] for row in rows]
                 lines.append(
                     charts.Series(
                         letter=run.letter, number=run.number, epochs=epochs, values=values
                     )
                 )
         if lines:
-            svg = charts.overlaid_curves(lines, **how)
-            found.append({"title": title, "svg": svg, "figure": figure, "lines": lines})
-    return found
+            svg = charts.overlaid_curves(lines, **options)
+            curves.append({"title": title, "svg": svg, "column": column, "lines": lines})
+    return curves

@@ -1,4 +1,4 @@
-"""What is found when runs are compared, in words."""
+"""Formats the results of a comparison as sentences."""
 
 from __future__ import annotations
 
@@ -6,96 +6,96 @@ import math
 
 from trainer.reports.comparison import ORIGINS, Comparison, Pair
 
-_LEVEL, _HARDLY = 0.05, 0.001
-_MIN = 1e-6  # Of probabilities; what is less need not be told apart.
+_SIGNIFICANT, _HIGHLY_SIGNIFICANT = 0.05, 0.001
+_MIN_P = 1e-6  # Smaller p-values are shown as "below"
 
 
 def verdict(pair: Pair) -> str:
-    """Returns in a sentence which run is better, as far as the test part tells."""
+    """Returns a sentence on which run is better on the test split, if the test is significant."""
     a, b = pair.first.letter, pair.second.letter
     if not pair.common:
-        return f"{b} against {a}: they were tested on different examples."
-    if pair.corrected >= _LEVEL:
-        return f"{b} against {a}: the difference may well be chance."
-    doubt = "likely more than" if pair.corrected >= _HARDLY else "hardly"
-    return f"{b} against {a}: {pair.better.letter} is better, and that is {doubt} chance."
+        return f"{b} against {a}: not compared, since they were tested on different examples."
+    if pair.corrected >= _SIGNIFICANT:
+        return f"{b} against {a}: the difference is not significant."
+    strength = "highly significant" if pair.corrected < _HIGHLY_SIGNIFICANT else "significant"
+    return f"{b} against {a}: {pair.better.letter} is better; the difference is {strength}."
 
 
 def reason(pair: Pair, *, tests: int = 1) -> str:
-    """Returns in sentences what McNemar's test says of two runs.
+    """Returns sentences on the result of McNemar's test for two runs.
 
     Args:
-        pair: the two.
-        tests: how many such tests the runs were compared by.
+        pair: the two runs.
+        tests: number of tests in the comparison.
     """
     a, b = pair.first.letter, pair.second.letter
     if not pair.common:
         return (
-            "No example is in the test part of both, so there is nothing to compare them on. Runs "
-            "on the same data with the same --seed share theirs."
+            "Their test splits have no example in common. Runs on the same data with the same "
+            "--seed have the same test split."
         )
     if not pair.only_first + pair.only_second:
         return (
-            f"Both are right on the same {pair.both_right:,} of the {pair.common:,} examples that "
-            "both were tested on, and wrong on the others."
+            f"Both are correct on the same {pair.both_correct:,} of {pair.common:,} common test "
+            "examples, and wrong on the others."
         )
-    p = f"p {_equals(pair.p)}"
+    p = f"p {_format_relation(pair.p)}"
     if tests > 1:
-        p += f"; {_number(pair.corrected)} corrected for {tests} comparisons"
+        p += f"; {_format_p(pair.corrected)} corrected for {tests} comparisons"
     low, high = pair.interval
     return (
-        f"{b} is right on {pair.only_second:,} examples where {a} is wrong, and wrong on "
-        f"{pair.only_first:,} where {a} is right, of {pair.common:,} that both were tested on: "
-        f"{100 * pair.gain:+.2f} points of accuracy, 95 % interval {100 * low:+.2f} to "
-        f"{100 * high:+.2f}. If they were equally good, a difference at least this large would "
-        f"come up by chance in {_often(pair.p)} such comparisons ({p})."
+        f"Of {pair.common:,} common test examples, {b} alone is correct on {pair.only_second:,} "
+        f"and {a} alone on {pair.only_first:,}: {100 * pair.gain:+.2f} points of accuracy, 95 % "
+        f"interval {100 * low:+.2f} to {100 * high:+.2f}. If both were equally good, a difference "
+        f"at least this large would occur by chance in {_format_frequency(pair.p)} such "
+        f"comparisons ({p})."
     )
 
 
 def cautions(comparison: Comparison) -> list[str]:
-    """Returns what is to be known of the tests, in sentences.
+    """Returns sentences on the limits of the comparison.
 
     Source: Dietterich 1998, "Approximate statistical tests for comparing supervised classification
     learning algorithms": McNemar's test does not measure what training by another seed changes.
     """
-    found = [
-        f"{pair.first.letter} and {pair.second.letter}: {pair.conflicting:,} of the examples in "
-        "both test parts are left out, for they have another class in each."
+    sentences = [
+        f"{pair.first.letter} and {pair.second.letter}: {pair.conflicting:,} examples that are in "
+        "both test splits are left out, since their classes differ."
         for pair in comparison.pairs
         if pair.conflicting
     ]
-    if not comparison.one_test_part:
-        found.append(
-            "The runs were not tested on the same examples, so that their figures are not "
-            "comparable as they stand, and none is marked as the best."
+    if not comparison.same_test_split:
+        sentences.append(
+            "The runs have different test splits, so their metrics are not directly comparable, "
+            "and no run is marked as the best."
         )
     if any(each.name == ORIGINS["data_fingerprint"] for each in comparison.origins):
-        found.append(
-            "They were not trained on the same examples: the data differ, or how they were split. "
-            "What makes one better may be its data."
+        sentences.append(
+            "The runs were trained on different examples: the data or the splits differ, which may "
+            "explain a difference in accuracy."
         )
     if comparison.tests:
         corrected = ", with Holm's correction" if comparison.tests > 1 else ""
-        found.append(
-            f"Exact two-sided McNemar's test{corrected}, on the examples that both runs held out, "
-            f"so that neither was trained on them; p below {_LEVEL} counts as more than chance. It "
-            "is about these models: whether a recipe is better, several seeds tell, since another "
-            "seed makes another model (Dietterich 1998)."
+        sentences.append(
+            f"Exact two-sided McNemar's test{corrected}, on examples that neither run was trained "
+            f"on; significant if p is below {_SIGNIFICANT}. The test compares these two models. To "
+            "compare settings, train with several seeds, since each seed gives another model "
+            "(Dietterich 1998)."
         )
-    return found
+    return sentences
 
 
-def _often(p: float) -> str:
-    """Returns a probability as so many of a round number."""
-    if p < _MIN:
-        return f"fewer than 1 of {1 / _MIN:,.0f}"
+def _format_frequency(p: float) -> str:
+    """Formats a probability as "2 of 100", with a power of ten."""
+    if p < _MIN_P:
+        return f"fewer than 1 of {1 / _MIN_P:,.0f}"
     whole = 10 ** max(2, math.ceil(-math.log10(p)))
     return f"{round(p * whole)} of {whole:,}"
 
 
-def _number(p: float) -> str:
-    return "below 0.000001" if p < _MIN else f"{p:.{max(2, 1 - math.floor(math.log10(p)))}f}"
+def _format_p(p: float) -> str:
+    return "below 0.000001" if p < _MIN_P else f"{p:.{max(2, 1 - math.floor(math.log10(p)))}f}"
 
 
-def _equals(p: float) -> str:
-    return _number(p) if p < _MIN else f"= {_number(p)}"
+def _format_relation(p: float) -> str:
+    return _format_p(p) if p < _MIN_P else f"= {_format_p(p)}"

@@ -1,4 +1,4 @@
-"""A data set on one page, as `trainer data check` found it, and what it found in words."""
+"""Renders the statistics of a data set, from `trainer data check`, as an HTML page and as text."""
 
 from __future__ import annotations
 
@@ -9,65 +9,67 @@ from trainer.reports import pages, samples
 
 _TEMPLATE = "data.html.jinja"
 _NAMES = {"train": "training", "validation": "validation", "test": "test"}
+_MAX_IMBALANCE = 10  # Ratio of the largest to the smallest class that needs no warning.
+_MAX_NAMED = 10  # Empty classes whose names are listed.
 
 
-def page(name: str, collect: Statistics) -> str:
-    """Returns the page.
+def page(name: str, statistics: Statistics) -> str:
+    """Returns the HTML page.
 
     Args:
-        name: of the data set, as the user gave it.
-        collect: what was found.
+        name: name or path of the data set.
+        statistics: its statistics.
     """
-    counts = [collect.counts(part) for part in collect.labels]
+    counts = [statistics.counts(split) for split in statistics.labels]
     return pages.render(
         _TEMPLATE,
         name=name,
-        collect=collect,
-        what=what(collect),
-        findings=findings(collect),
+        statistics=statistics,
+        description=describe(statistics),
+        findings=findings(statistics),
         classes=samples.by_class(
-            collect.samples, np.array(collect.counts("train")), collect.classes
+            statistics.samples, np.array(statistics.counts("train")), statistics.classes
         ),
-        rows=list(zip(collect.classes, zip(*counts, strict=True), strict=True)),
+        rows=list(zip(statistics.classes, zip(*counts, strict=True), strict=True)),
     )
 
 
-def what(collect: Statistics) -> str:
-    """Returns what an example is."""
-    if collect.words is not None:
-        least, middle, most = collect.words
-        return f"texts of {least} to {most:,} words, half of them up to {middle}"
-    if collect.kind == "vector":
-        return f"lists of {collect.shape[0]:,} numbers, {collect.dtype}"
-    height, width, channels = collect.shape
+def describe(statistics: Statistics) -> str:
+    """Returns a description of the examples: kind, size and dtype."""
+    if statistics.words is not None:
+        minimum, median, maximum = statistics.words
+        return f"texts of {minimum} to {maximum:,} words, median {median}"
+    if statistics.kind == "vector":
+        return f"vectors of {statistics.shape[0]:,} numbers, {statistics.dtype}"
+    height, width, channels = statistics.shape
     plural = "s" * (channels != 1)
-    return f"images of {width}x{height}, {channels} channel{plural}, {collect.dtype}"
+    return f"images of {width}x{height}, {channels} channel{plural}, {statistics.dtype}"
 
 
-def findings(collect: Statistics) -> list[str]:
-    """Returns what may be wrong, a sentence each."""
-    found = [
-        f"{count:,} of {len(collect.labels[part]):,} {_NAMES[part]} examples repeat another one"
-        for part, count in collect.duplicates.items()
+def findings(statistics: Statistics) -> list[str]:
+    """Returns one sentence per possible problem of the data set."""
+    sentences = [
+        f"{count:,} of {len(statistics.labels[split]):,} {_NAMES[split]} examples are duplicates"
+        for split, count in statistics.duplicates.items()
         if count
     ]
-    found += [
-        f"{count:,} of {len(collect.labels[part]):,} {_NAMES[part]} examples are in the training "
-        "part too"
-        for part, count in collect.leaked.items()
+    sentences += [
+        f"{count:,} of {len(statistics.labels[split]):,} {_NAMES[split]} examples are also in the "
+        "training split"
+        for split, count in statistics.leaked.items()
         if count
     ]
-    if collect.conflicting:
-        found.append(f"{collect.conflicting:,} examples are there with more than one class")
-    if collect.uniform:
-        found.append(f"{collect.uniform:,} images have one colour only")
-    counts = collect.counts("train")
-    empty = [name for name, count in zip(collect.classes, counts, strict=True) if not count]
+    if statistics.conflicting:
+        sentences.append(f"{statistics.conflicting:,} examples have more than one class")
+    if statistics.uniform:
+        sentences.append(f"{statistics.uniform:,} images have a single colour")
+    counts = statistics.counts("train")
+    empty = [name for name, count in zip(statistics.classes, counts, strict=True) if not count]
     if empty:
-        found.append(f"no training examples of {', '.join(map(repr, empty[:10]))}")
-    elif max(counts) >= 10 * min(counts):
-        found.append(
-            f"{max(counts):,} training examples of the most frequent class and {min(counts):,} of "
-            "the rarest; --class-weights balanced makes each count as much"
+        sentences.append(f"no training examples of {', '.join(map(repr, empty[:_MAX_NAMED]))}")
+    elif max(counts) >= _MAX_IMBALANCE * min(counts):
+        sentences.append(
+            f"{max(counts):,} training examples of the largest class and {min(counts):,} of the "
+            "smallest; --class-weights balanced gives all classes the same weight in the loss"
         )
-    return found
+    return sentences

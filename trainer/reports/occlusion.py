@@ -1,4 +1,4 @@
-"""Which words of a text weighed most, for any model: each is left out in turn."""
+"""Occlusion importance: measures how much each word of a text affects a prediction."""
 
 from __future__ import annotations
 
@@ -10,65 +10,66 @@ import numpy as np
 
 from trainer.data.dataset import Array
 
-# From texts, object (N,), to class probabilities, float32 (N, classes).
+# Maps texts, object (N,), to class probabilities, float32 (N, classes).
 Predict = Callable[[Array], Array]
 
-_WORD = re.compile(r"\S{1,40}\s*")  # A longer one counts as several: not every script has spaces.
+_WORD = re.compile(r"\S{1,40}\s*")  # Longer words are split: some scripts have no spaces.
 _MAX_WORDS = 60
-_MAX_CHARACTERS = 2_000_000  # Of all that the model is asked.
-_MIN = 0.1  # Log-odds that make a difference.
+_MAX_CHARACTERS = 2_000_000  # Total length of all texts that the model predicts.
+_MIN_LOG_ODDS = 0.1  # Differences below this are not scaled up to 1.
 
 
 @dataclass(frozen=True)
 class Word:
-    """A word of a text, with the space behind it.
+    """A word of a text.
 
     Attributes:
-        text: the word.
-        weight: -1 to 1; how much it spoke for the class, by the weightiest word of the text.
+        text: the word and the white space after it.
+        importance: -1 to 1; positive if the word supports the class. The most important word of a
+            text has -1 or 1.
     """
 
     text: str
-    weight: float
+    importance: float
 
 
 def importance(
     texts: Array, classes: Array, probabilities: Array, predict: Predict
 ) -> list[list[Word]]:
-    """Returns the first words of each text with their weights.
+    """Returns the first words of each text with their importance.
 
-    What a word weighs is by how much the log-odds of the class fall without it. Texts for which
-    there would be too much to ask have weights of 0.
+    The importance of a word is the decrease of the class's log-odds without the word, relative to
+    the largest change in the text. Words of texts beyond a total length have importance 0.
 
     Args:
         texts: object array of str (N,).
-        classes: for each, the class that is to be explained, int (N,).
-        probabilities: of that class, float (N,).
-        predict: the model.
+        classes: the class to explain for each text, int (N,).
+        probabilities: probability of that class, float (N,).
+        predict: predicts class probabilities of texts.
     """
-    cut = [_WORD.findall(text.lstrip())[:_MAX_WORDS] for text in texts]
-    without: list[str] = []
-    asked = 0
-    for text, words in zip(texts, cut, strict=True):
-        asked += len(text) * len(words)
-        if asked > _MAX_CHARACTERS:
+    words_by_text = [_WORD.findall(text.lstrip())[:_MAX_WORDS] for text in texts]
+    occluded: list[str] = []
+    characters = 0
+    for text, words in zip(texts, words_by_text, strict=True):
+        characters += len(text) * len(words)
+        if characters > _MAX_CHARACTERS:
             break
-        without += _each_left_out(text.lstrip(), words)
-    changed = predict(np.array(without, object)) if without else np.zeros([0, 0])
-    weighed, at = [], 0
-    for words, label, probability in zip(cut, classes, probabilities, strict=True):
-        rows = changed[at : at + len(words)]
-        at += len(words)
+        occluded += _occlude_each(text.lstrip(), words)
+    predictions = predict(np.array(occluded, object)) if occluded else np.zeros([0, 0])
+    result, start = [], 0
+    for words, label, probability in zip(words_by_text, classes, probabilities, strict=True):
+        rows = predictions[start : start + len(words)]  # (words, classes), or empty
+        start += len(words)
         if len(rows) == 0:
-            weighed.append([Word(word, 0.0) for word in words])
+            result.append([Word(word, 0.0) for word in words])
             continue
-        weights = _log_odds(np.float64(probability)) - _log_odds(rows[:, label])
-        weights /= max(_MIN, np.abs(weights).max())
-        weighed.append([Word(*each) for each in zip(words, weights.tolist(), strict=True)])
-    return weighed
+        decreases = _log_odds(np.float64(probability)) - _log_odds(rows[:, label])
+        decreases /= max(_MIN_LOG_ODDS, np.abs(decreases).max())
+        result.append([Word(*pair) for pair in zip(words, decreases.tolist(), strict=True)])
+    return result
 
 
-def _each_left_out(text: str, words: Sequence[str]) -> list[str]:
+def _occlude_each(text: str, words: Sequence[str]) -> list[str]:
     starts = np.cumsum([0, *map(len, words)])
     return [
         text[:start] + text[start + len(word) :]
@@ -77,5 +78,5 @@ def _each_left_out(text: str, words: Sequence[str]) -> list[str]:
 
 
 def _log_odds(probability: Array | np.float64) -> Array:
-    within = np.clip(probability, 1e-7, 1 - 1e-7)
-    return np.asarray(np.log(within / (1 - within)), np.float64)
+    clipped = np.clip(probability, 1e-7, 1 - 1e-7)
+    return np.asarray(np.log(clipped / (1 - clipped)), np.float64)

@@ -1,4 +1,4 @@
-"""What the pages have in common: one look, one file that needs no other, all of it escaped."""
+"""Renders self-contained HTML pages with a common style; all text is escaped."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from typing import Any
 from trainer import storage
 from trainer.errors import UsageError
 
-# How a page is told from somebody's file, which is not replaced.
+# Identifies pages of this program; other files are not replaced.
 _MARK = b'<meta name="generator" content="trainer">'
 
 
 def check_replaceable(path: str) -> None:
-    """Raises UsageError if there is a file, local or gs://, that is no page of this program."""
+    """Raises UsageError if a file, local or gs://, exists that is not a page of this program."""
     folder, name = storage.parent(path)
-    earlier = folder.read(name)
-    if earlier is not None and _MARK not in earlier:
-        raise UsageError(f"--out {path}: is there, and not a page of trainer")
+    content = folder.read(name)
+    if content is not None and _MARK not in content:
+        raise UsageError(
+            f"--out {path}: exists and is not a page of trainer; set --out to another name"
+        )
 
 
 def render(template: str, **values: Any) -> str:
-    """Returns a page.
+    """Returns an HTML page.
 
     Args:
-        template: name of a file in this folder; `page.html.jinja` is the frame of all of them.
-        values: what the template shows; text in it stays text, whatever it holds.
+        template: file name of a template in this folder, which extends `page.html.jinja`.
+        values: variables of the template; text is escaped.
     """
-    # Not before there is something to show: it takes a while.
-    import jinja2
+    import jinja2  # Imported late, since it takes a while.
 
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_source),
@@ -45,8 +46,8 @@ def _source(template: str) -> str:
     return importlib.resources.files(__package__).joinpath(template).read_text("utf-8")
 
 
-def _percent(part: float, digits: int = 2) -> str:
-    return f"{100 * part:.{digits}f}\u202f%"
+def _percent(fraction: float, digits: int = 2) -> str:
+    return f"{100 * fraction:.{digits}f}\u202f%"
 
 
 def _number(value: float, digits: int = 0) -> str:

@@ -1,4 +1,4 @@
-"""`report.html`: a run on one page that needs nothing else, to be read, printed and shown."""
+"""Writes `report.html`, a self-contained page on a run, for the screen and for print."""
 
 from __future__ import annotations
 
@@ -20,24 +20,23 @@ from trainer.runs import filenames, manifest, metrics
 from trainer.runtime.log import LOGGER
 
 _TEMPLATE = "report.html.jinja"
-_MISTAKES = 40
-# Of more classes, a table would be neither readable nor small.
-_MAX_IN_MATRIX = 20
-_MAX_LISTED = 40
-_DEEPEST = 60  # Per cent of a colour behind text, which must stay readable.
+_MAX_MISTAKES = 40
+_MAX_MATRIX_CLASSES = 20  # With more classes the confusion matrix is an image, not a table.
+_MAX_LISTED_CLASSES = 40
+_MAX_TINT = 60  # Maximum opacity of a colour behind text, in per cent.
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportInputs:
-    """What a report is made of.
+    """The inputs of a report.
 
     Attributes:
-        config: the settings of the run.
-        data: what it was trained on.
-        probabilities: of the test part, float32 (N, classes).
-        history: a row an epoch.
-        metrics: what `metrics.json` will hold.
-        predict: the model, for texts.
+        config: settings of the run.
+        data: data set of the run.
+        probabilities: class probabilities of the test split, float32 (N, classes).
+        history: one row per epoch.
+        metrics: content of `metrics.json`.
+        predict: predicts class probabilities of texts.
     """
 
     config: ResolvedConfig
@@ -49,15 +48,14 @@ class ReportInputs:
 
 
 def write(inputs: ReportInputs, folder: Path) -> None:
-    """Writes `report.html` beside the model's files, which are in the folder already.
+    """Writes `report.html` into the folder that holds the model's files already.
 
-    A defect in it is logged with its traceback, and costs no run: the model and its figures are
-    worth more than their picture, and the manifest lists what is there.
+    An internal error in the report is logged with its traceback and does not fail the run.
     """
     try:
         page = _page(inputs, folder).encode()
     except Exception:
-        LOGGER.exception("%s: could not be made, the run goes on without it", filenames.REPORT)
+        LOGGER.exception("%s: internal error; the run continues without it", filenames.REPORT)
         return
     (folder / filenames.REPORT).write_bytes(page)
 
@@ -85,83 +83,94 @@ def _page(inputs: ReportInputs, folder: Path) -> str:
         origin={
             "data, SHA-256": inputs.data.fingerprint,
             f"{filenames.MODEL_KERAS}, SHA-256": _sha256(folder / filenames.MODEL_KERAS),
-            "git commit": manifest.git_commit() or "none known",
+            "git commit": manifest.git_commit() or "unknown",
         },
     )
 
 
 def _charts(inputs: ReportInputs) -> dict[str, Any]:
-    # Not before training is over: it takes a quarter of a second.
+    # Imported after training, since it takes 0.25 s.
     from trainer.reports import charts
 
-    def pair(figure: str, **how: bool) -> dict[str, Any]:
-        colours = {figure: charts.FIRST}
-        if f"val_{figure}" in inputs.history[0]:
-            colours[f"val_{figure}"] = charts.SECOND
-        return {"svg": charts.curves(inputs.history, colours, **how), "last": last[figure],
-                "validation": last.get(f"val_{figure}")}  # fmt: skip
+    def chart(column: str, **options: bool) -> dict[str, Any]:
+        colours = {column: charts.FIRST}
+        if f"val_{column}" in inputs.history[0]:
+            colours[f"val_{column}"] = charts.SECOND
+        return {"svg": charts.curves(inputs.history, colours, **options), "last": last[column],
+                "validation": last.get(f"val_{column}")}  # fmt: skip
 
     last = inputs.history[-1]
     return {
-        "loss": pair("loss"),
-        "accuracy": pair("accuracy", percent=True),
-        "learning_rate": pair("learning_rate", from_zero=True),
-        "speed": pair("examples_per_second", from_zero=True),
+        "loss": chart("loss"),
+        "accuracy": chart("accuracy", percent=True),
+        "learning_rate": chart("learning_rate", from_zero=True),
+        "speed": chart("examples_per_second", from_zero=True),
         "reliability": charts.reliability(inputs.metrics["calibration"]["bins"]),
     }
 
 
 def _confusion(inputs: ReportInputs) -> dict[str, Any]:
-    """Returns the rows of a table, or for many classes a picture and the pairs most confused."""
+    """Returns the rows of a table; for many classes an image and the most confused pairs."""
     from trainer.reports import thumbnails
 
     counts, classes = np.array(inputs.metrics["confusion"]), inputs.data.spec.classes
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    own = np.eye(len(classes), dtype=bool)
-    if len(classes) <= _MAX_IN_MATRIX:
-        kinds = np.where(own, "right", np.where(counts == 0, "none", "wrong"))
-        tints = _DEEPEST * np.where(own, shares, shares / max(shares[~own].max(), 1e-9))
+    fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    diagonal = np.eye(len(classes), dtype=bool)
+    if len(classes) <= _MAX_MATRIX_CLASSES:
+        kinds = np.where(diagonal, "correct", np.where(counts == 0, "none", "wrong"))
+        scale = max(fractions[~diagonal].max(), 1e-9)
+        tints = _MAX_TINT * np.where(diagonal, fractions, fractions / scale)
         cells = np.stack([kinds, counts, tints.round(1)], axis=2, dtype=object, casting="unsafe")
         return {"rows": list(zip(classes, cells.tolist(), strict=True))}
     return {
-        "picture": thumbnails.of_confusion(counts),
+        "image": thumbnails.encode_confusion(counts),
         "pairs": [
-            (classes[true], classes[said], int(counts[true, said]), float(shares[true, said]))
-            for true, said in metrics.most_confused(counts, _MAX_IN_MATRIX)
+            (
+                classes[true],
+                classes[predicted],
+                int(counts[true, predicted]),
+                float(fractions[true, predicted]),
+            )
+            for true, predicted in metrics.most_confused(counts, _MAX_MATRIX_CLASSES)
         ],
     }
 
 
 def _classes(inputs: ReportInputs) -> list[dict[str, Any]]:
-    """Returns the figures of each class, or of many the worst ones."""
+    """Returns the metrics of all classes, or of the 40 classes with the lowest F1."""
     rows: list[dict[str, Any]] = inputs.metrics["per_class"]
-    if len(rows) <= _MAX_LISTED:
+    if len(rows) <= _MAX_LISTED_CLASSES:
         return rows
-    return sorted(rows, key=lambda row: float(row["f1"]))[:_MAX_LISTED]
+    return sorted(rows, key=lambda row: float(row["f1"]))[:_MAX_LISTED_CLASSES]
 
 
 def _mistakes(inputs: ReportInputs) -> list[dict[str, Any]]:
-    """Returns the examples whose true class got the least probability, the worst first."""
+    """Returns the wrong predictions, ordered by ascending probability of the true class."""
     test, classes = inputs.data.test, inputs.data.spec.classes
-    said = inputs.probabilities.argmax(axis=1)
-    of_truth = inputs.probabilities[np.arange(len(test)), test.labels]
-    wrong = np.flatnonzero(said != test.labels)
-    worst = wrong[np.argsort(of_truth[wrong], kind="stable")][:_MISTAKES]
-    sure = inputs.probabilities[worst, said[worst]]
-    shown: Sequence[Any]
+    predicted = inputs.probabilities.argmax(axis=1)
+    true_probabilities = inputs.probabilities[np.arange(len(test)), test.labels]
+    wrong = np.flatnonzero(predicted != test.labels)
+    worst = wrong[np.argsort(true_probabilities[wrong], kind="stable")][:_MAX_MISTAKES]
+    confidence = inputs.probabilities[worst, predicted[worst]]
+    contents: Sequence[Any]
     if inputs.data.spec.kind == "text":
-        shown = occlusion.importance(test.examples[worst], said[worst], sure, inputs.predict)
+        contents = occlusion.importance(
+            test.examples[worst], predicted[worst], confidence, inputs.predict
+        )
     else:
-        shown = samples.thumbnails(inputs.data.train, test.examples[worst]) or [None] * len(worst)
+        contents = samples.thumbnails(inputs.data.train, test.examples[worst])
+        contents = contents or [None] * len(worst)
     return [
         {
             "number": number,
             "true": classes[test.labels[number]],
-            "said": classes[said[number]],
-            "sure": probability,
-            "shown": example,
+            "predicted": classes[predicted[number]],
+            "confidence": probability,
+            "content": content,
         }
-        for number, probability, example in zip(worst.tolist(), sure.tolist(), shown, strict=True)
+        for number, probability, content in zip(
+            worst.tolist(), confidence.tolist(), contents, strict=True
+        )
     ]
 
 

@@ -1,4 +1,4 @@
-"""Examples of a data set, as pages show them."""
+"""Prepares examples of a data set for HTML pages."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Any
 import numpy as np
 
 from trainer.data.dataset import Array, Split
-from trainer.data.statistics import shown
+from trainer.data.statistics import select_classes
 
-_SHOWN_IMAGES, _SHOWN_TEXTS = 12, 2  # Of a class.
+_IMAGES_PER_CLASS, _TEXTS_PER_CLASS = 12, 2
 
 
 def by_class(train: Split, counts: Array, classes: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Returns each class with its size and examples; of many, the most frequent and the rarest.
+    """Returns name, size and examples of each class that `select_classes` returns.
 
     Args:
-        train: training examples, the first of each of these classes at least.
-        counts: how many there are of each class, int64 (classes,).
+        train: training examples, at least the first ones of each returned class.
+        counts: number of training examples of each class, int64 (classes,).
         classes: class names.
     """
-    listed = shown(counts)
+    labels = select_classes(counts)
     texts = train.examples.dtype == object
-    most = _SHOWN_TEXTS if texts else _SHOWN_IMAGES
-    chosen = [train.examples[np.flatnonzero(train.labels == label)[:most]] for label in listed]
+    limit = _TEXTS_PER_CLASS if texts else _IMAGES_PER_CLASS
+    samples = [train.examples[np.flatnonzero(train.labels == label)[:limit]] for label in labels]
     return [
         {
             "class": classes[label],
@@ -32,15 +32,17 @@ def by_class(train: Split, counts: Array, classes: tuple[str, ...]) -> list[dict
             "pictures": thumbnails(train, examples),
             "texts": examples.tolist() if texts else [],
         }
-        for label, examples in zip(listed, chosen, strict=True)
+        for label, examples in zip(labels, samples, strict=True)
     ]
 
 
 def thumbnails(train: Split, examples: Array) -> list[str]:
-    """Returns images as data: addresses, from black to white as in the training part; else []."""
+    """Returns images as data: URLs, scaled to the value range of the training split; else []."""
     if train.examples.ndim != 4:
         return []
     from trainer.reports import thumbnails
 
-    usual = train.examples[:1000]
-    return thumbnails.of_images(examples, low=float(usual.min()), high=float(usual.max()))
+    reference = train.examples[:1000]
+    return thumbnails.encode_images(
+        examples, low=float(reference.min()), high=float(reference.max())
+    )

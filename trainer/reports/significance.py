@@ -1,4 +1,4 @@
-"""Whether two models differ by more than chance, by the examples on which just one is right."""
+"""Tests whether the accuracies of two models differ significantly."""
 
 from __future__ import annotations
 
@@ -9,49 +9,51 @@ from trainer.runs.metrics import Z_95
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Returns the p-value of McNemar's exact test, two-sided.
+    """Returns the p-value of McNemar's exact two-sided test.
 
-    If two models are equally good, the examples on which just one of them is right are tosses of a
-    fair coin. This is how often tosses are at least as uneven as these.
+    If two models are equally good, each example that only one of them classifies correctly is
+    equally likely to be correct by either, like the toss of a fair coin. The p-value is the
+    probability of tosses that are at least as uneven.
 
     Args:
-        only_first: examples on which the first is right and the second is wrong.
-        only_second: the other way round.
+        only_first: number of examples that only the first model classifies correctly.
+        only_second: number of examples that only the second model classifies correctly.
 
     Source: McNemar 1947, "Note on the sampling error of the difference between correlated
-    proportions or percentages"; with the binomial distribution itself, not its limit.
+    proportions or percentages"; here with the exact binomial distribution.
     """
-    # A tenth of the time that scipy.stats.binomtest takes to be imported.
+    # Imports in a tenth of the time of scipy.stats.binomtest.
     from scipy.special import bdtr
 
-    tosses = only_first + only_second
-    return min(1.0, 2 * float(bdtr(min(only_first, only_second), tosses, 0.5))) if tosses else 1.0
+    trials = only_first + only_second
+    return min(1.0, 2 * float(bdtr(min(only_first, only_second), trials, 0.5))) if trials else 1.0
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """Returns p-values corrected for how many of them there are, in their order.
+    """Returns p-values with Holm's correction for multiple tests, in the given order.
 
-    That any of the corrected ones is below a level by chance is less probable than the level.
+    If all null hypotheses hold, the probability that any corrected p-value is below a level is at
+    most that level.
 
     Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
     corrected, highest = [0.0] * len(values), 0.0
-    for rank, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):
-        highest = max(highest, min(1.0, (len(values) - rank) * values[place]))
-        corrected[place] = highest
+    for rank, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        highest = max(highest, min(1.0, (len(values) - rank) * values[index]))
+        corrected[index] = highest
     return corrected
 
 
 def difference(only_first: int, only_second: int, examples: int) -> tuple[float, float]:
-    """Returns the 95 % interval of how much more often the second is right than the first.
+    """Returns the 95 % confidence interval of the second model's accuracy minus the first's.
 
     Args:
-        only_first: examples on which the first is right and the second is wrong.
-        only_second: the other way round.
-        examples: on which both were tested.
+        only_first: number of examples that only the first model classifies correctly.
+        only_second: number of examples that only the second model classifies correctly.
+        examples: number of examples that both models were tested on.
 
     Source: Agresti and Min 2005, "Simple improved confidence intervals for comparing matched
-    proportions": as if half an example more had been found of each of the four kinds.
+    proportions"; adds 0.5 to each of the four counts.
     """
     first, second, all_ = only_first + 0.5, only_second + 0.5, examples + 2
     centre = (second - first) / all_

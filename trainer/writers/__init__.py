@@ -1,1 +1,1 @@
-"""Reports training progress to the terminal, TensorBoard and Vertex AI tuning."""
+"""Writes training progress to the terminal, TensorBoard and Vertex AI tuning."""

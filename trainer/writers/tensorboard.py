@@ -1,7 +1,7 @@
-"""TensorBoard's event files: settings, model, the figures of each epoch, and what came of it.
+"""Writes TensorBoard event files: settings, model summary, metrics of epochs, test results.
 
-TensorBoard itself is not needed to write them. What its HParams tab reads are messages of its own;
-their fields are written here by number, from its plugin_data.proto.
+TensorBoard need not be installed. The messages for its HParams tab are encoded here by their field
+numbers in TensorBoard's plugin_data.proto.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _TAGS = {
     "val_accuracy": "accuracy/validation",
 }
 _START, _END = "_hparams_/session_start_info", "_hparams_/session_end_info"
-_EVERY_S = 30.0  # Between two uploads: a bucket takes the whole file each time.
+_UPLOAD_INTERVAL_S = 30.0  # Each upload to a bucket transfers the whole file.
 
 
 class EventFile:
-    """One file with the history of a run so far; that of an attempt before is replaced by it.
+    """Event file with the history of a run; replaces the file of an earlier attempt.
 
-    TensorBoard follows a local file as it grows, so that one is written in its place; for a bucket
-    it grows in a temporary_directory folder, and a copy is put there now and then, in the background.
+    A local file is written in place, since TensorBoard reads it while it grows. For a bucket the
+    file grows in a temporary folder, and is uploaded at intervals in the background.
     """
 
     def __init__(
@@ -58,71 +58,71 @@ class EventFile:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Begins a file with the settings and a summary of the model.
+        """Creates a file with the settings and a summary of the model.
 
         Args:
-            folder: where TensorBoard looks, local or gs://; other runs may have files there.
-            config: of the run; from its run directory the file has its name.
-            model: of the run.
+            folder: TensorBoard's log folder, local or gs://; may hold files of other runs.
+            config: settings of the run; the file name contains a digest of `out`.
+            model: model of the run.
             temporary_directory: an empty local folder.
-            clock: seconds, rising.
+            clock: monotonic clock, in seconds.
         """
         owner = hashlib.sha256(config.out.encode()).hexdigest()[:8]
         self._name = f"events.out.tfevents.{_now():.0f}.{owner}"
         self._folder = storage.folder(folder)
         self._remote = storage.is_remote(folder)
-        self._scratch = temporary_directory
-        place = temporary_directory if self._remote else Path(folder)
+        self._temporary_directory = temporary_directory
+        directory = temporary_directory if self._remote else Path(folder)
         with storage.translate_errors(folder):
-            place.mkdir(parents=True, exist_ok=True)
-        self._path = place / self._name
-        ours = re.compile(rf"events\.out\.tfevents\.\d+\.{owner}")
-        earlier = [name for name in self._folder.names() if ours.fullmatch(name)]
+            directory.mkdir(parents=True, exist_ok=True)
+        self._path = directory / self._name
+        pattern = re.compile(rf"events\.out\.tfevents\.\d+\.{owner}")
+        earlier = [name for name in self._folder.names() if pattern.fullmatch(name)]
         self._writer = tf.io.TFRecordWriter(str(self._path))
         self._write(Event(wall_time=_now(), file_version="brain.Event:2"))
-        self._add(0, [*_unless_it_fails(lambda: _model(model)), _session_start(config)])
-        self._clock, self._put_s = clock, clock() - _EVERY_S
+        self._add(0, [*_log_errors(lambda: _model(model)), _session_start(config)])
+        self._clock, self._uploaded_s = clock, clock() - _UPLOAD_INTERVAL_S
         self._uploads = concurrent.futures.ThreadPoolExecutor(1)
         self._upload: concurrent.futures.Future[None] | None = None
-        self._written = 0
+        self._written_epochs = 0
         for name in earlier:
             if name != self._name:
                 self._folder.remove(name)
 
     def __call__(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Adds the epochs that are new.
+        """Adds the epochs that are not in the file yet.
 
         Args:
-            history: a row for each epoch that is over.
+            history: one row per finished epoch.
         """
-        new = history[self._written :]
+        new = history[self._written_epochs :]
         ago_s = sum(row.get("seconds", 0.0) for row in new)
         for row in new:
-            figures = {_TAGS.get(name, name): value for name, value in row.items()}
-            epoch = int(figures.pop("epoch"))
+            scalars = {_TAGS.get(name, name): value for name, value in row.items()}
+            epoch = int(scalars.pop("epoch"))
             ago_s -= row.get("seconds", 0.0)
-            self._add(epoch, _scalars(figures), ago_s=ago_s)
-        self._written = len(history)
+            self._add(epoch, _scalars(scalars), ago_s=ago_s)
+        self._written_epochs = len(history)
         idle = self._upload is None or self._upload.done()
-        if self._remote and idle and self._clock() - self._put_s >= _EVERY_S:
-            self._put_s = self._clock()
-            copy = shutil.copyfile(self._path, self._scratch / "copy")
-            self._upload = self._uploads.submit(self._put, copy)
+        if self._remote and idle and self._clock() - self._uploaded_s >= _UPLOAD_INTERVAL_S:
+            self._uploaded_s = self._clock()
+            copy = shutil.copyfile(self._path, self._temporary_directory / "copy")
+            self._upload = self._uploads.submit(self._write_remote, copy)
 
     def close(self, result: Mapping[str, Any] | None = None) -> None:
-        """Ends the file.
+        """Adds the test results and closes the file.
 
         Args:
-            result: what `metrics.json` holds; None if the run came to no end.
+            result: content of `metrics.json`; None if the run is not finished.
         """
         if result is not None:
-            figures = {f"{name}/test": value for name, value in result["test"].items()}
-            image = _unless_it_fails(lambda: _confusion(result))
-            self._add(self._written, [*_scalars(figures), *image, _session_end()])
+            scalars = {f"{name}/test": value for name, value in result["test"].items()}
+            image = _log_errors(lambda: _confusion(result))
+            self._add(self._written_epochs, [*_scalars(scalars), *image, _session_end()])
         self._writer.close()
         self._uploads.shutdown()
         if self._remote:
-            self._put(self._path)
+            self._write_remote(self._path)
 
     def _add(self, epoch: int, values: Sequence[Summary.Value], *, ago_s: float = 0.0) -> None:
         summary = Summary(value=values)
@@ -135,26 +135,29 @@ class EventFile:
         except tf.errors.OpError as error:
             raise StorageError(f"{self._path}: {error.message}") from error
 
-    def _put(self, path: Path) -> None:
+    def _write_remote(self, path: Path) -> None:
         try:
             self._folder.write(self._name, path)
-        except StorageError as error:  # Nothing to lose a run for; the next one may go through.
-            LOGGER.warning("TensorBoard is behind: %s", error)
+        except StorageError as error:  # Not fatal; the next upload contains the whole file.
+            LOGGER.warning("TensorBoard events not uploaded: %s", error)
 
 
 @contextlib.contextmanager
 def event_file(
     folder: str | None, config: ResolvedConfig, model: keras.Model
 ) -> Iterator[EventFile | None]:
-    """Gives the event file of a run, or None if there is to be none; it is ended in any case.
+    """Yields the event file of a run, or None without a folder; closes it after an error.
 
-    Takes what EventFile does.
+    Args:
+        folder: TensorBoard's log folder, local or gs://; None for no event file.
+        config: settings of the run.
+        model: model of the run.
     """
     if folder is None:
         yield None
         return
-    with storage.temporary_directory() as place:
-        file = EventFile(folder, config, model, place)
+    with storage.temporary_directory() as temporary:
+        file = EventFile(folder, config, model, temporary)
         try:
             yield file
         except BaseException:
@@ -169,36 +172,36 @@ def write(
     result: Mapping[str, Any],
     folder: Path,
 ) -> None:
-    """Writes `tensorboard/` of a finished run into a local folder.
+    """Writes the folder `tensorboard` of a finished run.
 
     Args:
-        config: of the run.
-        model: of the run.
-        history: a row an epoch.
-        result: what `metrics.json` holds.
-        folder: where it goes.
+        config: settings of the run.
+        model: model of the run.
+        history: one row per epoch.
+        result: content of `metrics.json`.
+        folder: local folder of the run's files.
     """
-    with storage.temporary_directory() as place:
-        file = EventFile(str(folder / filenames.TENSORBOARD), config, model, place)
+    with storage.temporary_directory() as temporary:
+        file = EventFile(str(folder / filenames.TENSORBOARD), config, model, temporary)
         file(history)
         file.close(result)
 
 
-def _scalars(figures: Mapping[str, float]) -> list[Summary.Value]:
-    return [Summary.Value(tag=tag, simple_value=value) for tag, value in figures.items()]
+def _scalars(values: Mapping[str, float]) -> list[Summary.Value]:
+    return [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
 
 
-def _unless_it_fails(make: Callable[[], Summary.Value]) -> list[Summary.Value]:
-    """Returns what is made; a defect in it is logged, and costs no run."""
+def _log_errors(make: Callable[[], Summary.Value]) -> list[Summary.Value]:
+    """Returns the created value; an internal error is logged and does not fail the run."""
     try:
         return [make()]
     except Exception:
-        LOGGER.exception("TensorBoard's file goes without what could not be made for it")
+        LOGGER.exception("TensorBoard events: internal error; a summary is left out")
         return []
 
 
 def _model(model: keras.Model) -> Summary.Value:
-    """Returns what the layers of a model are, as text: a block of Markdown."""
+    """Returns the summary of the model's layers as a block of Markdown."""
     lines: list[str] = []
     model.summary(print_fn=lines.append, expand_nested=True)
     return Summary.Value(
@@ -221,11 +224,12 @@ def _confusion(result: Mapping[str, Any]) -> Summary.Value:
 
 
 def _session_start(config: ResolvedConfig) -> Summary.Value:
-    """Returns the settings that decide the result, for the HParams tab."""
+    """Returns the settings that affect the result, for the HParams tab."""
     settings = result_settings(config)
     hparams = Struct()
     hparams.update({name: value for name, value in settings.items() if value is not None})
-    # Field 3 of what the plugin reads is a session's start, whose first field is such a map too.
+    # Field 3 of HParamsPluginData is SessionStartInfo; its field 1 is a map with the wire format
+    # of a Struct.
     content = io.BytesIO()
     content.write(b"\x1a")
     proto.serialize_length_prefixed(hparams, content)
@@ -233,14 +237,14 @@ def _session_start(config: ResolvedConfig) -> Summary.Value:
 
 
 def _session_end() -> Summary.Value:
-    """Returns that a session has ended well: status 1, in field 4 of what the plugin reads."""
+    """Returns the end of a session with status 1, success, in field 4 of HParamsPluginData."""
     return _hparams(_END, b"\x22\x02\x08\x01")
 
 
 def _hparams(tag: str, content: bytes) -> Summary.Value:
     data = SummaryMetadata.PluginData(plugin_name="hparams", content=content)
-    nothing = tf.make_tensor_proto([], tf.float32, [0])
-    return Summary.Value(tag=tag, metadata=SummaryMetadata(plugin_data=data), tensor=nothing)
+    empty = tf.make_tensor_proto([], tf.float32, [0])
+    return Summary.Value(tag=tag, metadata=SummaryMetadata(plugin_data=data), tensor=empty)
 
 
 def _now() -> float:

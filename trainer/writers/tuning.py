@@ -1,6 +1,6 @@
-"""What a tuning trial tells Vertex AI: the metrics file that its service reads.
+"""Writes the metrics file of a tuning trial, which Vertex AI reads.
 
-Source: the format of Google's cloudml-hypertune, JSON lines with strings for values.
+Source: the format of Google's cloudml-hypertune, JSON lines with strings as values.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from trainer import storage
 from trainer.errors import StorageError
 from trainer.runtime import cloud_environment
 
-_PLACE = "CLOUD_ML_HP_METRIC_FILE"
-_USUAL_PLACE = "/tmp/hypertune/output.metrics"  # noqa: S108 - The service's own choice.
+_PATH_VARIABLE = "CLOUD_ML_HP_METRIC_FILE"
+_DEFAULT_PATH = "/tmp/hypertune/output.metrics"  # noqa: S108 - Defined by the service.
 _MAX_LINES = 100
 _METRICS = ("val_loss", "val_accuracy")
 
 
 class TuningReport:
-    """Writes the validation figures of all epochs, for the service to choose trials by."""
+    """Writes the validation metrics of all epochs, by which the service ranks trials."""
 
     def __init__(self, path: Path, trial: str) -> None:
-        """Writes to `path`.
+        """Creates the file.
 
         Args:
-            path: of the file that the service reads.
-            trial: its number.
+            path: path of the file that the service reads.
+            trial: number of the trial.
 
         Raises:
-            StorageError: it cannot be written, so that the trial would be in vain.
+            StorageError: the file cannot be written.
         """
         self._path, self._trial = path, trial
         try:
@@ -41,15 +41,15 @@ class TuningReport:
                 path.open("a").close()
         except StorageError as error:
             raise StorageError(
-                f"{error}. Vertex AI reads the figures of trial {trial} there, which only root can "
-                f"write; this is user {os.getuid()}: tune with the image of --target root"
+                f"{error}. Vertex AI reads the metrics of trial {trial} from this file, which only "
+                f"root can write; found user {os.getuid()}. Tune with the image of --target root"
             ) from None
 
     def __call__(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Rewrites the file, a line for each figure of an epoch.
+        """Rewrites the file, with one line per epoch and metric.
 
         Args:
-            history: a row for each epoch that is over.
+            history: one row per finished epoch.
         """
         lines = [
             json.dumps(
@@ -69,7 +69,7 @@ class TuningReport:
 
 
 def report(environment: Mapping[str, str]) -> TuningReport | None:
-    """Returns the report of this trial; None if the job is none.
+    """Returns the report of this job's tuning trial; None if the job is not a trial.
 
     Raises:
         StorageError: the file cannot be written.
@@ -77,4 +77,4 @@ def report(environment: Mapping[str, str]) -> TuningReport | None:
     trial = cloud_environment.trial(environment)
     if trial is None:
         return None
-    return TuningReport(Path(environment.get(_PLACE) or _USUAL_PLACE), trial)
+    return TuningReport(Path(environment.get(_PATH_VARIABLE) or _DEFAULT_PATH), trial)
