@@ -89,7 +89,7 @@ def table(kind: Kind, forms: Iterable[Format], shipped: Dataset, each: tuple[int
     """Prints the rows of a kind; returns whether equal examples gave equal results."""
     groups: dict[str, list[Result]] = {}
     for number, form in enumerate(forms):
-        whole = real_files.data(kind, shipped, new_bucket(), train=each[0], test=each[1])
+        whole = real_files.first_examples(kind, shipped, new_bucket(), train=each[0], test=each[1])
         if number == 0:
             print(f"\n**{kind.title.capitalize()}** ({sizes(whole)}):\n")
             print("| format | files | bytes | read | `gs://` | accuracy | loss | examples |")
@@ -118,7 +118,7 @@ def new_bucket() -> str:
 
 
 def sizes(whole: real_files.Data) -> str:
-    parts = {name: len(labels) for name, (_, labels) in whole.parts.items()}
+    parts = {name: len(labels) for name, (_, labels) in whole.splits.items()}
     return ", ".join(f"{size:,} {name}" for name, size in parts.items() if name != "validation")
 
 

@@ -1,9 +1,9 @@
-"""A corpus of malformed data, each made on demand; and a program that gives all of it to the job.
+"""A corpus of malformed data, created on demand, and a program that runs the job on all of it.
 
     python -m tests.data.hostile FOLDER
 
-runs the job's entry point on every case in one process with 3 GB of addresses, and prints a JSON
-line for each: name, exit code, what it said, seconds, and what it left behind.
+runs the job's entry point on every case, in one process limited to 3 GB of address space. It prints
+one JSON line per case: name, exit code, output, seconds, and the files that are left behind.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-ADDRESSES = 3 << 30
+ADDRESS_SPACE_BYTES = 3 << 30
 
-# Makes the data in an empty folder, and returns the arguments of the job.
+# Creates the data in an empty folder, and returns the arguments of the job.
 Case = Callable[[Path], list[str]]
 CASES: dict[str, Case] = {}
 
@@ -55,36 +55,43 @@ IMAGES, LABELS, TEST_IMAGES, TEST_LABELS = IDX
 
 
 def folder(files: dict[str, bytes | None], model: str = "mlp") -> Case:
-    def make(place: Path) -> list[str]:
+    """Returns a case of a folder with these files; those with content None are left out."""
+
+    def make(root: Path) -> list[str]:
         for name, content in files.items():
             if content is not None:
-                (place / name).write_bytes(content)
-        return [f"--data={place}", f"--model={model}"]
+                (root / name).write_bytes(content)
+        return [f"--data={root}", f"--model={model}"]
 
     return make
 
 
-def one(name: str, content: bytes, *flags: str, model: str = "mlp") -> Case:
-    def make(place: Path) -> list[str]:
-        (place / name).write_bytes(content)
-        return [f"--data={place / name}", f"--model={model}", *flags]
+def one_file(name: str, content: bytes, *flags: str, model: str = "mlp") -> Case:
+    """Returns a case of a single file."""
+
+    def make(root: Path) -> list[str]:
+        (root / name).write_bytes(content)
+        return [f"--data={root / name}", f"--model={model}", *flags]
 
     return make
 
 
 def cuts(content: bytes, *edges: int) -> Iterator[tuple[str, bytes]]:
-    """Gives the content cut at its start, its end, some edges from either side, and in between."""
-    places = {0, 1, 2, len(content) // 3, len(content) // 2, len(content) - 1}
-    places |= {edge % len(content) for edge in edges}
-    for at in sorted(places):
-        yield f"cut at {at}", content[:at]
+    """Yields the content truncated near its start and end, in between, and at `edges`.
+
+    A negative edge counts from the end.
+    """
+    lengths = {0, 1, 2, len(content) // 3, len(content) // 2, len(content) - 1}
+    lengths |= {edge % len(content) for edge in edges}
+    for length in sorted(lengths):
+        yield f"cut at {length}", content[:length]
 
 
 def _idx_cases() -> None:
     def case(name: str, **changed: bytes | None) -> None:
-        by_part = {"images": IMAGES, "labels": LABELS, "test_images": TEST_IMAGES,
+        by_role = {"images": IMAGES, "labels": LABELS, "test_images": TEST_IMAGES,
                    "test_labels": TEST_LABELS}  # fmt: skip
-        CASES[f"idx: {name}"] = folder(IDX | {by_part[k]: v for k, v in changed.items()})
+        CASES[f"idx: {name}"] = folder(IDX | {by_role[k]: v for k, v in changed.items()})
 
     for name, content in cuts(IDX[IMAGES], 3, 4, 5, 8, 12, 15, 16, 17):
         case(f"images {name}", images=content)
@@ -97,18 +104,18 @@ def _idx_cases() -> None:
     corrupt = bytearray(gzip.compress(IDX[IMAGES]))
     corrupt[-6] ^= 1
     floats = np.where(X > 200, np.nan, X).astype(">f4")
-    case("more bytes than promised", images=IDX[IMAGES] + b"0")
-    case("gzip bomb behind what is promised", images=bomb)
+    case("more bytes than the header says", images=IDX[IMAGES] + b"0")
+    case("gzip bomb after the bytes that the header says", images=bomb)
     case(
-        "gzip bomb that promises itself",
+        "gzip bomb of the size that the header says",
         images=gzip.compress(head + struct.pack(">3I", 1 << 20, 1 << 14, 1 << 14) + bytes(1 << 28)),
     )
     case("gzip with a wrong checksum", images=bytes(corrupt))
     case("gzip within gzip", images=gzip.compress(gzip.compress(IDX[IMAGES])))
     case("gzip of nothing", images=gzip.compress(b""))
-    case("terabytes promised", images=head + b"\xff" * 12)
-    case("many images promised", images=head + struct.pack(">3I", 2**32 - 1, 4, 4))
-    case("images of 60000 x 60000 promised", images=head + struct.pack(">3I", 1, 60000, 60000))
+    case("header of terabytes", images=head + b"\xff" * 12)
+    case("header of 2^32-1 images", images=head + struct.pack(">3I", 2**32 - 1, 4, 4))
+    case("header of an image of 60000 x 60000", images=head + struct.pack(">3I", 1, 60000, 60000))
     case("255 axes", images=bytes([0, 0, 8, 255]) + b"\1" * 2000)
     case("8 axes of 2^32-1", images=bytes([0, 0, 8, 8]) + b"\xff" * 32)
     case("no axes", images=bytes([0, 0, 8, 0]))
@@ -127,19 +134,19 @@ def _idx_cases() -> None:
     case("one class", labels=idx(Y * 0), test_labels=idx(Y[:10] * 0))
     case("a class without examples", labels=idx(Y * 2))
     case("fewer labels than images", labels=idx(Y[:39]))
-    case("test labels that training has not", test_labels=idx(Y[:10] + 1))
+    case("test labels that are not in training", test_labels=idx(Y[:10] + 1))
     case("test images of another size", test_images=idx(X[:10, :3]))
     case("no labels", labels=None)
     case("no images file", images=None)
     case("test images without labels", test_labels=None)
-    CASES["idx: the same part twice"] = folder(IDX | {"more-train-images-idx3-ubyte": idx(X)})
+    CASES["idx: the same split twice"] = folder(IDX | {"more-train-images-idx3-ubyte": idx(X)})
     CASES["idx: a link out of the folder"] = _link_out
     CASES["idx: images of 60000 x 60000, sparse on disk"] = _sparse_on_disk
 
 
-def _link_out(place: Path) -> list[str]:
-    outside = place / "outside"
-    inside = place / "inside"
+def _link_out(root: Path) -> list[str]:
+    outside = root / "outside"
+    inside = root / "inside"
     outside.mkdir()
     inside.mkdir()
     for name, content in IDX.items():
@@ -150,12 +157,12 @@ def _link_out(place: Path) -> list[str]:
     return [f"--data={inside}"]
 
 
-def _sparse_on_disk(place: Path) -> list[str]:
-    folder(IDX)(place)
-    with (place / IMAGES).open("wb") as file:
+def _sparse_on_disk(root: Path) -> list[str]:
+    folder(IDX)(root)
+    with (root / IMAGES).open("wb") as file:
         file.write(bytes([0, 0, 8, 3]) + struct.pack(">3I", 40, 60000, 60000))
         file.truncate(16 + 40 * 60000 * 60000)
-    return [f"--data={place}"]
+    return [f"--data={root}"]
 
 
 def npz(**arrays: Any) -> bytes:
@@ -165,6 +172,7 @@ def npz(**arrays: Any) -> bytes:
 
 
 def members(**contents: bytes) -> bytes:
+    """Returns a zip file with these contents as .npy files."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in contents.items():
@@ -185,19 +193,19 @@ def header(text: str, *, version: int = 1) -> bytes:
 
 def _npz_cases() -> None:
     whole = {"x_train": X, "y_train": Y, "x_test": X[:10], "y_test": Y[:10]}
-    parts = {name: npy(array) for name, array in whole.items()}
+    contents = {name: npy(array) for name, array in whole.items()}
 
     def case(name: str, **changed: Any) -> None:
-        CASES[f"npz: {name}"] = one("set.npz", npz(**(whole | changed)))
+        CASES[f"npz: {name}"] = one_file("set.npz", npz(**(whole | changed)))
 
     def raw(name: str, **changed: bytes) -> None:
-        CASES[f"npz: {name}"] = one("set.npz", members(**(parts | changed)))
+        CASES[f"npz: {name}"] = one_file("set.npz", members(**(contents | changed)))
 
     content = npz(**whole)
     directory = content.index(b"PK\1\2") - len(content)
     for name, cut in cuts(content, 4, 30, 41, 42, directory, directory + 1, -22, -21, -4):
-        CASES[f"npz: {name}"] = one("set.npz", cut)
-    for name, cut in cuts(parts["x_train"], 5, 6, 8, 9, 10, 127, 128, 129):
+        CASES[f"npz: {name}"] = one_file("set.npz", cut)
+    for name, cut in cuts(contents["x_train"], 5, 6, 8, 9, 10, 127, 128, 129):
         raw(f"array {name}", x_train=cut)
     for name in whole:
         case(f"no {name}", **{name: None})
@@ -227,34 +235,34 @@ def _npz_cases() -> None:
     case("NUL characters", x_train=nuls, x_test=nuls[:10])
     case("texts in a table", x_train=WORDS.reshape(20, 2), y_train=Y[:20])
     numbers = "{'descr': '|u1', 'fortran_order': False, 'shape': (%s,)}\n"
-    raw("terabytes promised", x_train=header(numbers % "1000000000, 28, 28"))
-    raw("60000 x 60000 promised", x_train=header(numbers % "2, 60000, 60000"))
+    raw("a header of terabytes", x_train=header(numbers % "1000000000, 28, 28"))
+    raw("a header of 60000 x 60000", x_train=header(numbers % "2, 60000, 60000"))
     raw("negative sizes", x_train=header(numbers % "-1, 28"))
     raw("sizes beyond 64 bits", x_train=header(numbers % f"{2**70}, 28"))
     raw("a header that is code", x_train=header("__import__('os').system('id')\n"))
     raw("a header of brackets", x_train=header("(" * 9000 + "\n"))
     raw("a header without its end", x_train=header("{'descr': '|u1'"))
     raw("a header bomb", x_train=header(" " * (1 << 28), version=2))
-    raw("an unknown version", x_train=b"\x93NUMPY\x09\x00" + parts["x_train"][8:])
+    raw("an unknown version", x_train=b"\x93NUMPY\x09\x00" + contents["x_train"][8:])
     raw(
         "an unknown type",
         x_train=header("{'descr': 'zz', 'fortran_order': False, 'shape': (40,)}\n"),
     )
-    raw("a pickle in place of an array", x_train=pickle.dumps(Payload()))
+    raw("a pickle instead of an array", x_train=pickle.dumps(Payload()))
     raw("a zip bomb", x_train=header(numbers % f"{1 << 34}") + bytes(1 << 28))
     raw("nothing", x_train=b"")
-    CASES["npz: names that leave the folder"] = one(
+    CASES["npz: names that leave the folder"] = one_file(
         "set.npz", members(**{"../../x_train": b"", "/y": b""})
     )
-    CASES["npz: an empty zip"] = one("set.npz", members())
-    CASES["npz: no zip at all"] = one("set.npz", b"no zip")
+    CASES["npz: an empty zip"] = one_file("set.npz", members())
+    CASES["npz: no zip at all"] = one_file("set.npz", b"no zip")
     flags = {"encrypted": (6, b"\1\0"), "unknown compression": (8, b"\x63\0")}
     for name, (offset, value) in {**flags, "wrong checksum": (14, b"\0" * 4)}.items():
         changed = bytearray(content)
         start, central = content.index(b"PK\3\4"), content.index(b"PK\1\2")
         changed[start + offset : start + offset + len(value)] = value
         changed[central + offset + 2 : central + offset + 2 + len(value)] = value
-        CASES[f"npz: {name}"] = one("set.npz", bytes(changed))
+        CASES[f"npz: {name}"] = one_file("set.npz", bytes(changed))
 
 
 def _sparse_cases() -> None:
@@ -263,7 +271,7 @@ def _sparse_cases() -> None:
              "indices": matrix.indices, "indptr": matrix.indptr, "labels": Y}  # fmt: skip
 
     def case(name: str, **changed: Any) -> None:
-        CASES[f"sparse: {name}"] = one("set.npz", npz(**(whole | changed)))
+        CASES[f"sparse: {name}"] = one_file("set.npz", npz(**(whole | changed)))
 
     case("no labels", labels=None)
     case("no indptr", indptr=None)
@@ -321,48 +329,50 @@ def _text_cases() -> None:
     CASES["text: a folder named as a file"] = _text_folder
 
 
-def _text_in(place: Path) -> Path:
-    inside = place / "inside"
+def _text_in(root: Path) -> Path:
+    inside = root / "inside"
     inside.mkdir()
     (inside / "neg.txt").write_text("\n".join(WORDS))
     return inside
 
 
-def _text_link(place: Path) -> list[str]:
-    inside = _text_in(place)
-    (place / "secret").write_text("secret\nsecrets\n" * 20)
-    (inside / "pos.txt").symlink_to(place / "secret")
+def _text_link(root: Path) -> list[str]:
+    inside = _text_in(root)
+    (root / "secret").write_text("secret\nsecrets\n" * 20)
+    (inside / "pos.txt").symlink_to(root / "secret")
     return [f"--data={inside}", "--model=sentiment"]
 
 
-def _text_link_to_nothing(place: Path) -> list[str]:
-    (_text_in(place) / "pos.txt").symlink_to("nothing")
-    return [f"--data={place / 'inside'}", "--model=sentiment"]
+def _text_link_to_nothing(root: Path) -> list[str]:
+    (_text_in(root) / "pos.txt").symlink_to("nothing")
+    return [f"--data={root / 'inside'}", "--model=sentiment"]
 
 
-def _text_link_to_itself(place: Path) -> list[str]:
-    (_text_in(place) / "pos.txt").symlink_to("pos.txt")
-    return [f"--data={place / 'inside'}", "--model=sentiment"]
+def _text_link_to_itself(root: Path) -> list[str]:
+    (_text_in(root) / "pos.txt").symlink_to("pos.txt")
+    return [f"--data={root / 'inside'}", "--model=sentiment"]
 
 
-def _text_pipe(place: Path) -> list[str]:
-    os.mkfifo(_text_in(place) / "pos.txt")
-    return [f"--data={place / 'inside'}", "--model=sentiment"]
+def _text_pipe(root: Path) -> list[str]:
+    os.mkfifo(_text_in(root) / "pos.txt")
+    return [f"--data={root / 'inside'}", "--model=sentiment"]
 
 
-def _text_folder(place: Path) -> list[str]:
-    (_text_in(place) / "pos.txt").mkdir()
-    return [f"--data={place / 'inside'}", "--model=sentiment"]
+def _text_folder(root: Path) -> list[str]:
+    (_text_in(root) / "pos.txt").mkdir()
+    return [f"--data={root / 'inside'}", "--model=sentiment"]
 
 
 class Payload:
-    """Would leave a file behind if it were unpickled."""
+    """Creates a file if it is unpickled."""
 
     def __reduce__(self) -> Any:
         return os.system, ("touch payload-was-run",)
 
 
-class Evaluated:
+class EvalPayload:
+    """Creates a file by a call of `eval` if it is unpickled."""
+
     def __reduce__(self) -> Any:
         return eval, ("open('payload-was-run', 'w')",)
 
@@ -371,21 +381,21 @@ def _pickle_cases() -> None:
     whole = [X.reshape(40, 16), Y, X[:10].reshape(10, 16), Y[:10]]
 
     def case(name: str, content: bytes) -> None:
-        CASES[f"pickle: {name}"] = one("set.pickle", content, "--allow-pickle")
+        CASES[f"pickle: {name}"] = one_file("set.pickle", content, "--allow-pickle")
 
-    CASES["pickle: without --allow-pickle"] = one("set.pickle", pickle.dumps(whole))
-    CASES["pickle: by content, under another name"] = one("set.bin", pickle.dumps(whole))
+    CASES["pickle: without --allow-pickle"] = one_file("set.pickle", pickle.dumps(whole))
+    CASES["pickle: by content, under another name"] = one_file("set.bin", pickle.dumps(whole))
     for name, content in cuts(pickle.dumps(whole), 3, 11, 40, -2, -40):
         case(name, content)
     case("a payload", pickle.dumps([Payload(), *whole[1:]]))
     case("a payload of protocol 0", pickle.dumps(Payload(), 0))
     case("a payload behind the arrays", pickle.dumps([*whole, Payload()]))
-    case("a call of eval", pickle.dumps(Evaluated()))
+    case("a call of eval", pickle.dumps(EvalPayload()))
     case("a name with dots", b"\x80\x04\x8c\x05numpy\x8c\x12f2py.os.system.foo\x93.")
     case("a memo of gigabytes", b"\x80\x04Nr\xff\xff\xff\xff.")
-    case("a text of gigabytes promised", b"\x80\x04\x8d" + b"\xff" * 7 + b"\x7fabc.")
-    case("a number of gigabytes promised", b"\x80\x04\x8b\xff\xff\xff\x7f1.")
-    case("a frame of gigabytes promised", b"\x80\x04\x95" + b"\xff" * 7 + b"\x7f].")
+    case("a text of gigabytes", b"\x80\x04\x8d" + b"\xff" * 7 + b"\x7fabc.")
+    case("a number of gigabytes", b"\x80\x04\x8b\xff\xff\xff\x7f1.")
+    case("a frame of gigabytes", b"\x80\x04\x95" + b"\xff" * 7 + b"\x7f].")
     case("an array of terabytes", _reconstructed((10**12,)))
     case("an array of negative size", _reconstructed((-5,)))
     case("an array of objects", pickle.dumps([np.array([{}] * 40), *whole[1:]]))
@@ -396,7 +406,7 @@ def _pickle_cases() -> None:
     case("tuples within tuples", b"\x80\x04)" + b"\x85" * 100_000 + b".")
     case("a list that holds itself", b"\x80\x04]\x94h\x00a.")
     case("a dictionary", pickle.dumps({"x_train": X}))
-    case("three parts", pickle.dumps(whole[:3]))
+    case("three arrays", pickle.dumps(whole[:3]))
     case("texts", pickle.dumps(["a", "b", "c", "d"]))
     case("None", pickle.dumps([None] * 4))
     case("ragged lists", pickle.dumps([[[1], [2, 3]], Y, X, Y]))
@@ -416,35 +426,39 @@ def _reconstructed(shape: tuple[int, ...]) -> bytes:
     return pickle.dumps([Huge(), Y, X, Y])
 
 
-def _place_cases() -> None:
-    CASES["place: an empty folder"] = folder({})
-    CASES["place: hidden files only"] = folder({".train-images-idx3-ubyte": IDX[IMAGES]})
-    CASES["place: an unknown file"] = one("set.bin", b"\x7fELF" + bytes(range(256)))
-    CASES["place: a file of 0 bytes"] = one("set", b"")
-    CASES["place: /dev/zero"] = lambda place: ["--data=/dev/zero"]
-    CASES["place: a NUL in the name"] = lambda place: ["--data=a\0b"]
-    CASES["place: a surrogate in the name"] = lambda place: ["--data=a\udc80b"]
-    CASES["place: a name too long"] = lambda place: [f"--data={'a' * 5000}"]
-    CASES["place: below a file"] = lambda place: [*one("set", b"x")(place), f"--data={place}/set/x"]
-    CASES["place: a link to itself"] = _link_to_itself
-    CASES["place: a pipe"] = _pipe
-    CASES["place: a socket"] = _socket
+def _path_cases() -> None:
+    CASES["path: an empty folder"] = folder({})
+    CASES["path: hidden files only"] = folder({".train-images-idx3-ubyte": IDX[IMAGES]})
+    CASES["path: an unknown file"] = one_file("set.bin", b"\x7fELF" + bytes(range(256)))
+    CASES["path: a file of 0 bytes"] = one_file("set", b"")
+    CASES["path: /dev/zero"] = lambda root: ["--data=/dev/zero"]
+    CASES["path: a NUL in the name"] = lambda root: ["--data=a\0b"]
+    CASES["path: a surrogate in the name"] = lambda root: ["--data=a\udc80b"]
+    CASES["path: a name too long"] = lambda root: [f"--data={'a' * 5000}"]
+    CASES["path: below a file"] = lambda root: [
+        *one_file("set", b"x")(root),
+        f"--data={root}/set/x",
+    ]
+    CASES["path: a link to itself"] = _link_to_itself
+    CASES["path: a pipe"] = _pipe
+    CASES["path: a socket"] = _socket
 
 
-def _link_to_itself(place: Path) -> list[str]:
-    (place / "set").symlink_to("set")
-    return [f"--data={place / 'set'}"]
+def _link_to_itself(root: Path) -> list[str]:
+    (root / "set").symlink_to("set")
+    return [f"--data={root / 'set'}"]
 
 
-def _pipe(place: Path) -> list[str]:
-    os.mkfifo(place / "set.npz")
-    return [f"--data={place / 'set.npz'}"]
+def _pipe(root: Path) -> list[str]:
+    os.mkfifo(root / "set.npz")
+    return [f"--data={root / 'set.npz'}"]
 
 
-def _socket(place: Path) -> list[str]:
-    with contextlib.closing(socket.socket(socket.AF_UNIX)) as made:
-        made.bind(os.path.relpath(place / "set.npz"))  # A socket's path is short.
-    return [f"--data={place / 'set.npz'}"]
+def _socket(root: Path) -> list[str]:
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as server:
+        # Relative, because the path of a socket must be short.
+        server.bind(os.path.relpath(root / "set.npz"))
+    return [f"--data={root / 'set.npz'}"]
 
 
 _idx_cases()
@@ -452,44 +466,46 @@ _npz_cases()
 _sparse_cases()
 _text_cases()
 _pickle_cases()
-_place_cases()
+_path_cases()
 
 
-def main(place: Path) -> None:
+def main(root: Path) -> None:
+    """Runs the job on all cases, in subfolders of `root`."""
     from trainer import task
 
-    work, temporary_directory = place / "work", place / "temporary_directory"
+    work, temporary_directory = root / "work", root / "temporary_directory"
     work.mkdir()
     os.chdir(work)
     for name, make in CASES.items():
-        data = place / "data"
+        data = root / "data"
         data.mkdir()
         temporary_directory.mkdir()
         tempfile.tempdir = str(temporary_directory)
         arguments = make(data)
-        # Address space is what a hostile header asks for; the limit is off while data is made.
-        resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, resource.RLIM_INFINITY))
-        said, out = io.StringIO(), io.StringIO()
+        # Set here, because creating the data may take more.
+        resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, resource.RLIM_INFINITY))
+        stderr, stdout = io.StringIO(), io.StringIO()
         code: Any = None
         started = time.perf_counter()
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(out):
+        with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(stdout):
             try:
                 task.main(arguments)
-            except SystemExit as ended:
-                code = ended.code
+            except SystemExit as error:
+                code = error.code
         seconds = time.perf_counter() - started
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        left = [
-            str(path.relative_to(place))
-            for at in (work, temporary_directory)
-            for path in at.rglob("*")
+        leftovers = [
+            str(path.relative_to(root))
+            for folder in (work, temporary_directory)
+            for path in folder.rglob("*")
         ]
-        result = {"name": name, "code": code, "said": said.getvalue() + out.getvalue(),
-                  "seconds": seconds, "left": left}  # fmt: skip
+        output = stderr.getvalue() + stdout.getvalue()
+        result = {"name": name, "code": code, "output": output, "seconds": seconds,
+                  "leftovers": leftovers}  # fmt: skip
         print(json.dumps(result), flush=True)
         for used in (data, temporary_directory, *work.iterdir()):
             shutil.rmtree(used) if used.is_dir() else used.unlink()
-    print(json.dumps({"name": "heavy imports", "found": "tensorflow" in sys.modules}))
+    print(json.dumps({"name": "tensorflow imported", "value": "tensorflow" in sys.modules}))
 
 
 if __name__ == "__main__":

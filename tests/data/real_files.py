@@ -1,6 +1,6 @@
-"""The same examples as real files of every format that docs/data.md lists.
+"""Writes the same examples as real files of every format that docs/data.md lists.
 
-What a format holds without loss must be read as the same examples in the same order, to the bit.
+All lossless formats must give bit-identical examples in the same order.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from trainer.data import convert
 from trainer.data.dataset import Dataset
 
 Array = np.ndarray
-Part = tuple[Array, list[str]]  # Examples, and the class of each by its name.
+Split = tuple[Array, list[str]]  # Examples, and the class name of each.
 
-_EXIF_ORIENTATION, _QUARTER_TURN = 0x0112, 6  # To be turned clockwise, to be seen upright.
+_EXIF_ORIENTATION, _QUARTER_TURN = 0x0112, 6  # To be displayed rotated clockwise.
 
 
 @dataclass(frozen=True)
 class Data:
-    """What is written.
+    """A data set to write.
 
     Attributes:
-        parts: "train" and perhaps "test" and "validation": images, uint8 (N, H, W), those of a
-            class side by side, as folders of classes would have them; or texts, object (N,).
-        url: gs:// path where the files are going to lie, which some formats name in them.
+        splits: "train" and perhaps "test" and "validation": images, uint8 (N, H, W), or texts,
+            object (N,); sorted by class, as class folders are read.
+        url: gs:// path that the files will be uploaded to, which some formats contain.
     """
 
-    parts: dict[str, Part]
+    splits: dict[str, Split]
     url: str
 
 
@@ -51,17 +51,17 @@ Write = Callable[[Data, Path], None]
 
 @dataclass(frozen=True)
 class Format:
-    """One way to keep a data set.
+    """One format of a data set.
 
     Attributes:
-        name: in words.
-        write: writes it into an empty folder.
-        examples: what they are, read again, beside those of the other formats: "the same", "in
-            another order", "as vectors" or "lossy".
-        flags: that reading it takes.
-        pattern: behind the folder, if the data is given by a pattern.
-        validation: whether the data has a validation part too, which changes nothing else.
-        remote: whether its files name others in the bucket.
+        name: name for the table of results.
+        write: writes the data to an empty folder.
+        examples: how the examples compare with those of the other formats: "the same", "in another
+            order", "as vectors" or "lossy".
+        flags: flags that are needed to read it.
+        pattern: pattern below the folder, if the data is given by a pattern.
+        validation: whether the data also has a validation split.
+        remote: whether its files name other files in the bucket.
     """
 
     name: str
@@ -78,53 +78,54 @@ class Kind:
     """Formats that hold the same data.
 
     Attributes:
-        title: of the data.
-        parted: whether it has a test part; if not, that is held out by the seed.
-        texts: whether it is of texts, and not of images.
-        formats: those that can hold it.
+        title: title of the data.
+        has_test: whether it has a test split; otherwise one is held out.
+        texts: whether the examples are texts; otherwise images.
+        formats: formats that can hold the data.
     """
 
     title: str
-    parted: bool
+    has_test: bool
     texts: bool
     formats: tuple[Format, ...]
 
 
-def data(kind: Kind, shipped: Dataset, url: str, *, train: int, test: int) -> Data:
+def first_examples(kind: Kind, shipped: Dataset, url: str, *, train: int, test: int) -> Data:
     """Returns the first examples of each class of a shipped data set, class by class.
 
     Args:
-        kind: of formats that are to hold them.
+        kind: kind of data to return.
         shipped: MNIST, or the movie reviews.
-        url: where they are going to lie.
-        train: of each class, how many there are to be for training.
-        test: of each class, how many for the test, and again for validation; the former are among
-            the training examples, if the data is to be in one piece.
+        url: gs:// path that the files will be uploaded to.
+        train: number of training examples per class.
+        test: number of test examples per class, and of validation examples. If the data is to be
+            unsplit, the test examples are among the training examples.
     """
-    source, classes = shipped.train, shipped.spec.classes
+    examples, classes = shipped.train.examples, shipped.spec.classes
     ends = {"train": train, "test": train + test, "validation": train + 2 * test}
-    if not kind.parted:
+    if not kind.has_test:
         ends = {"train": train + test}
-    members = [np.flatnonzero(source.labels == label) for label in range(len(classes))]
-    parts, begin = {}, 0
+    members = [np.flatnonzero(shipped.train.labels == label) for label in range(len(classes))]
+    splits, begin = {}, 0
     for name, end in ends.items():
         rows = np.concatenate([of_class[begin:end] for of_class in members])
-        examples = source.examples[rows]
-        labels = [classes[label] for label in source.labels[rows]]
-        parts[name] = (examples if kind.texts else examples[..., 0], labels)
+        labels = [classes[label] for label in shipped.train.labels[rows]]
+        splits[name] = (examples[rows] if kind.texts else examples[rows][..., 0], labels)
         begin = end
-    return Data(parts, url)
+    return Data(splits, url)
 
 
-def write(form: Format, whole: Data, folder: Path) -> None:
-    """Writes data in one of the formats into a folder, which is made."""
+def write(format: Format, data: Data, folder: Path) -> None:
+    """Writes data in one of the formats to a folder, which it creates."""
     folder.mkdir()
-    parts = {n: part for n, part in whole.parts.items() if n != "validation" or form.validation}
-    form.write(replace(whole, parts=parts), folder)
+    splits = dict(data.splits)
+    if not format.validation:
+        splits.pop("validation", None)
+    format.write(replace(data, splits=splits), folder)
 
 
 def upload(folder: Path, url: str) -> None:
-    """Puts all files below a folder into a bucket."""
+    """Uploads all files below a folder to a bucket."""
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
     files = {name: path for name, path in files.items() if path.is_file()}
     storage.write_all(storage.folder(url), files)
@@ -142,7 +143,7 @@ def _sixteen_bits(values: Array) -> Image.Image:
 
 
 def _ink(values: Array) -> Image.Image:
-    """White, and as opaque as it is to be bright."""
+    """Returns white pixels whose opacity is the value."""
     return Image.fromarray(np.stack([np.full_like(values, 255), values], axis=-1), "LA")
 
 
@@ -167,30 +168,30 @@ def _palette(values: Array) -> Image.Image:
 
 @dataclass(frozen=True)
 class Encoding:
-    """How an image becomes a file.
+    """A way to write an image to a file.
 
     Attributes:
-        suffix: of its name.
-        paint: makes the image of its pixels, uint8 (H, W).
-        settings: of Pillow's for that kind of file.
-        turned: whether it lies on its side, and its EXIF data says so.
+        suffix: extension of the file name.
+        paint: creates the image from its pixels, uint8 (H, W).
+        settings: Pillow's settings for this type of file.
+        rotated: whether the pixels are rotated, with the orientation in the EXIF data.
     """
 
     suffix: str
     paint: Callable[[Array], Image.Image] = _upright
     settings: tuple[tuple[str, Any], ...] = ()
-    turned: bool = False
+    rotated: bool = False
 
     def content(self, values: Array) -> bytes:
         settings = dict(self.settings)
-        if self.turned:
+        if self.rotated:
             values = np.rot90(values)
             exif = Image.Exif()
             exif[_EXIF_ORIENTATION] = _QUARTER_TURN
             settings["exif"] = exif
         file = io.BytesIO()
-        usual = {".jpg": "jpeg", ".tif": "tiff"}
-        kind = usual.get(self.suffix, self.suffix.removeprefix("."))
+        names = {".jpg": "jpeg", ".tif": "tiff"}
+        kind = names.get(self.suffix, self.suffix.removeprefix("."))
         self.paint(np.ascontiguousarray(values)).save(file, kind, **settings)
         return file.getvalue()
 
@@ -199,27 +200,27 @@ _PNG = Encoding(".png")
 _LOSSLESS = (("lossless", True),)
 
 
-def _each(part: Part, encodings: Sequence[Encoding]) -> Iterator[tuple[str, bytes, str]]:
-    """Gives a file's name, content and class; the encodings take turns."""
-    for number, (values, label) in enumerate(zip(*part, strict=True)):
+def _encode(split: Split, encodings: Sequence[Encoding]) -> Iterator[tuple[str, bytes, str]]:
+    """Yields the name, content and class of each file; alternates between the encodings."""
+    for number, (values, label) in enumerate(zip(*split, strict=True)):
         encoding = encodings[number % len(encodings)]
         yield f"{number:05}{encoding.suffix}", encoding.content(values), label
 
 
 def class_folders(*encodings: Encoding) -> Write:
-    def written(whole: Data, folder: Path) -> None:
-        for name, part in whole.parts.items():
-            root = folder if len(whole.parts) == 1 else folder / name
-            for file, content, label in _each(part, encodings or (_PNG,)):
+    def write_data(data: Data, folder: Path) -> None:
+        for name, split in data.splits.items():
+            root = folder if len(data.splits) == 1 else folder / name
+            for file, content, label in _encode(split, encodings or (_PNG,)):
                 (root / label).mkdir(parents=True, exist_ok=True)
                 (root / label / file).write_bytes(content)
 
-    return written
+    return write_data
 
 
-def text_folders(whole: Data, folder: Path) -> None:
-    for name, (texts, labels) in whole.parts.items():
-        root = folder if len(whole.parts) == 1 else folder / name
+def text_folders(data: Data, folder: Path) -> None:
+    for name, (texts, labels) in data.splits.items():
+        root = folder if len(data.splits) == 1 else folder / name
         for number, (text, label) in enumerate(zip(texts, labels, strict=True)):
             (root / label).mkdir(parents=True, exist_ok=True)
             (root / label / f"{number:05}.txt").write_text(f"{text}\n", encoding="utf-8")
@@ -228,27 +229,28 @@ def text_folders(whole: Data, folder: Path) -> None:
 # Arrays
 
 
-def _numbers(part: Part) -> tuple[Array, Array]:
-    return part[0], np.array(part[1]).astype(np.uint8)
+def _arrays(split: Split) -> tuple[Array, Array]:
+    """Returns examples, and labels as uint8 (N,)."""
+    return split[0], np.array(split[1]).astype(np.uint8)
 
 
 def idx(suffix: str) -> Write:
-    def written(whole: Data, folder: Path) -> None:
-        for part, name in (("train", "train"), ("test", "t10k")):
-            images, labels = _numbers(whole.parts[part])
+    def write_data(data: Data, folder: Path) -> None:
+        for split, name in (("train", "train"), ("test", "t10k")):
+            images, labels = _arrays(data.splits[split])
             for array, kind in ((images, "images-idx3"), (labels, "labels-idx1")):
                 sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
                 content = bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes()
                 path = folder / f"{name}-{kind}-ubyte{suffix}"
                 path.write_bytes(gzip.compress(content) if suffix else content)
 
-    return written
+    return write_data
 
 
-def npz(whole: Data, folder: Path) -> None:
+def npz(data: Data, folder: Path) -> None:
     arrays = {}
-    for name, part in whole.parts.items():
-        arrays[f"x_{name}"], arrays[f"y_{name}"] = _numbers(part)
+    for name, split in data.splits.items():
+        arrays[f"x_{name}"], arrays[f"y_{name}"] = _arrays(split)
     np.savez(folder / "digits.npz", **arrays)
 
 
@@ -256,8 +258,8 @@ def _rows(images: Array) -> scipy.sparse.csr_matrix:
     return scipy.sparse.csr_matrix(images.reshape(len(images), -1))
 
 
-def sparse_npz(whole: Data, folder: Path) -> None:
-    images, labels = _numbers(whole.parts["train"])
+def sparse_npz(data: Data, folder: Path) -> None:
+    images, labels = _arrays(data.splits["train"])
     m = _rows(images)
     np.savez(
         folder / "digits.npz",
@@ -266,32 +268,32 @@ def sparse_npz(whole: Data, folder: Path) -> None:
 
 
 def pickled(change: Callable[[Array], Any] = np.asarray) -> Write:
-    def written(whole: Data, folder: Path) -> None:
-        (train, y_train), (test, y_test) = (_numbers(whole.parts[n]) for n in ("train", "test"))
+    def write_data(data: Data, folder: Path) -> None:
+        (train, y_train), (test, y_test) = (_arrays(data.splits[n]) for n in ("train", "test"))
         content = pickle.dumps([change(train), y_train, change(test), y_test])
         (folder / "digits.pickle").write_bytes(content)
 
-    return written
+    return write_data
 
 
-def shards(before: Write) -> Write:
-    """Of what is written so; texts become Parquet."""
+def converted(original: Write) -> Write:
+    """Writes what `trainer data convert` makes of data that `original` writes."""
 
-    def written(whole: Data, folder: Path) -> None:
-        with storage.temporary_directory() as place:
-            before(whole, place)
-            convert.convert(str(place), str(folder), ReadOptions())
+    def write_data(data: Data, folder: Path) -> None:
+        with storage.temporary_directory() as temporary:
+            original(data, temporary)
+            convert.convert(str(temporary), str(folder), ReadOptions())
 
-    return written
+    return write_data
 
 
-# Tables: of texts, or of paths of images, or of images themselves.
+# Tables of texts, of paths of images, or of images
 
 Row = dict[str, Any]
-Put = Callable[[Path, list[Row]], None]
+WriteTable = Callable[[Path, list[Row]], None]
 
 
-def delimited(delimiter: str = ",") -> Put:
+def delimited(delimiter: str = ",") -> WriteTable:
     def put(path: Path, rows: list[Row]) -> None:
         with path.open("w", encoding="utf-8", newline="") as file:
             table = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
@@ -310,16 +312,16 @@ def arrow(path: Path, rows: list[Row]) -> None:
 
 
 def hugging_face(path: Path, rows: list[Row]) -> None:
-    """As its `datasets` does: numbers of classes with their names, files within a structure."""
+    """Writes Parquet as Hugging Face's `datasets` does: class indices with names, image structs."""
     classes = sorted({row["label"] for row in rows})
     feature = {"names": classes, "_type": "ClassLabel"}
     features = {"image": {"_type": "Image"}, "label": feature}
-    held = [
+    content = [
         {"image": {"bytes": row["image"], "path": None}, "label": classes.index(row["label"])}
         for row in rows
     ]
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-    table = pyarrow.Table.from_pylist(held).replace_schema_metadata(metadata)
+    table = pyarrow.Table.from_pylist(content).replace_schema_metadata(metadata)
     parquet.write_table(table, path)
 
 
@@ -337,80 +339,82 @@ def tf_records(path: Path, rows: list[Row]) -> None:
             records.write(example.SerializeToString())
 
 
-def table(put: Put, suffix: str, rows_of: Callable[..., list[Row]], pieces: int = 1) -> Write:
-    """A file a part, or so many pieces of it; `rows_of` makes the rows, and may write images."""
+def table(
+    write_table: WriteTable, suffix: str, rows_of: Callable[..., list[Row]], files: int = 1
+) -> Write:
+    """Writes each split as `files` tables; `rows_of` returns the rows, and may write images."""
 
-    def written(whole: Data, folder: Path) -> None:
-        for name, part in whole.parts.items():
-            rows = rows_of(whole, name, part, folder)
-            for piece in range(pieces):
-                some = rows[piece * len(rows) // pieces : (piece + 1) * len(rows) // pieces]
-                class_names = f"-{piece:05}-of-{pieces:05}" if pieces > 1 else ""
-                # Behind the kind of file in TFRecord's custom, before it in others'.
-                end = suffix + class_names if put is tf_records else class_names + suffix
-                put(folder / f"{name}{end}", some)
+    def write_data(data: Data, folder: Path) -> None:
+        for name, split in data.splits.items():
+            rows = rows_of(data, name, split, folder)
+            for number in range(files):
+                start, end = (at * len(rows) // files for at in (number, number + 1))
+                shard = f"-{number:05}-of-{files:05}" if files > 1 else ""
+                # TFRecord files have the shard number after the extension, others before it.
+                ending = suffix + shard if write_table is tf_records else shard + suffix
+                write_table(folder / f"{name}{ending}", rows[start:end])
 
-    return written
-
-
-def texts(whole: Data, name: str, part: Part, folder: Path) -> list[Row]:
-    return [{"text": text, "label": label} for text, label in zip(*part, strict=True)]
+    return write_data
 
 
-def paths(whole: Data, name: str, part: Part, folder: Path) -> list[Row]:
-    """Relative ones, of files below the table."""
+def texts(data: Data, name: str, split: Split, folder: Path) -> list[Row]:
+    return [{"text": text, "label": label} for text, label in zip(*split, strict=True)]
+
+
+def paths(data: Data, name: str, split: Split, folder: Path) -> list[Row]:
+    """Writes image files below the table; returns rows with their relative paths."""
     rows = []
     (folder / "images" / name).mkdir(parents=True)
-    for file, content, label in _each(part, [_PNG]):
-        place = f"images/{name}/{file}"
-        (folder / place).write_bytes(content)
-        rows.append({"path": place, "class": label})
+    for file, content, label in _encode(split, [_PNG]):
+        path = f"images/{name}/{file}"
+        (folder / path).write_bytes(content)
+        rows.append({"path": path, "class": label})
     return rows
 
 
-def urls(whole: Data, name: str, part: Part, folder: Path) -> list[Row]:
-    rows = paths(whole, name, part, folder)
-    return [{**row, "path": f"{whole.url}/{row['path']}"} for row in rows]
+def urls(data: Data, name: str, split: Split, folder: Path) -> list[Row]:
+    rows = paths(data, name, split, folder)
+    return [{**row, "path": f"{data.url}/{row['path']}"} for row in rows]
 
 
 def contents(*encodings: Encoding) -> Callable[..., list[Row]]:
-    def rows_of(whole: Data, name: str, part: Part, folder: Path) -> list[Row]:
+    def rows_of(data: Data, name: str, split: Split, folder: Path) -> list[Row]:
         return [
             {"image": content, "label": label}
-            for _, content, label in _each(part, encodings or (_PNG,))
+            for _, content, label in _encode(split, encodings or (_PNG,))
         ]
 
     return rows_of
 
 
-def managed(kind: str) -> Write:
-    """Vertex AI's JSON lines, which name files in buckets or hold texts."""
+def vertex_jsonl(kind: str) -> Write:
+    """Writes Vertex AI's JSON lines, which name files in buckets or contain texts."""
 
-    def written(whole: Data, folder: Path) -> None:
+    def write_data(data: Data, folder: Path) -> None:
         lines = []
-        for name, part in whole.parts.items():
+        for name, split in data.splits.items():
             if kind == "imageGcsUri":
-                values = [row["path"] for row in urls(whole, name, part, folder)]
+                values = [row["path"] for row in urls(data, name, split, folder)]
             elif kind == "textGcsUri":
-                one = replace(whole, parts={name: part})
-                text_folders(one, folder / "texts" / name)
+                one_split = replace(data, splits={name: split})
+                text_folders(one_split, folder / "texts" / name)
                 files = sorted((folder / "texts" / name).rglob("*.txt"))
-                values = [f"{whole.url}/{file.relative_to(folder)}" for file in files]
+                values = [f"{data.url}/{file.relative_to(folder)}" for file in files]
             else:
-                values = list(part[0])
+                values = list(split[0])
             use = {"train": "training"}.get(name, name)
-            for value, label in zip(values, part[1], strict=True):
+            for value, label in zip(values, split[1], strict=True):
                 line = {kind: value, "classificationAnnotation": {"displayName": label}}
-                if len(whole.parts) > 1:
+                if len(data.splits) > 1:
                     line["dataItemResourceLabels"] = {"aiplatform.googleapis.com/ml_use": use}
                 lines.append(line)
         json_lines(folder / "items.jsonl", lines)
 
-    return written
+    return write_data
 
 
-def file_a_class(whole: Data, folder: Path) -> None:
-    examples, labels = whole.parts["train"]
+def file_per_class(data: Data, folder: Path) -> None:
+    examples, labels = data.splits["train"]
     for name in sorted(set(labels)):
         lines = [text for text, label in zip(examples, labels, strict=True) if label == name]
         (folder / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -421,8 +425,8 @@ _COLOUR = Encoding(".png", _yellow)
 
 KINDS = (
     Kind(
-        "grey images, training and test part",
-        parted=True,
+        "grey images, training and test split",
+        has_test=True,
         texts=False,
         formats=(
             Format("IDX, gzip", idx(".gz")),
@@ -431,19 +435,19 @@ KINDS = (
             Format("pickle of arrays", pickled(), flags=("--allow-pickle",)),
             Format("pickle of sparse matrices", pickled(_rows), "as vectors", ("--allow-pickle",)),
             Format("class folders, PNG", class_folders()),
-            Format("the same and `validation/`", class_folders(), validation=True),
+            Format("class folders, PNG, and `validation/`", class_folders(), validation=True),
             Format("class folders, PNG of 16 bits", class_folders(Encoding(".png", _sixteen_bits))),
             Format("class folders, PNG, transparent", class_folders(Encoding(".png", _ink))),
             Format(
-                "class folders, PNG turned by EXIF", class_folders(Encoding(".png", turned=True))
+                "class folders, PNG rotated by EXIF", class_folders(Encoding(".png", rotated=True))
             ),
             Format("class folders, BMP", class_folders(Encoding(".bmp"))),
             Format("class folders, TIFF", class_folders(Encoding(".tif"))),
             Format("class folders, PNG, BMP, TIFF and 16 bits mixed", class_folders(*_MIXED)),
             Format("class folders, JPEG", class_folders(Encoding(".jpg")), "lossy"),
             Format(
-                "class folders, JPEG turned by EXIF",
-                class_folders(Encoding(".jpg", turned=True)),
+                "class folders, JPEG rotated by EXIF",
+                class_folders(Encoding(".jpg", rotated=True)),
                 "lossy",
             ),
             Format("CSV of paths", table(delimited(), ".csv", paths)),
@@ -457,23 +461,23 @@ KINDS = (
             Format("TFRecord of paths", table(tf_records, ".tfrecord", paths)),
             Format("TFRecord of images", table(tf_records, ".tfrecord", contents())),
             Format(
-                "`*.tfrecord-*`, 4 pieces a part",
-                table(tf_records, ".tfrecord", contents(), pieces=4),
+                "`*.tfrecord-*`, 4 files per split",
+                table(tf_records, ".tfrecord", contents(), files=4),
                 pattern="/*.tfrecord-*",
             ),
             Format(
                 "Vertex AI's JSON lines, `ml_use`",
-                managed("imageGcsUri"),
+                vertex_jsonl("imageGcsUri"),
                 pattern="/*.jsonl",
                 remote=True,
             ),
-            Format("shards of `.npz`", shards(npz), "in another order"),
-            Format("shards of class folders", shards(class_folders()), "in another order"),
+            Format("shards of `.npz`", converted(npz), "in another order"),
+            Format("shards of class folders", converted(class_folders()), "in another order"),
         ),
     ),
     Kind(
-        "grey images in one piece",
-        parted=False,
+        "unsplit grey images",
+        has_test=False,
         texts=False,
         formats=(
             Format("`.npz`", npz),
@@ -481,18 +485,21 @@ KINDS = (
             Format("class folders, PNG", class_folders()),
             Format("CSV of paths", table(delimited(), ".csv", paths)),
             Format(
-                "`*.parquet`, 4 pieces",
-                table(arrow, ".parquet", contents(), pieces=4),
+                "`*.parquet`, 4 files",
+                table(arrow, ".parquet", contents(), files=4),
                 pattern="/*.parquet",
             ),
             Format(
-                "Vertex AI's JSON lines", managed("imageGcsUri"), pattern="/*.jsonl", remote=True
+                "Vertex AI's JSON lines",
+                vertex_jsonl("imageGcsUri"),
+                pattern="/*.jsonl",
+                remote=True,
             ),
         ),
     ),
     Kind(
-        "colour images, training and test part",
-        parted=True,
+        "colour images, training and test split",
+        has_test=True,
         texts=False,
         formats=(
             Format("class folders, PNG", class_folders(_COLOUR)),
@@ -515,11 +522,11 @@ KINDS = (
         ),
     ),
     Kind(
-        "texts in one piece",
-        parted=False,
+        "unsplit texts",
+        has_test=False,
         texts=True,
         formats=(
-            Format("a file a class", file_a_class),
+            Format("a file per class", file_per_class),
             Format("class folders", text_folders),
             Format("CSV", table(delimited(), ".csv", texts)),
             Format("CSV, `;`", table(delimited(";"), ".csv", texts)),
@@ -528,20 +535,20 @@ KINDS = (
             Format("Parquet", table(arrow, ".parquet", texts)),
             Format("TFRecord", table(tf_records, ".tfrecord", texts)),
             Format(
-                "`*.csv`, 4 pieces", table(delimited(), ".csv", texts, pieces=4), pattern="/*.csv"
+                "`*.csv`, 4 files", table(delimited(), ".csv", texts, files=4), pattern="/*.csv"
             ),
-            Format("Vertex AI's JSON lines, `textContent`", managed("textContent")),
+            Format("Vertex AI's JSON lines, `textContent`", vertex_jsonl("textContent")),
             Format(
                 "Vertex AI's JSON lines, `textGcsUri`",
-                managed("textGcsUri"),
+                vertex_jsonl("textGcsUri"),
                 pattern="/*.jsonl",
                 remote=True,
             ),
         ),
     ),
     Kind(
-        "texts, training and test part",
-        parted=True,
+        "texts, training and test split",
+        has_test=True,
         texts=True,
         formats=(
             Format("class folders", text_folders),
@@ -552,10 +559,10 @@ KINDS = (
                 validation=True,
             ),
             Format("Parquet", table(arrow, ".parquet", texts)),
-            Format("Vertex AI's JSON lines, `ml_use`", managed("textContent")),
+            Format("Vertex AI's JSON lines, `ml_use`", vertex_jsonl("textContent")),
             Format(
                 "Parquet of `trainer data convert`",
-                shards(table(delimited(), ".csv", texts)),
+                converted(table(delimited(), ".csv", texts)),
                 "in another order",
             ),
         ),

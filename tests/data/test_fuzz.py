@@ -1,6 +1,6 @@
-"""Valid files with random changes are read, or refused as DataError; nothing else happens.
+"""Tests that valid files with random changes are either read, or refused with DataError.
 
-For longer: FUZZ_EXAMPLES=100000 make test ARGS=tests/data/test_fuzz.py
+To run for longer: FUZZ_EXAMPLES=100000 make test ARGS=tests/data/test_fuzz.py
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import pickle
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import scipy.sparse
 from hypothesis import HealthCheck, given, settings
@@ -38,7 +39,7 @@ WHOLE = {"x_train": X, "y_train": Y, "x_test": X[:10], "y_test": Y[:10]}
 
 
 def edited(content: bytes, edits: Edits) -> bytes:
-    """Replaces some bytes at some places by others."""
+    """Returns the content with the bytes at some offsets replaced."""
     changed = bytearray(content)
     for at, length, new in edits:
         at %= len(changed) + 1
@@ -47,19 +48,20 @@ def edited(content: bytes, edits: Edits) -> bytes:
 
 
 def load(name: str, content: bytes, others: dict[str, bytes] | None = None) -> None:
-    with tempfile.TemporaryDirectory() as place:
+    """Writes the files to a folder, and reads them in both ways that the program does."""
+    with tempfile.TemporaryDirectory() as folder:
         for other, unchanged in (others or {}).items():
-            Path(place, other).write_bytes(unchanged)
-        Path(place, name).write_bytes(content)
-        path = place if others else str(Path(place, name))
+            Path(folder, other).write_bytes(unchanged)
+        Path(folder, name).write_bytes(content)
+        path = folder if others else str(Path(folder, name))
         with contextlib.suppress(DataError):
             collect(path, ReadOptions(allow_pickle=True))
         with contextlib.suppress(DataError):
-            found = loader.load(
+            data = loader.load(
                 DataOptions(data=path, seed=0, validation_split=0.3, allow_pickle=True)
             )
-            assert len(found.train) + len(found.test) > 0
-            assert found.spec.kind in ("image", "vector", "text")
+            assert len(data.train) + len(data.test) > 0
+            assert data.spec.kind in ("image", "vector", "text")
 
 
 fuzzed = settings(
@@ -69,7 +71,7 @@ fuzzed = settings(
 
 @fuzzed
 @given(EDITS, st.sampled_from([IMAGES, LABELS]), st.sampled_from(["plain", "within", "zipped"]))
-def test_idx(edits: Edits, name: str, zipped: str) -> None:
+def test_idx_files_are_read_or_refused(edits: Edits, name: str, zipped: str) -> None:
     if zipped == "plain":
         content = edited(IDX[name], edits)
     elif zipped == "within":
@@ -81,34 +83,32 @@ def test_idx(edits: Edits, name: str, zipped: str) -> None:
 
 @fuzzed
 @given(EDITS, st.sampled_from(list(WHOLE)), st.booleans())
-def test_npz(edits: Edits, name: str, inside: bool) -> None:
+def test_npz_archives_are_read_or_refused(edits: Edits, name: str, inside: bool) -> None:
     if inside:
-        parts = {n: npy(array) for n, array in WHOLE.items()}
-        load("set.npz", members(**(parts | {name: edited(parts[name], edits)})))
+        contents = {n: npy(array) for n, array in WHOLE.items()}
+        load("set.npz", members(**(contents | {name: edited(contents[name], edits)})))
     else:
         load("set.npz", edited(npz(**WHOLE), edits))
 
 
 @fuzzed
 @given(EDITS, st.sampled_from(list(SPARSE)))
-def test_sparse(edits: Edits, name: str) -> None:
-    import numpy as np
-
-    parts = {n: npy(np.asarray(array)) for n, array in SPARSE.items()}
-    load("set.npz", members(**(parts | {name: edited(parts[name], edits)})))
+def test_sparse_matrices_are_read_or_refused(edits: Edits, name: str) -> None:
+    contents = {n: npy(np.asarray(array)) for n, array in SPARSE.items()}
+    load("set.npz", members(**(contents | {name: edited(contents[name], edits)})))
 
 
 @fuzzed
 @given(EDITS)
-def test_text(edits: Edits) -> None:
+def test_text_files_are_read_or_refused(edits: Edits) -> None:
     good = "\n".join(WORDS).encode()
     load("neg.txt", edited(good, edits), {"pos.txt": good})
 
 
 @fuzzed
-@pytest.mark.filterwarnings("ignore")  # NumPy's and SciPy's, of strange arrays.
+@pytest.mark.filterwarnings("ignore")  # NumPy and SciPy warn of invalid arrays.
 @given(EDITS, st.integers(0, 5), st.booleans())
-def test_pickle(edits: Edits, protocol: int, sparse: bool) -> None:
+def test_pickles_are_read_or_refused(edits: Edits, protocol: int, sparse: bool) -> None:
     rows = X.reshape(40, 16)
     first = scipy.sparse.csr_matrix(rows) if sparse else rows
     load("set.pickle", edited(pickle.dumps([first, Y, first, Y], protocol), edits))

@@ -1,4 +1,4 @@
-"""What a model is asked becomes an example, or one line says why not."""
+"""Tests of inputs of a trained model: each becomes an example or a one-line error."""
 
 from __future__ import annotations
 
@@ -30,55 +30,56 @@ def png(pixels: Any) -> bytes:
     return file.getvalue()
 
 
-def test_it_is_told_and_read_back(mnist: Dataset) -> None:
-    found = InputSignature.of(mnist.spec)
-    assert InputSignature.read(json.loads(json.dumps(dataclasses.asdict(found)))) == found
+def test_a_signature_is_restored_from_json(mnist: Dataset) -> None:
+    signature = InputSignature.from_spec(mnist.spec)
+    content = json.dumps(dataclasses.asdict(signature))
+    assert InputSignature.from_dict(json.loads(content)) == signature
 
 
 @pytest.mark.parametrize(
     "change",
     [{"kind": "sound"}, {"shape": [28]}, {"shape": 3}, {"dtype": "int7"}, {"low": "a"}, {"x": 1}],
 )
-def test_what_describes_no_input_is_refused(change: dict[str, Any]) -> None:
+def test_an_invalid_signature_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="input"):
-        InputSignature.read({**dataclasses.asdict(GREY), **change})
+        InputSignature.from_dict({**dataclasses.asdict(GREY), **change})
 
 
-def test_numbers_and_images_are_the_same_example() -> None:
+def test_numbers_and_image_files_give_the_same_example() -> None:
     pixels = [[0, 128, 255], [1, 2, 3]]
     expected = np.array(pixels, np.uint8)[..., np.newaxis]
     content = png(pixels)
-    coded = {"b64": base64.b64encode(content).decode()}
-    for found in (
+    encoded = {"b64": base64.b64encode(content).decode()}
+    for example in (
         GREY.from_json(pixels),
         GREY.from_json(expected.tolist()),
-        GREY.from_json(coded),
+        GREY.from_json(encoded),
         GREY.from_image(content, Location("a.png")),
     ):
-        np.testing.assert_array_equal(found, expected, strict=True)
-    np.testing.assert_array_equal(COLOUR.from_json(coded), np.repeat(expected, 3, axis=2))
-    np.testing.assert_array_equal(UNIT.from_json(coded), np.float32(expected) / 255, strict=True)
+        np.testing.assert_array_equal(example, expected, strict=True)
+    np.testing.assert_array_equal(COLOUR.from_json(encoded), np.repeat(expected, 3, axis=2))
+    np.testing.assert_array_equal(UNIT.from_json(encoded), np.float32(expected) / 255, strict=True)
 
 
-def test_an_image_is_brought_to_size_and_to_the_colours_of_the_training_part() -> None:
+def test_an_image_gets_the_size_and_channels_of_the_training_images() -> None:
     large = np.zeros((20, 30, 3), np.uint8)
     large[:10, :10] = (255, 0, 0)
-    found = GREY.from_image(png(large), Location("a.png"))
-    assert found.shape == (2, 3, 1)
-    assert found[0, 0, 0] == 76  # Of red, what Rec. 601 takes for its brightness.
-    assert found.sum() == 76
+    example = GREY.from_image(png(large), Location("a.png"))
+    assert example.shape == (2, 3, 1)
+    assert example[0, 0, 0] == 76  # The luma of pure red in Rec. 601.
+    assert example.sum() == 76
 
 
-def test_texts_and_vectors() -> None:
+def test_texts_and_vectors_become_examples() -> None:
     assert TEXT.from_json("déjà vu")[()] == "déjà vu"
     np.testing.assert_array_equal(VECTOR.from_json([1, 2.5, -3]), np.float32([1, 2.5, -3]))
-    stacked = TEXT.stacked([TEXT.from_text("a"), TEXT.from_text("b b")])
+    stacked = TEXT.stack([TEXT.from_text("a"), TEXT.from_text("b b")])
     np.testing.assert_array_equal(stacked, np.array(["a", "b b"], object))
-    assert VECTOR.stacked([VECTOR.from_json([1, 2, 3])] * 2).shape == (2, 3)
+    assert VECTOR.stack([VECTOR.from_json([1, 2, 3])] * 2).shape == (2, 3)
 
 
 @pytest.mark.parametrize(
-    ("asked", "value", "message"),
+    ("signature", "value", "message"),
     [
         (GREY, [[0, 0, 256], [0, 0, 0]], "found 256, expected an image of 2x3x1 whole numbers"),
         (GREY, [[0, 0, -1], [0, 0, 0]], "found -1"),
@@ -86,21 +87,21 @@ def test_texts_and_vectors() -> None:
         (GREY, [[0, 0, float("nan")], [0, 0, 0]], "found nan"),
         (GREY, [[0, 0], [0, 0]], r"shape \(2, 2\)"),
         (GREY, [[0, 0, 0], [0]], "unequal lengths"),
-        (GREY, [[True] * 3] * 2, "no number"),
-        (GREY, [[True, 1, 1]] * 2, "no number"),
-        (GREY, [["a" * 10_000_000, *["b"] * 1_000_000]], "no number"),
+        (GREY, [[True] * 3] * 2, "not a number"),
+        (GREY, [[True, 1, 1]] * 2, "not a number"),
+        (GREY, [["a" * 10_000_000, *["b"] * 1_000_000]], "not a number"),
         (GREY, [[2**63] * 3] * 2, "found 9.2"),
-        (GREY, [["1"] * 3] * 2, "no number"),
-        (GREY, [[None] * 3] * 2, "no number"),
-        (GREY, [[10**400] * 3] * 2, "no number"),
+        (GREY, [["1"] * 3] * 2, "not a number"),
+        (GREY, [[None] * 3] * 2, "not a number"),
+        (GREY, [[10**400] * 3] * 2, "not a number"),
         (GREY, "abc", "found a text, expected an image"),
         (GREY, 7, "found a number"),
         (GREY, None, "found null"),
         (GREY, True, "found true or false"),
         (GREY, {"c64": ""}, "found an object with 'c64'"),
         (GREY, {"b64": 3}, "b64: found a number"),
-        (GREY, {"b64": "%"}, "no base64"),
-        (GREY, {"b64": "AAAA"}, "no image, or a damaged one"),
+        (GREY, {"b64": "%"}, "not valid base64"),
+        (GREY, {"b64": "AAAA"}, "not an image, or a damaged one"),
         (VECTOR, [1, 2], r"shape \(2,\), expected a list of 3 numbers"),
         (VECTOR, [1, 2, float("inf")], "found inf"),
         (VECTOR, [1, 2, 1e39], r"found 1e\+39"),
@@ -109,15 +110,15 @@ def test_texts_and_vectors() -> None:
         (TEXT, ["a"], "found a list, expected a text"),
         (TEXT, {"b64": "AAAA"}, "found an object"),
         (TEXT, "a\0b", "NUL"),
-        (TEXT, "\ud800", "is none"),
+        (TEXT, "\ud800", "not valid Unicode"),
     ],
 )
-def test_what_it_cannot_be_asked(asked: InputSignature, value: Any, message: str) -> None:
+def test_an_invalid_value_is_refused(signature: InputSignature, value: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        asked.from_json(value)
+        signature.from_json(value)
 
 
-def test_an_image_for_a_model_of_other_values_is_refused() -> None:
+def test_an_image_is_refused_by_a_model_of_other_values() -> None:
     content = png([[0] * 3] * 2)
     with pytest.raises(DataError, match="a.png: found pixels of 0 to 255, and the model was"):
         dataclasses.replace(UNIT, low=-1).from_image(content, Location("a.png"))
@@ -125,17 +126,17 @@ def test_an_image_for_a_model_of_other_values_is_refused() -> None:
         VECTOR.from_image(content, Location("a.png"))
 
 
-def test_examples_of_a_data_set() -> None:
+def test_examples_of_a_data_set_are_converted_to_the_dtype_of_the_model() -> None:
     images = np.arange(12, dtype=np.uint8).reshape(2, 2, 3, 1)
     assert GREY.from_data(images) is images
     np.testing.assert_array_equal(GREY.from_data(np.float32(images)), images, strict=True)
-    coloured = COLOUR.from_data(images)  # As beside images with colours.
-    np.testing.assert_array_equal(coloured, np.repeat(images, 3, axis=3), strict=True)
-    vectors = np.array([[1, 2, 3]], np.uint8)  # Of a part that held only small numbers.
+    colour = COLOUR.from_data(images)  # Grey images for a model of colour images.
+    np.testing.assert_array_equal(colour, np.repeat(images, 3, axis=3), strict=True)
+    vectors = np.array([[1, 2, 3]], np.uint8)  # A split of small integers only.
     np.testing.assert_array_equal(VECTOR.from_data(vectors), np.float32(vectors), strict=True)
     texts = np.array(["a", "b"], object)
     assert TEXT.from_data(texts) is texts
-    for asked, examples, message in (
+    for signature, examples, message in (
         (GREY, texts, "found texts, expected an image of 2x3x1"),
         (TEXT, images, "found numbers, expected a text"),
         (GREY, images[:, :1], "found examples of 1 x 3 x 1 numbers"),
@@ -144,4 +145,4 @@ def test_examples_of_a_data_set() -> None:
         (UNIT, np.float32(images), "found values up to 11"),
     ):
         with pytest.raises(DataError, match=message):
-            asked.from_data(examples)
+            signature.from_data(examples)

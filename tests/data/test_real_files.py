@@ -1,4 +1,4 @@
-"""Whatever format data is kept in, the same examples are read in the same order, to the bit."""
+"""Tests that all formats of the same data give bit-identical examples in the same order."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from trainer.data import loader
 from trainer.data.dataset import Array, Dataset, Split
 
 
-def contents(part: Split) -> list[tuple[object, int]]:
-    """Each example, whatever its shape, with its class."""
-    values: list[object] = list(part.array)
+def contents(split: Split) -> list[tuple[object, int]]:
+    """Returns the content of each example, without its shape, and its label."""
+    values: list[object] = list(split.array)
     if isinstance(values[0], np.ndarray):
-        values = [value.tobytes() for value in part.array]
-    return list(zip(values, part.labels.tolist(), strict=True))
+        values = [value.tobytes() for value in split.array]
+    return list(zip(values, split.labels.tolist(), strict=True))
 
 
 def distance(first: Array, second: Array) -> float:
+    """Returns the mean absolute difference of two arrays."""
     return float(np.abs(first.astype(int) - second).mean())
 
 
@@ -33,7 +34,7 @@ def test_all_formats_hold_the_same_examples(
     shipped = reviews if kind.texts else mnist
     first = None
     for number, form in enumerate(kind.formats):
-        whole = real_files.data(kind, shipped, f"{bucket}/{number}", train=2, test=1)
+        whole = real_files.first_examples(kind, shipped, f"{bucket}/{number}", train=2, test=1)
         folder = tmp_path / str(number)
         real_files.write(form, whole, folder)
         if form.remote:
@@ -46,12 +47,12 @@ def test_all_formats_hold_the_same_examples(
         assert (data.validation is not None) == form.validation
         first = first or data
         assert data.spec.classes == first.spec.classes, form.name
-        for part, expected in ((data.train, first.train), (data.test, first.test)):
+        for split, expected in ((data.train, first.train), (data.test, first.test)):
             if form.examples == "lossy":
-                assert 0 < distance(part.array, expected.array) < 8, form.name
+                assert 0 < distance(split.array, expected.array) < 8, form.name
             elif form.examples == "in another order":
-                assert sorted(contents(part)) == sorted(contents(expected)), form.name
+                assert sorted(contents(split)) == sorted(contents(expected)), form.name
             else:
-                assert contents(part) == contents(expected), form.name
+                assert contents(split) == contents(expected), form.name
             flat = form.examples == "as vectors"
-            assert part.examples.ndim == (2 if flat else expected.examples.ndim), form.name
+            assert split.examples.ndim == (2 if flat else expected.examples.ndim), form.name

@@ -16,7 +16,7 @@ from trainer.models import cropping
 
 def spec(images: Array) -> Spec:
     labels = np.arange(len(images)) % 2
-    return Dataset.split(RawSplits(train=(images, labels)), seed=0, validation=0).spec
+    return Dataset.split(RawSplits(train=(images, labels)), seed=0, validation_split=0).spec
 
 
 def test_digits_lose_the_border_that_is_black_in_nearly_all(

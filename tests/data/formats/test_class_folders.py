@@ -1,4 +1,4 @@
-"""Images and texts in a folder a class."""
+"""Tests of images and texts in one folder per class."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def images(prefix: str = "", count: int = 10) -> dict[str, bytes]:
     return cats | dogs
 
 
-def test_a_folder_is_a_class(tmp_path: Path) -> None:
+def test_each_folder_is_a_class(tmp_path: Path) -> None:
     data = loader.load(DataOptions(data=write(tmp_path, images()), seed=0))
     assert (data.spec.classes, data.spec.shape) == (("cats", "dogs"), (6, 4, 3))
     assert data.spec.sizes == {"train": 18, "test": 2}
     assert data.train.examples[data.train.labels == 0].max() < 20
 
 
-def test_parts_are_as_they_lie_and_from_a_bucket_too(tmp_path: Path, bucket: str) -> None:
+def test_splits_are_folders_also_in_a_bucket(tmp_path: Path, bucket: str) -> None:
     files = images("train/") | images("val/", 3) | images("test/", 2)
     write(tmp_path, files)
     storage.write_all(storage.folder(f"{bucket}/pets"), {name: tmp_path / name for name in files})
@@ -48,10 +48,10 @@ def test_parts_are_as_they_lie_and_from_a_bucket_too(tmp_path: Path, bucket: str
     assert loader.load(DataOptions(data=f"{bucket}/pets", seed=0)).fingerprint == local.fingerprint
 
 
-def test_texts_are_whole_files(tmp_path: Path) -> None:
+def test_each_file_is_a_text(tmp_path: Path) -> None:
     files = {
-        f"{part}/{name}/{n}_7.txt": f"{name} film\nin two lines {n}\n".encode()
-        for part in ("train", "test")
+        f"{split}/{name}/{n}_7.txt": f"{name} film\nin two lines {n}\n".encode()
+        for split in ("train", "test")
         for name in ("neg", "pos")
         for n in range(3)
     }
@@ -60,7 +60,7 @@ def test_texts_are_whole_files(tmp_path: Path) -> None:
     assert data.test.examples[0] == "neg film\nin two lines 0"
 
 
-def test_what_is_neither_is_told_and_hidden_files_are_not(
+def test_skipped_files_are_logged_except_hidden_ones(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     others = {
@@ -73,11 +73,11 @@ def test_what_is_neither_is_told_and_hidden_files_are_not(
         data = loader.load(DataOptions(data=write(tmp_path, images() | others), seed=0))
     assert data.spec.sizes == {"train": 18, "test": 2}
     assert [record.getMessage() for record in caplog.records] == [
-        "left out: 2 files that are no images, as README.md, notes.txt"
+        "skipped 2 files that are not images, for example README.md, notes.txt"
     ]
 
 
-def test_a_size_brings_all_to_one(tmp_path: Path) -> None:
+def test_images_of_different_sizes_are_resized_to_image_size(tmp_path: Path) -> None:
     path = write(tmp_path, images() | {"cats/large.png": encoded(np.zeros((90, 60), np.uint8))})
     with pytest.raises(DataError, match=r"cats/large.png: an image of 60x90, expected 4x6"):
         loader.load(DataOptions(data=path, seed=0))
@@ -87,17 +87,20 @@ def test_a_size_brings_all_to_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"cats/x.png": b"", "dogs/y.png": b"GIF89a"}, r"cats/x.png: no image.*/dogs/y.png: no im"),
-        ({"x.png": encoded(CAT), "cats/1.png": encoded(CAT)}, "x.png: lies in no folder of a cl"),
-        ({"train/x.png": encoded(CAT)}, "train/x.png: lies in no folder of a class"),
-        (images("val/") | images("test/"), ": no part to train on, found validation and test"),
-        (images("train/") | {"test/cow/1.png": encoded(CAT)}, ": the test part has a class 'cow'"),
+        (
+            {"cats/x.png": b"", "dogs/y.png": b"GIF89a"},
+            r"cats/x.png: not an im.*/dogs/y.png: not an im",
+        ),
+        ({"x.png": encoded(CAT), "cats/1.png": encoded(CAT)}, "x.png: is not in a class folder"),
+        ({"train/x.png": encoded(CAT)}, "train/x.png: is not in a class folder"),
+        (images("val/") | images("test/"), ": no training split, found validation and test"),
+        (images("train/") | {"test/cow/1.png": encoded(CAT)}, ": the test split has a class 'cow'"),
         ({"a/1.txt": b"", "b/1.txt": b"x"}, "a/1.txt: found an empty file, expected a"),
         ({"a/1.txt": b"x\n\xff", "b/1.txt": b"x"}, "a/1.txt: not UTF-8: found byte 0xff"),
         ({"a/1.doc": b"x"}, "no known format, found no files"),
     ],
 )
-def test_what_cannot_be_trained_on_is_named(
+def test_the_error_says_why_data_is_not_trainable(
     tmp_path: Path, files: dict[str, bytes], message: str
 ) -> None:
     with pytest.raises(DataError, match=message) as caught:

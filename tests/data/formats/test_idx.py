@@ -1,4 +1,4 @@
-"""IDX files: read as they are, refused when they are damaged."""
+"""Tests of IDX files, valid and damaged."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ LABELS = "train-labels-idx1-ubyte.gz"
 
 @pytest.fixture
 def folder(digits: Path, tmp_path: Path) -> Path:
-    """A copy of the small digits that a test may damage."""
+    """Returns a copy of the small digits, which a test may damage."""
     return Path(shutil.copytree(digits, tmp_path / "digits"))
 
 
-def test_shipped_mnist_is_whole(mnist: Dataset) -> None:
+def test_the_shipped_mnist_is_complete(mnist: Dataset) -> None:
     assert mnist.spec.sizes == {"train": 60000, "test": 10000}
     assert (mnist.spec.shape, mnist.spec.dtype) == ((28, 28, 1), "uint8")
     assert mnist.spec.classes == tuple("0123456789")
@@ -35,14 +35,14 @@ def test_shipped_mnist_is_whole(mnist: Dataset) -> None:
     ]  # fmt: skip
 
 
-def test_plain_files_under_any_name_give_what_gzipped_ones_do(digits: Path, tmp_path: Path) -> None:
+def test_uncompressed_files_under_other_names_give_the_same_data(
+    digits: Path, tmp_path: Path
+) -> None:
     for file in digits.iterdir():
         name = file.name.replace("t10k", "test").replace("-ubyte.gz", "").replace("idx", "")
         (tmp_path / name).write_bytes(gzip.decompress(file.read_bytes()))
-    plain, zipped = (
-        loader.load(DataOptions(data=str(tmp_path), seed=0)),
-        loader.load(DataOptions(data=str(digits), seed=0)),
-    )
+    plain = loader.load(DataOptions(data=str(tmp_path), seed=0))
+    zipped = loader.load(DataOptions(data=str(digits), seed=0))
     assert plain.fingerprint == zipped.fingerprint
     assert plain.spec.sizes == {"train": 1000, "test": 300}
 
@@ -50,9 +50,8 @@ def test_plain_files_under_any_name_give_what_gzipped_ones_do(digits: Path, tmp_
 def test_without_test_files_a_tenth_is_held_out(folder: Path) -> None:
     for file in folder.glob("t10k*"):
         file.unlink()
-    assert loader.load(DataOptions(data=str(folder), seed=0)).spec.sizes["test"] == pytest.approx(
-        100, abs=5
-    )
+    sizes = loader.load(DataOptions(data=str(folder), seed=0)).spec.sizes
+    assert sizes["test"] == pytest.approx(100, abs=5)
 
 
 def _bytes(path: Path, change: Callable[[bytes], bytes]) -> None:
@@ -63,8 +62,8 @@ def _header(path: Path, change: Callable[[bytes], bytes]) -> None:
     path.write_bytes(gzip.compress(change(gzip.decompress(path.read_bytes()))))
 
 
-def _promise(path: Path) -> None:
-    """Makes a header that promises four billion."""
+def _claim_too_many(path: Path) -> None:
+    """Changes the header to claim four billion images or labels."""
     _header(path, lambda b: b[:4] + b"\xff" * 4 + b[8:])
 
 
@@ -75,19 +74,19 @@ def _promise(path: Path) -> None:
         (lambda f: _bytes(f / IMAGES, lambda b: b[:5]), f"{IMAGES}: damaged or truncated gzip"),
         (lambda f: _bytes(f / IMAGES, lambda b: b""), f"{IMAGES}: found magic number 0x, exp"),
         (lambda f: _header(f / IMAGES, lambda b: b"PK" + b[2:]), "magic number 0x504b0803, exp"),
-        (lambda f: _header(f / IMAGES, lambda b: b[:7]), "ends within its header"),
+        (lambda f: _header(f / IMAGES, lambda b: b[:7]), "the file ends within its header"),
         (lambda f: _header(f / IMAGES, lambda b: b[:-1]), "bytes, found 783999"),
         (lambda f: _header(f / IMAGES, lambda b: b + b"0"), "bytes, found more"),
         (
             lambda f: _header(f / IMAGES, lambda b: b[:4] + b"\xff" * 12 + b[16:]),
             "examples of 4294",
         ),
-        (lambda f: _promise(f / IMAGES), "1000 labels, but .* has 4294967295 images"),
-        (lambda f: (_promise(f / IMAGES), _promise(f / LABELS)), "takes 3,367.3 GB"),
+        (lambda f: _claim_too_many(f / IMAGES), "1000 labels, but .* has 4294967295 images"),
+        (lambda f: (_claim_too_many(f / IMAGES), _claim_too_many(f / LABELS)), "takes 3,367.3 GB"),
         (lambda f: (f / LABELS).unlink(), f"{IMAGES}: found no file of labels"),
         (lambda f: (f / IMAGES).unlink(), f"{LABELS}: found no file of images"),
         (lambda f: write_idx(f / LABELS, np.zeros(999)), "999 labels, but .* has 1000 images"),
-        (lambda f: shutil.copy(f / LABELS, f / "more-idx1-ubyte.gz"), "holds the same part as"),
+        (lambda f: shutil.copy(f / LABELS, f / "more-idx1-ubyte.gz"), "holds the same split as"),
         (lambda f: write_idx(f / LABELS, np.zeros(1000)), "found one class"),
         (lambda f: write_idx(f / LABELS, np.arange(1000) % 9), "test labels: found 9, expected 0"),
         (lambda f: write_idx(f / LABELS, np.arange(1000) % 9 + 1), "class '0' has no training ex"),
@@ -97,7 +96,9 @@ def _promise(path: Path) -> None:
         ),
     ],
 )
-def test_damage_is_named(folder: Path, damage: Callable[[Path], None], message: str) -> None:
+def test_the_error_names_the_damaged_file(
+    folder: Path, damage: Callable[[Path], None], message: str
+) -> None:
     damage(folder)
     with pytest.raises(DataError, match=message) as caught:
         loader.load(DataOptions(data=str(folder), seed=0))

@@ -1,4 +1,4 @@
-"""NumPy archives, dense and sparse."""
+"""Tests of NumPy archives, dense and sparse."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Y = np.arange(60) % 3
 
 
 def arrays(**changes: Any) -> dict[str, Any]:
-    parts = {"x_train": X.astype(np.uint8), "y_train": Y, "x_test": X[:9], "y_test": Y[:9]}
-    return {name: value for name, value in {**parts, **changes}.items() if value is not None}
+    values = {"x_train": X.astype(np.uint8), "y_train": Y, "x_test": X[:9], "y_test": Y[:9]}
+    return {name: value for name, value in {**values, **changes}.items() if value is not None}
 
 
 def save(path: Path, **changes: Any) -> str:
@@ -27,14 +27,14 @@ def save(path: Path, **changes: Any) -> str:
     return str(path / "set.npz")
 
 
-def test_keras_layout_is_read(tmp_path: Path) -> None:
+def test_the_layout_of_keras_is_read(tmp_path: Path) -> None:
     data = loader.load(DataOptions(data=save(tmp_path), seed=0))
     assert data.spec.sizes == {"train": 60, "test": 9}
     assert (data.train.examples[..., 0] == X).all()
     assert (data.spec.shape, data.spec.dtype, data.spec.high) == ((16, 16, 1), "uint8", 255)
 
 
-def test_a_folder_with_only_the_archive_is_the_archive(tmp_path: Path) -> None:
+def test_a_folder_with_one_archive_is_read_as_the_archive(tmp_path: Path) -> None:
     path = save(tmp_path)
     assert (
         loader.load(DataOptions(data=str(tmp_path), seed=0)).fingerprint
@@ -42,7 +42,7 @@ def test_a_folder_with_only_the_archive_is_the_archive(tmp_path: Path) -> None:
     )
 
 
-def test_content_decides_and_not_the_name(tmp_path: Path) -> None:
+def test_an_archive_is_recognised_by_content_under_any_name(tmp_path: Path) -> None:
     renamed = Path(save(tmp_path)).rename(tmp_path / "set.data")
     assert loader.load(DataOptions(data=str(renamed), seed=0)).spec.sizes["train"] == 60
 
@@ -65,9 +65,9 @@ def test_one_hot_labels_are_read(tmp_path: Path) -> None:
     [
         ({"y_train": None}, "no array 'y_train', found x_test, x_train, y_test"),
         ({"x_test": None}, "no array 'x_test'"),
-        ({"y_train": Y[:59]}, "training part: 60 examples but 59 labels"),
+        ({"y_train": Y[:59]}, "training split: 60 examples but 59 labels"),
         ({"y_train": Y - 1}, "training labels: found -1, expected 0 or more"),
-        ({"y_train": Y * 1000}, "training labels: found 2000, expected class numbers below 1000"),
+        ({"y_train": Y * 1000}, "training labels: found 2000, expected class indices below 1000"),
         ({"y_train": Y / 2}, "training labels: found float64 of shape .60,., expected integers"),
         ({"y_train": np.ones((60, 3))}, "must be one-hot"),
         ({"y_test": Y[:9] + 1}, "test labels: found 3, expected 0 to 2"),
@@ -77,11 +77,11 @@ def test_one_hot_labels_are_read(tmp_path: Path) -> None:
         ({"x_train": X * 1e300}, "holds NaN or infinity"),
         ({"x_train": X[:, 0, 0]}, "of shape .60,., expected numbers: images"),
         ({"x_train": X + 1j}, "found complex128"),
-        ({"x_train": X[:0], "y_train": Y[:0]}, "training part: no examples"),
+        ({"x_train": X[:0], "y_train": Y[:0]}, "training split: no examples"),
         ({"x_train": np.array([None] * 60)}, "array 'x_train': holds Python objects"),
     ],
 )
-def test_what_cannot_be_trained_on_is_named(
+def test_the_error_says_why_data_is_not_trainable(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(DataError, match=message) as caught:
@@ -90,14 +90,14 @@ def test_what_cannot_be_trained_on_is_named(
 
 
 @pytest.mark.parametrize("cut", [10, 500, -30])
-def test_a_truncated_archive_is_named(tmp_path: Path, cut: int) -> None:
+def test_the_error_names_a_truncated_archive(tmp_path: Path, cut: int) -> None:
     path = Path(save(tmp_path))
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(DataError, match=r"set\.npz: damaged or truncated"):
         loader.load(DataOptions(data=str(path), seed=0))
 
 
-def test_a_damaged_array_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_damaged_array(tmp_path: Path) -> None:
     path = Path(save(tmp_path))
     content = bytearray(path.read_bytes())
     content[200:220] = bytes(20)
@@ -108,9 +108,9 @@ def test_a_damaged_array_is_named(tmp_path: Path) -> None:
 
 def save_sparse(path: Path, **changes: Any) -> str:
     matrix = scipy.sparse.csr_array(X.reshape(60, 256) % 7 // 5)
-    parts = {"data": matrix.data, "indices": matrix.indices, "indptr": matrix.indptr}
-    parts |= {"format": "csr", "shape": matrix.shape, "labels": Y, **changes}
-    np.savez(path / "set.npz", **{k: v for k, v in parts.items() if v is not None})
+    arrays = {"data": matrix.data, "indices": matrix.indices, "indptr": matrix.indptr}
+    arrays |= {"format": "csr", "shape": matrix.shape, "labels": Y, **changes}
+    np.savez(path / "set.npz", **{k: v for k, v in arrays.items() if v is not None})
     return str(path / "set.npz")
 
 
@@ -133,7 +133,7 @@ def test_a_sparse_matrix_is_read_and_split(tmp_path: Path) -> None:
         ({"indices": None}, "no array 'indices'"),
     ],
 )
-def test_a_damaged_sparse_matrix_is_named(
+def test_the_error_says_what_is_damaged_in_a_sparse_matrix(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):

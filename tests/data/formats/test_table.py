@@ -1,4 +1,4 @@
-"""Tables of texts or images with a column of labels."""
+"""Tests of tables of texts or images with a column of labels."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def write(root: Path, files: Mapping[str, bytes]) -> str:
 
 
 def texts(data: Dataset) -> dict[str, str]:
-    """The class of each text."""
+    """Returns the class name of each text."""
     return {
         text: data.spec.classes[label]
-        for part in (data.train, data.test)
-        for text, label in zip(part.examples, part.labels, strict=True)
+        for split in (data.train, data.test)
+        for text, label in zip(split.examples, split.labels, strict=True)
     }
 
 
@@ -83,36 +83,36 @@ def tf_records(path: Path, rows: list[dict[str, Any]]) -> None:
             writer.write(tf.train.Example(features=features).SerializeToString())
 
 
-def test_tf_records_of_texts_and_images_are_tables_too(tmp_path: Path) -> None:
-    texts_place, images_place = tmp_path / "texts", tmp_path / "images"
-    texts_place.mkdir()
-    images_place.mkdir()
+def test_tf_records_of_texts_and_images_are_read(tmp_path: Path) -> None:
+    texts_folder, images_folder = tmp_path / "texts", tmp_path / "images"
+    texts_folder.mkdir()
+    images_folder.mkdir()
     lines = [{"text": text.encode(), "label": label.encode()} for text, label in LINES]
-    tf_records(texts_place / "a.tfrecords", lines)
-    assert texts(loader.load(DataOptions(data=str(texts_place), seed=0))) == dict(LINES)
+    tf_records(texts_folder / "a.tfrecords", lines)
+    assert texts(loader.load(DataOptions(data=str(texts_folder), seed=0))) == dict(LINES)
     pictures = [
         {"image": encoded(np.full((5, 4), n, np.uint8)), "label": n % 2, "number": n}
         for n in range(20)
     ]
-    tf_records(images_place / "my-train.tfrecord-00000-of-00002", pictures[:10])
-    tf_records(images_place / "my-train.tfrecord-00001-of-00002", pictures[10:16])
-    tf_records(images_place / "my-test.tfrecord-00000-of-00001", pictures[16:])
-    spec = loader.load(DataOptions(data=str(images_place), seed=0)).spec
+    tf_records(images_folder / "my-train.tfrecord-00000-of-00002", pictures[:10])
+    tf_records(images_folder / "my-train.tfrecord-00001-of-00002", pictures[10:16])
+    tf_records(images_folder / "my-test.tfrecord-00000-of-00001", pictures[16:])
+    spec = loader.load(DataOptions(data=str(images_folder), seed=0)).spec
     assert (spec.sizes, spec.classes) == ({"train": 16, "test": 4}, ("0", "1"))
-    file = images_place / "my-train.tfrecord-00001-of-00002"
+    file = images_folder / "my-train.tfrecord-00001-of-00002"
     for content, message in (
-        (file.read_bytes()[:-3], "record 6: no tf.train.Example, or a damaged one"),
-        (b"no records at all", "record 1: no tf.train.Example, or a damaged one"),
+        (file.read_bytes()[:-3], "record 6: not a tf.train.Example, or a damaged one"),
+        (b"no records at all", "record 1: not a tf.train.Example, or a damaged one"),
     ):
         file.write_bytes(content)
         with pytest.raises(DataError, match=f"00001-of-00002: {message}"):
-            loader.load(DataOptions(data=str(images_place), seed=0))
+            loader.load(DataOptions(data=str(images_folder), seed=0))
 
 
 @pytest.mark.parametrize(
     "name", ["a.csv", "a.CSV", "b.tsv", "semicolons.csv", "c.jsonl", "d.parquet"]
 )
-def test_all_kinds_hold_the_same(tmp_path: Path, name: str) -> None:
+def test_all_kinds_of_tables_give_the_same_data(tmp_path: Path, name: str) -> None:
     if name.endswith("parquet"):
         make_parquet(
             tmp_path / name,
@@ -127,7 +127,7 @@ def test_all_kinds_hold_the_same(tmp_path: Path, name: str) -> None:
         assert texts(loader.load(DataOptions(data=str(path), seed=0))) == dict(LINES)
 
 
-def test_files_are_parts_by_their_names(tmp_path: Path) -> None:
+def test_the_split_of_a_table_is_in_its_name(tmp_path: Path) -> None:
     files = {"train-0.csv": rows(lines=LINES[:20]), "train-1.csv": rows(lines=LINES[20:30]),
              "val.csv": rows(lines=LINES[30:34]), "test.csv": rows(lines=LINES[34:])}  # fmt: skip
     data = loader.load(DataOptions(data=write(tmp_path, files), seed=0))
@@ -136,29 +136,33 @@ def test_files_are_parts_by_their_names(tmp_path: Path) -> None:
     assert whole.spec.sizes == {"train": 26, "test": 4}
 
 
-def test_columns_are_named_where_they_are_not_plain(tmp_path: Path) -> None:
+def test_columns_with_unusual_names_are_given_by_flags(tmp_path: Path) -> None:
     lines = [(text, "7", label) for text, label in LINES]
-    path = write(tmp_path, {"a.csv": rows(lines=lines, header="said,stars,verdict")})
-    with pytest.raises(DataError, match=r"found the columns 'said', 'stars', 'verdict'; --label-c"):
-        loader.load(DataOptions(data=path, seed=0))
-    with pytest.raises(DataError, match=r"'verdict'; --text-column or --image-column says"):
-        loader.load(DataOptions(data=path, seed=0, label_column="verdict"))
-    found = loader.load(DataOptions(data=path, seed=0, label_column="verdict", text_column="said"))
-    assert texts(found) == dict(LINES)
+    path = write(tmp_path, {"a.csv": rows(lines=lines, header="comments,stars,verdict")})
     with pytest.raises(
-        DataError, match=r"a.csv: no column 'say' for --text-column, found 'said', 'sta"
+        DataError, match=r"found the columns 'comments', 'stars', 'verdict'; give the"
+    ):
+        loader.load(DataOptions(data=path, seed=0))
+    with pytest.raises(DataError, match=r"'verdict'; give .* with --text-column or --image-column"):
+        loader.load(DataOptions(data=path, seed=0, label_column="verdict"))
+    data = loader.load(
+        DataOptions(data=path, seed=0, label_column="verdict", text_column="comments")
+    )
+    assert texts(data) == dict(LINES)
+    with pytest.raises(
+        DataError, match=r"a.csv: no column 'say' for --text-column, found 'comments'"
     ):
         loader.load(DataOptions(data=path, seed=0, label_column="verdict", text_column="say"))
 
 
-def test_classes_that_are_numbers_are_in_their_order(tmp_path: Path) -> None:
+def test_numeric_classes_are_sorted_as_numbers(tmp_path: Path) -> None:
     make_parquet(tmp_path / "a.parquet", {"label": [n % 11 for n in range(44)], "text": ["x"] * 44})
     assert loader.load(DataOptions(data=str(tmp_path), seed=0)).spec.classes == tuple(
         map(str, range(11))
     )
 
 
-def test_names_of_class_numbers_are_kept(tmp_path: Path) -> None:
+def test_class_names_of_hugging_face_are_read(tmp_path: Path) -> None:
     feature = {"names": ["cat", "dog"], "_type": "ClassLabel"}
     metadata = {"huggingface": json.dumps({"info": {"features": {"label": feature}}})}
     picture = {"bytes": encoded(np.zeros((5, 4), np.uint8)), "path": "x.png"}
@@ -168,7 +172,9 @@ def test_names_of_class_numbers_are_kept(tmp_path: Path) -> None:
     assert (spec.classes, spec.shape) == (("cat", "dog"), (5, 4, 1))
 
 
-def test_images_lie_beside_the_table_also_in_a_bucket(tmp_path: Path, bucket: str) -> None:
+def test_image_paths_are_relative_to_the_table_also_in_a_bucket(
+    tmp_path: Path, bucket: str
+) -> None:
     pictures = {f"images/{n}.png": encoded(np.full((5, 4), n, np.uint8)) for n in range(20)}
     table = rows(lines=[(name, str(n % 2)) for n, name in enumerate(pictures)], header="path,class")
     files = {**pictures, "data.csv": table}
@@ -177,45 +183,47 @@ def test_images_lie_beside_the_table_also_in_a_bucket(tmp_path: Path, bucket: st
     local = loader.load(DataOptions(data=f"{tmp_path}/data.csv", seed=0))
     assert local.spec.shape == (5, 4, 1)
     assert sorted(local.train.examples[:, 0, 0, 0] % 2) == sorted(local.train.labels)
-    for place in (str(tmp_path), f"{bucket}/d", f"{bucket}/d/data.csv", f"{bucket}/d/da*.csv"):
-        assert loader.load(DataOptions(data=place, seed=0)).fingerprint == local.fingerprint
+    for path in (str(tmp_path), f"{bucket}/d", f"{bucket}/d/data.csv", f"{bucket}/d/da*.csv"):
+        assert loader.load(DataOptions(data=path, seed=0)).fingerprint == local.fingerprint
 
 
-def test_an_image_that_a_table_names_is_told_by_the_path_that_was_given(
+def test_errors_name_an_image_of_a_table_by_the_path_of_the_user(
     tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not by that of a copy, nor with the folder twice."""
+    """Not by the path of a temporary copy, and with the folder once."""
     table = rows(lines=[("pictures/1.png", "1"), ("pictures/1.png", "2")], header="image,label")
     write(tmp_path / "d", {"data.csv": table, "pictures/1.png": b"no image"})
     files = {f"d/{name}": tmp_path / "d" / name for name in ("data.csv", "pictures/1.png")}
     storage.write_all(storage.folder(bucket), files)
     monkeypatch.chdir(tmp_path)
-    places = ("d", "d/data.csv", f"{bucket}/d", f"{bucket}/d/data.csv")
-    pictures = [place.removesuffix("/data.csv") + "/pictures/1.png" for place in places]
-    for place, picture in zip(places, pictures, strict=True):
-        with pytest.raises(DataError, match=f"^{picture}: no image, or a damaged one: found 8 by"):
-            loader.load(DataOptions(data=place, seed=0))
+    paths = ("d", "d/data.csv", f"{bucket}/d", f"{bucket}/d/data.csv")
+    pictures = [path.removesuffix("/data.csv") + "/pictures/1.png" for path in paths]
+    for path, picture in zip(paths, pictures, strict=True):
+        with pytest.raises(
+            DataError, match=f"^{picture}: not an image, or a damaged one: found 8 by"
+        ):
+            loader.load(DataOptions(data=path, seed=0))
     (tmp_path / "d/pictures/1.png").unlink()
     storage.folder(bucket).remove("d/pictures/1.png")
-    for place, picture in zip(places, pictures, strict=True):
+    for path, picture in zip(paths, pictures, strict=True):
         with pytest.raises((DataError, StorageError), match=f"^{picture}: no such file"):
-            loader.load(DataOptions(data=place, seed=0))
+            loader.load(DataOptions(data=path, seed=0))
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../secret.png", "a/../../secret.png"])
-def test_a_table_from_a_bucket_reads_no_file_of_this_machine(
+def test_a_table_from_a_bucket_cannot_read_local_files(
     tmp_path: Path, bucket: str, path: str
 ) -> None:
     write(tmp_path, {"data.csv": rows(lines=[(path, "1"), (path, "2")], header="image,label")})
     storage.folder(f"{bucket}/d").write("data.csv", tmp_path / "data.csv")
-    for place in (f"{bucket}/d", f"{bucket}/d/data.csv"):
+    for data in (f"{bucket}/d", f"{bucket}/d/data.csv"):
         with pytest.raises(
             DataError, match=re.escape(f"line 2: {path}: expected gs://bucket/path")
         ):
-            loader.load(DataOptions(data=place, seed=0, image_column="image"))
+            loader.load(DataOptions(data=data, seed=0, image_column="image"))
 
 
-def test_rows_without_a_label_or_example_are_left_out_and_told(
+def test_rows_without_a_label_or_example_are_skipped_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     columns = {
@@ -227,7 +235,7 @@ def test_rows_without_a_label_or_example_are_left_out_and_told(
         data = loader.load(DataOptions(data=str(tmp_path), seed=0))
     assert (data.spec.classes, sum(data.spec.sizes.values())) == (("0", "1"), 39)
     assert [record.getMessage() for record in caplog.records] == [
-        "left out: 2 of 41 rows lack a label or an example: a.parquet: row 1, a.parquet: row 2"
+        "skipped 2 of 41 rows without a label or an example: a.parquet: row 1, a.parquet: row 2"
     ]
 
 
@@ -243,17 +251,17 @@ def test_rows_without_a_label_or_example_are_left_out_and_told(
         ({"a.csv": b"a good film,pos\na bad one,neg\n"}, "the first line is a header"),
         ({"a.csv": rows(lines=[*LINES, ("x", "")] * 2 + [("y", "")] * 9)}, "expected at most a t"),
         ({"a.csv": rows(lines=[("x.png", "1"), ("y.png", "2")])}, "x.png: no such file"),
-        ({"a.parquet": b"PAR1 and no more PAR1"}, "a.parquet: no Parquet file, or a damaged one"),
+        ({"a.parquet": b"PAR1 and no more PAR1"}, "a.parquet: not a Parquet file, or a damaged"),
         ({"a.jsonl": b'{"text": "a", "label": "b"}\n[]\n'}, "a.jsonl: line 2: found list, expect"),
         ({"a.jsonl": b'{"text": 7, "label": "b"}\n'}, "a.jsonl: line 1: found int, expected"),
         (
             {"train.csv": rows(), "test.csv": rows(lines=[("x", "meh")])},
-            "the test part has a class 'meh' that training has not: neg, pos",
+            "the test split has a class 'meh' that the training split does not have: neg, pos",
         ),
-        ({"test.csv": rows(), "val.csv": rows()}, "no part to train on, found validation and test"),
+        ({"test.csv": rows(), "val.csv": rows()}, "no training split, found validation and test"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_trained_on_is_named(
+def test_the_error_says_why_data_is_not_trainable(
     tmp_path: Path, files: dict[str, bytes], message: str
 ) -> None:
     with pytest.raises((DataError, StorageError), match=message) as caught:

@@ -1,4 +1,4 @@
-"""Texts in a folder with one file a class."""
+"""Tests of texts in a folder with one file per class."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def write(folder: Path, **files: bytes) -> str:
     return str(folder)
 
 
-def test_shipped_reviews_are_whole(reviews: Dataset) -> None:
+def test_the_shipped_reviews_are_complete(reviews: Dataset) -> None:
     assert reviews.spec.sizes == {"train": 9511, "test": 1057}
     assert (reviews.spec.classes, reviews.spec.kind) == (("neg", "pos"), "text")
 
@@ -29,7 +29,7 @@ def test_classes_are_named_after_their_files(tmp_path: Path) -> None:
     assert data.spec.classes == ("rain", "snow", "sun")
 
 
-def test_only_line_feeds_part_examples(tmp_path: Path) -> None:
+def test_only_line_feeds_separate_examples(tmp_path: Path) -> None:
     lines = "\ufeffa\x0cb\u2028c\r\n\n  \nd\n".encode()
     data = loader.load(DataOptions(data=write(tmp_path, one=lines, two=lines), seed=0))
     assert sorted({*data.train.examples, *data.test.examples}) == ["a\x0cb\u2028c", "d"]
@@ -45,7 +45,7 @@ def test_only_line_feeds_part_examples(tmp_path: Path) -> None:
         ({"pos": b"a\nb", "neg": b"a"}, "class 'neg' has 1 example, too few"),
     ],
 )
-def test_what_cannot_be_trained_on_is_named(
+def test_the_error_says_why_data_is_not_trainable(
     tmp_path: Path, files: dict[str, bytes], message: str
 ) -> None:
     with pytest.raises(DataError, match=message) as caught:

@@ -1,4 +1,4 @@
-"""Data in shards, read as it is needed: the same examples, in an order of windows."""
+"""Tests of shards: reading on demand, shuffle blocks, cache, and damaged files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainer import storage
 from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.data.shards import shard_format
-from trainer.data.shards.reader import Shards, array
+from trainer.data.shards.reader import Shards, parse_npy
 from trainer.data.shards.shard_format import Stream
 from trainer.errors import DataError, Location
 
@@ -26,33 +26,36 @@ EXAMPLES = np.arange(1000 * 6, dtype=np.float32).reshape(1000, 6)
 LABELS = np.arange(1000) % 3
 
 
-def write(place: str, *, shard_bytes: int = 1000, window_bytes: int = 8000, **more: Any) -> str:
+def write(
+    folder: str, *, shard_bytes: int = 1000, shuffle_block_bytes: int = 8000, **other_splits: Any
+) -> str:
+    """Writes EXAMPLES as the training split, and other splits; returns the folder."""
     blocks = iter([EXAMPLES[:333], EXAMPLES[333:334], EXAMPLES[334:]])
-    parts = {"train": (blocks, LABELS), **more}
+    splits = {"train": (blocks, LABELS), **other_splits}
     shard_format.write(
-        storage.folder(place),
-        Stream(parts, CLASSES, low=0, high=5999),
+        storage.folder(folder),
+        Stream(splits, CLASSES, low=0, high=5999),
         shard_bytes=shard_bytes,
-        window_bytes=window_bytes,
+        shuffle_block_bytes=shuffle_block_bytes,
     )
-    return place
+    return folder
 
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Shards:
-    source = shard_format.source(storage.folder(write(str(tmp_path))))
-    assert source is not None
-    assert isinstance(source.train[0], Shards)
-    return source.train[0]
+    raw = shard_format.read(storage.folder(write(str(tmp_path))))
+    assert raw is not None
+    assert isinstance(raw.train[0], Shards)
+    return raw.train[0]
 
 
 @pytest.fixture
 def pool() -> Iterator[concurrent.futures.Executor]:
-    with concurrent.futures.ThreadPoolExecutor(4) as made:
-        yield made
+    with concurrent.futures.ThreadPoolExecutor(4) as executor:
+        yield executor
 
 
-def test_rows_are_had_as_those_of_an_array(shards: Shards) -> None:
+def test_shards_are_indexed_as_an_array(shards: Shards) -> None:
     assert (shards.shape, shards.ndim, str(shards.dtype)) == ((1000, 6), 2, "float32")
     assert len(shards.files) == 1000 // (1000 // 24) + 1
     mask = np.zeros(1000, bool)
@@ -62,57 +65,59 @@ def test_rows_are_had_as_those_of_an_array(shards: Shards) -> None:
     np.testing.assert_array_equal(np.stack(list(shards)), EXAMPLES)
 
 
-def test_what_is_chosen_of_them_is_like_an_array_too(shards: Shards) -> None:
+def test_a_selection_of_shards_is_indexed_as_an_array(shards: Shards) -> None:
     mask = LABELS != 1
-    some = shards.chosen(mask).chosen(np.arange(mask.sum()) % 2 == 0)
-    np.testing.assert_array_equal(np.stack(list(some)), EXAMPLES[mask][::2])
-    np.testing.assert_array_equal(some[[5, 1]], EXAMPLES[mask][::2][[5, 1]])
+    selection = shards.select(mask).select(np.arange(mask.sum()) % 2 == 0)
+    np.testing.assert_array_equal(np.stack(list(selection)), EXAMPLES[mask][::2])
+    np.testing.assert_array_equal(selection[[5, 1]], EXAMPLES[mask][::2][[5, 1]])
 
 
-def test_an_order_has_every_row_once_and_is_a_function_of_seed_and_epoch(shards: Shards) -> None:
-    windows = list(shards.windows(1, 2))
-    # A window has 8,000 bytes of shards of 984 bytes; the first one, an eighth of that.
-    assert [len(window) for window in windows][:2] == [41, 8 * 41]
-    assert sorted(np.concatenate(windows)) == list(range(1000))
-    again = np.concatenate(list(shards.windows(1, 2)))
-    np.testing.assert_array_equal(again, np.concatenate(windows))
-    assert not np.array_equal(again, np.concatenate(list(shards.windows(1, 3))))
-    assert not np.array_equal(again, np.concatenate(list(shards.windows(2, 2))))
-    # No window is a piece of the data as it lies.
-    assert all(np.ptp(window) > 2 * len(window) for window in windows[1:-1])
+def test_the_order_has_each_row_once_and_depends_on_seed_and_epoch_only(shards: Shards) -> None:
+    blocks = list(shards.shuffle_blocks(1, 2))
+    # A shuffle block has 8,000 bytes of shards of 984 bytes; the first block an eighth of that.
+    assert [len(block) for block in blocks][:2] == [41, 8 * 41]
+    assert sorted(np.concatenate(blocks)) == list(range(1000))
+    again = np.concatenate(list(shards.shuffle_blocks(1, 2)))
+    np.testing.assert_array_equal(again, np.concatenate(blocks))
+    assert not np.array_equal(again, np.concatenate(list(shards.shuffle_blocks(1, 3))))
+    assert not np.array_equal(again, np.concatenate(list(shards.shuffle_blocks(2, 2))))
+    # A block consists of shards from all over the data.
+    assert all(np.ptp(block) > 2 * len(block) for block in blocks[1:-1])
 
 
-def test_their_order_is_the_same_on_every_machine(shards: Shards) -> None:
-    first = next(iter(shards.windows(1, 2)))
+def test_the_order_of_shards_is_the_same_on_every_machine(shards: Shards) -> None:
+    first = next(iter(shards.shuffle_blocks(1, 2)))
     assert first[:8].tolist() == [60, 64, 66, 70, 79, 43, 61, 72]
 
 
-def test_a_window_is_read_in_its_order(shards: Shards, pool: concurrent.futures.Executor) -> None:
-    some = shards.chosen(LABELS > 0)
-    for rows in some.windows(0, 0):
-        np.testing.assert_array_equal(some.read(rows, pool), EXAMPLES[LABELS > 0][rows])
+def test_a_shuffle_block_is_read_in_its_order(
+    shards: Shards, pool: concurrent.futures.Executor
+) -> None:
+    selection = shards.select(LABELS > 0)
+    for rows in selection.shuffle_blocks(0, 0):
+        np.testing.assert_array_equal(selection.read(rows, pool), EXAMPLES[LABELS > 0][rows])
 
 
-def test_parts_are_held_out_as_of_data_in_memory(tmp_path: Path) -> None:
+def test_the_same_examples_are_held_out_as_of_data_in_memory(tmp_path: Path) -> None:
     np.savez(tmp_path / "whole.npz", x_train=EXAMPLES, y_train=LABELS)
     whole = loader.load(DataOptions(data=f"{tmp_path}/whole.npz", seed=3, validation_split=0.2))
     data = loader.load(DataOptions(data=write(f"{tmp_path}/shards"), seed=3, validation_split=0.2))
     assert data.spec.classes == CLASSES
     assert (data.spec.low, data.spec.high) == (0, 5999)
-    for ours, theirs in zip(
+    for split, expected in zip(
         (data.train, data.validation, data.test),
         (whole.train, whole.validation, whole.test),
         strict=True,
     ):
-        assert ours is not None
-        assert theirs is not None
-        np.testing.assert_array_equal(np.stack(list(ours.examples)), theirs.examples)
-        np.testing.assert_array_equal(ours.labels, theirs.labels)
+        assert split is not None
+        assert expected is not None
+        np.testing.assert_array_equal(np.stack(list(split.examples)), expected.examples)
+        np.testing.assert_array_equal(split.labels, expected.labels)
     other = loader.load(DataOptions(data=f"{tmp_path}/shards", seed=4, validation_split=0.2))
     assert len({data.fingerprint, whole.fingerprint, other.fingerprint}) == 3
 
 
-def test_a_bucket_holds_them_too(tmp_path: Path, bucket: str) -> None:
+def test_shards_are_read_from_a_bucket(tmp_path: Path, bucket: str) -> None:
     test = {"test": (iter([EXAMPLES[:10]]), LABELS[:10])}
     local = loader.load(DataOptions(data=write(str(tmp_path), **test), seed=0))
     test = {"test": (iter([EXAMPLES[:10]]), LABELS[:10])}
@@ -121,13 +126,13 @@ def test_a_bucket_holds_them_too(tmp_path: Path, bucket: str) -> None:
     np.testing.assert_array_equal(remote.train.examples[::7], EXAMPLES[::7])
 
 
-def test_a_cache_keeps_what_it_has_room_for(
+def test_the_cache_stores_shards_up_to_its_size(
     tmp_path: Path, bucket: str, proxy: FaultProxy, pool: concurrent.futures.Executor
 ) -> None:
     write(f"{bucket}/d", shard_bytes=4000)
 
     def epoch(cache_bytes: int, damaged: bool = False) -> int:
-        """Reads all, and returns how many files the bucket was asked for."""
+        """Reads an epoch, and returns how many shards were downloaded."""
         data = loader.load(
             DataOptions(
                 data=f"{bucket}/d",
@@ -140,14 +145,14 @@ def test_a_cache_keeps_what_it_has_room_for(
             next((tmp_path / "cache").glob("*train-00002*")).write_bytes(b"")
         proxy.requests.clear()
         assert isinstance(data.train.examples, Shards)
-        for rows in data.train.examples.windows(0, 0):
+        for rows in data.train.examples.shuffle_blocks(0, 0):
             expected = np.stack(list(data.train.examples[np.sort(rows)]))
-            found = data.train.examples.read(rows, pool)
-            np.testing.assert_array_equal(found[np.argsort(rows)], expected)
+            block = data.train.examples.read(rows, pool)
+            np.testing.assert_array_equal(block[np.argsort(rows)], expected)
         return len({name for name in proxy.requests if "train-0" in name and "alt=media" in name})
 
     assert epoch(13_000) == 7
-    # Three of six that are full, and the last one, which is small.
+    # Three of the six full shards, and the small last one.
     assert len(list((tmp_path / "cache").iterdir())) == 4
     assert epoch(13_000) == 3
     assert epoch(100_000) == 3
@@ -162,34 +167,38 @@ def change(index: Path, **values: Any) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"format": "trainer-shards-2"}, "format: InputSignature should be 'trainer-shards-1'"),
+        ({"format": "trainer-shards-1"}, "format 'trainer-shards-1', expected 'trainer-shards-2'"),
         ({"shape": []}, "shape: List should have at least 1 item"),
-        ({"dtype": "object"}, "dtype: InputSignature should be 'uint8' or 'float32'"),
-        ({"parts": {}}, "no part to train on"),
-        ({"parts": {"train": {"labels": 3, "examples": []}}}, "parts.train"),
+        ({"dtype": "object"}, "dtype: Input should be 'uint8' or 'float32'"),
+        ({"splits": {}}, "no training split"),
+        ({"splits": {"train": {"labels": 3, "examples": []}}}, "splits.train"),
         ({"more": 1}, "more: Unexpected keyword argument"),
-        ({"window_bytes": 0}, "window_bytes: InputSignature should be greater than 0"),
+        ({"shuffle_block_bytes": 0}, "shuffle_block_bytes: Input should be greater than 0"),
     ],
 )
-def test_a_damaged_index_is_named(tmp_path: Path, values: dict[str, Any], message: str) -> None:
-    place = write(str(tmp_path))
+def test_the_error_names_a_damaged_index(
+    tmp_path: Path, values: dict[str, Any], message: str
+) -> None:
+    folder = write(str(tmp_path))
     change(tmp_path / shard_format.INDEX, **values)
     with pytest.raises(DataError, match=message) as caught:
-        loader.load(DataOptions(data=place, seed=0))
-    assert f"{place}/index.json" in str(caught.value)
+        loader.load(DataOptions(data=folder, seed=0))
+    assert f"{folder}/index.json" in str(caught.value)
 
 
-def test_an_index_names_files_of_its_own_folder_only(tmp_path: Path) -> None:
-    place = write(str(tmp_path))
-    parts = json.loads((tmp_path / shard_format.INDEX).read_text())["parts"]
-    parts["train"]["examples"][0]["file"] = "../train-00000.npy"
-    change(tmp_path / shard_format.INDEX, parts=parts)
+def test_an_index_cannot_name_files_of_other_folders(tmp_path: Path) -> None:
+    folder = write(str(tmp_path))
+    splits = json.loads((tmp_path / shard_format.INDEX).read_text())["splits"]
+    splits["train"]["examples"][0]["file"] = "../train-00000.npy"
+    change(tmp_path / shard_format.INDEX, splits=splits)
     with pytest.raises(DataError, match=r"examples.0.file: String should match pattern"):
-        loader.load(DataOptions(data=place, seed=0))
+        loader.load(DataOptions(data=folder, seed=0))
 
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY", None])
-def test_a_damaged_file_is_named_when_it_is_read(tmp_path: Path, content: bytes | None) -> None:
+def test_the_error_names_a_damaged_shard_when_it_is_read(
+    tmp_path: Path, content: bytes | None
+) -> None:
     data = loader.load(DataOptions(data=write(str(tmp_path)), seed=0))
     file = tmp_path / "train-00003.npy"
     if content is None:
@@ -203,17 +212,19 @@ def test_a_damaged_file_is_named_when_it_is_read(tmp_path: Path, content: bytes 
         loader.load(DataOptions(data=str(tmp_path), seed=0))
 
 
-def test_examples_that_parts_share_are_counted_without_reading_them(tmp_path: Path) -> None:
-    """Also of parts that are held out later, and of data that lies apart."""
-    place = str(tmp_path / "shards")
+def test_leaked_examples_are_counted_without_reading_the_shards(tmp_path: Path) -> None:
+    """Including those of splits that are held out, and of --test-data."""
+    folder = str(tmp_path / "shards")
     again = np.concatenate([EXAMPLES[[3, 3, 900]], EXAMPLES[:5] + 0.5])
-    write(place, test=(iter([again]), np.arange(8) % 3), validation=(iter([again[4:]]), LABELS[:4]))
+    write(
+        folder, test=(iter([again]), np.arange(8) % 3), validation=(iter([again[4:]]), LABELS[:4])
+    )
     for file in (tmp_path / "shards").glob("*-0*.npy"):
         file.unlink()
-    assert loader.load(DataOptions(data=place, seed=0)).leaked == {"validation": 0, "test": 3}
+    assert loader.load(DataOptions(data=folder, seed=0)).leaked == {"validation": 0, "test": 3}
     np.savez(tmp_path / "test.npz", x_train=EXAMPLES[10:30], y_train=LABELS[10:30])
     write(str(tmp_path / "alone"))
-    apart = loader.load(
+    separate = loader.load(
         DataOptions(
             data=str(tmp_path / "alone"),
             seed=0,
@@ -221,34 +232,34 @@ def test_examples_that_parts_share_are_counted_without_reading_them(tmp_path: Pa
             test_data=str(tmp_path / "test.npz"),
         )
     )
-    kept = apart.train.examples.rows
-    assert apart.leaked == {"validation": 0, "test": int(np.isin(np.arange(10, 30), kept).sum())}
+    kept = separate.train.examples.rows
+    assert separate.leaked == {"validation": 0, "test": int(np.isin(np.arange(10, 30), kept).sum())}
 
 
-def test_shards_that_were_made_without_digests_are_read_and_share_nobody_knows_what(
+def test_shards_without_digests_are_read_and_leaks_are_unknown(
     tmp_path: Path,
 ) -> None:
     write(str(tmp_path), test=(iter([EXAMPLES[:9]]), LABELS[:9]))
     index = json.loads((tmp_path / "index.json").read_text())
-    for part in index["parts"].values():
-        del part["digests"]
+    for split in index["splits"].values():
+        del split["digests"]
     (tmp_path / "index.json").write_text(json.dumps(index))
     assert loader.load(DataOptions(data=str(tmp_path), seed=0)).leaked == {}
 
 
 @pytest.mark.parametrize("kind", ["|u1", "<f4", "<i4", "<u8"])
 @pytest.mark.parametrize("shape", [(3,), (3, 2), (2, 5, 4, 3)])
-def test_arrays_are_read_as_numpy_writes_them(kind: str, shape: tuple[int, ...]) -> None:
+def test_npy_files_are_parsed_as_numpy_writes_them(kind: str, shape: tuple[int, ...]) -> None:
     values = np.arange(np.prod(shape)).reshape(shape).astype(kind)
     file = io.BytesIO()
     np.save(file, values)
-    np.testing.assert_array_equal(array(file.getvalue(), Location("a")), values, strict=True)
+    np.testing.assert_array_equal(parse_npy(file.getvalue(), Location("a")), values, strict=True)
     for damaged in (file.getvalue()[:-1], file.getvalue()[:60], b"", b"x" + file.getvalue()):
-        with pytest.raises(DataError, match=r"a: no .npy file of numbers"):
-            array(damaged, Location("a"))
+        with pytest.raises(DataError, match=r"a: not an .npy file of numbers"):
+            parse_npy(damaged, Location("a"))
 
 
-def test_data_that_was_cut_short_is_none(tmp_path: Path) -> None:
+def test_a_write_that_was_interrupted_leaves_no_readable_data(tmp_path: Path) -> None:
     def blocks() -> Iterator[np.ndarray]:
         yield EXAMPLES
         raise KeyboardInterrupt

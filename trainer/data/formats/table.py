@@ -88,7 +88,8 @@ class _RowCounts:
         if not self.incomplete:
             return
         locations = ", ".join(self.first_incomplete)
-        message = f"{self.incomplete} of {self.total} rows without a label or an example: {locations}"
+        counts = f"{self.incomplete} of {self.total} rows"
+        message = f"{counts} without a label or an example: {locations}"
         if self.incomplete > _MAX_INCOMPLETE * self.total:
             raise DataError(f"found {message}; expected at most a tenth")
         LOGGER.warning("skipped %s", message)
