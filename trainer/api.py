@@ -148,10 +148,10 @@ class Run:
 
         Args:
             examples: a list or another iterable of examples, or an array with one example a row.
-                For a model of images an example is an array or nested list of pixels, (H, W, C), or
-                (H, W) if the model takes one channel; or the path of an image file, local or gs://,
-                as str or os.PathLike, which is resized as in training. For a model of texts it is a
-                str; for a model of vectors, an array or list of numbers.
+                For a model of images an example is an array, a nested list or a PIL image of the
+                model's shape, (H, W, C), or (H, W) for one channel; or the path of an image file,
+                local or gs://, as str or os.PathLike, which is resized as in training. For a model
+                of texts it is a str; for a model of vectors, an array or list of numbers.
 
         Raises:
             UsageError: `examples` is a single text or path and not a list.
@@ -198,7 +198,8 @@ class Run:
             return self._read_image(os.fspath(example))
         if isinstance(example, np.str_):
             example = str(example)
-        if isinstance(example, list | tuple) or hasattr(example, "__array__"):
+        array_like = hasattr(example, "__array__") or hasattr(example, "__array_interface__")
+        if array_like or isinstance(example, list | tuple):
             if signature.kind == "text":
                 found = type(example).__name__
                 raise DataError(f"found {found}, expected {signature.expected()}")
