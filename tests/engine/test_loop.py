@@ -1,4 +1,4 @@
-"""The training loop, beside Keras's own and on several devices."""
+"""The training loop gives the results of Keras's own, and drives its callbacks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def data(digits: Path) -> Dataset:
 
 
 def small_model(*, learning_rate: float = 0.01, penalty: float = 0.0) -> keras.Model:
-    """A network without anything random in it, so that two ways to train it can be compared."""
+    """A network without dropout, so that two ways to train it can be compared."""
     keras.utils.set_random_seed(3)
     layers = keras.layers
     regularizer = keras.regularizers.L2(penalty) if penalty else None
@@ -48,33 +48,37 @@ def small_model(*, learning_rate: float = 0.01, penalty: float = 0.0) -> keras.M
 def fit(model: keras.Model, data: Dataset, **settings: Any) -> list[loop.Logs]:
     settings = {"epochs": 2, "batch_size": 96, "seed": 5, "validation": None, **settings}
     validation = settings.pop("validation")
-    here = Devices(tf.distribute.get_strategy(), microbatches=settings.pop("microbatches", 1))
-    return fitting.fit(model, data.train, validation, devices=here, **settings)
+    devices = Devices(tf.distribute.get_strategy(), microbatches=settings.pop("microbatches", 1))
+    return fitting.fit(model, data.train, validation, devices=devices, **settings)
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.01])
 @pytest.mark.parametrize("microbatches", [1, 2, 5])
-def test_it_does_what_keras_does(data: Dataset, penalty: float, microbatches: int) -> None:
-    """The same steps, the last and smaller one too, give the same weights as train_on_batch."""
+def test_weights_are_those_of_train_on_batch(
+    data: Dataset, penalty: float, microbatches: int
+) -> None:
+    """Also with the last batch of an epoch, which is smaller."""
     ours, theirs = small_model(penalty=penalty), small_model(penalty=penalty)
     fit(ours, data, microbatches=microbatches)
     for epoch in range(2):
         order = data.train.order(5, epoch)
-        for at in range(0, len(order), 96):
-            batch = order[at : at + 96]
+        for start in range(0, len(order), 96):
+            batch = order[start : start + 96]
             theirs.train_on_batch(data.train.examples[batch], data.train.labels[batch])
     for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
 @pytest.mark.parametrize("microbatches", [1, 2])
-def test_weighted_classes_do_what_keras_does(data: Dataset, microbatches: int) -> None:
+def test_weights_with_class_weights_are_those_of_train_on_batch(
+    data: Dataset, microbatches: int
+) -> None:
     weights = np.linspace(0.1, 2, 10, dtype=np.float32)
     ours, theirs = small_model(), small_model()
     fit(ours, data, epochs=1, class_weights=weights, microbatches=microbatches)
     order = data.train.order(5, 0)
-    for at in range(0, len(order), 96):
-        batch = order[at : at + 96]
+    for start in range(0, len(order), 96):
+        batch = order[start : start + 96]
         theirs.train_on_batch(
             data.train.examples[batch],
             data.train.labels[batch],
@@ -84,14 +88,14 @@ def test_weighted_classes_do_what_keras_does(data: Dataset, microbatches: int) -
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
-def test_smoothed_labels_do_what_keras_does(data: Dataset) -> None:
+def test_weights_with_label_smoothing_are_those_of_train_on_batch(data: Dataset) -> None:
     ours, theirs = small_model(), small_model()
     fit(ours, data, epochs=1, label_smoothing=0.1)
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)
     theirs.compile(keras.optimizers.Adam(0.01), loss)
     order = data.train.order(5, 0)
-    for at in range(0, len(order), 96):
-        batch = order[at : at + 96]
+    for start in range(0, len(order), 96):
+        batch = order[start : start + 96]
         targets = keras.utils.to_categorical(data.train.labels[batch], 10)
         theirs.train_on_batch(data.train.examples[batch], targets)
     for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
@@ -99,7 +103,7 @@ def test_smoothed_labels_do_what_keras_does(data: Dataset) -> None:
 
 
 class Flip:
-    """An augmentation that remembers what it was given, and turns images upside down."""
+    """Turns images upside down, and records its random values."""
 
     values_per_example = 3
 
@@ -107,15 +111,15 @@ class Flip:
         self.uniform: list[np.ndarray] = []
 
     def __call__(self, examples: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
-        def remember(values: np.ndarray) -> None:
+        def record(values: np.ndarray) -> None:
             self.uniform.append(values)
 
-        tf.numpy_function(remember, [uniform], [], stateful=True)
+        tf.numpy_function(record, [uniform], [], stateful=True)
         return examples[:, ::-1]
 
 
-def test_random_numbers_are_a_function_of_seed_epoch_and_step(data: Dataset) -> None:
-    """They depend neither on how many steps a call has, nor on where a run was resumed."""
+def test_random_values_are_a_function_of_seed_epoch_and_step(data: Dataset) -> None:
+    """They depend neither on the steps per execution, nor on where a run was resumed."""
 
     class OneStep(loop.TrainingHook):
         def max_steps(self) -> int:
@@ -131,7 +135,7 @@ def test_random_numbers_are_a_function_of_seed_epoch_and_step(data: Dataset) -> 
     fit(small_model(), data, augmentation=resumed, hook=FromSecondEpoch())
     fit(small_model(), data, augmentation=other, seed=6, epochs=1)
     steps = math.ceil(len(data.train) / 96)
-    assert [part.shape for part in whole.uniform] == [(96, 3)] * 2 * steps
+    assert [values.shape for values in whole.uniform] == [(96, 3)] * 2 * steps
     drawn = np.array(whole.uniform)
     np.testing.assert_array_equal(drawn, one.uniform)
     np.testing.assert_array_equal(drawn[steps + 2 :], resumed.uniform)
@@ -147,38 +151,40 @@ def test_examples_are_augmented_in_training_and_nowhere_else(data: Dataset) -> N
     assert trained[-1]["accuracy"] > 0.9 > trained[-1]["val_accuracy"] + 0.2
 
 
-def test_averaged_weights_are_what_is_left(data: Dataset) -> None:
+def test_a_run_ends_with_the_moving_averages_of_the_weights(data: Dataset) -> None:
     model = small_model()
-    averaging = keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9)
-    model.compile(averaging, "sparse_categorical_crossentropy")
+    optimizer = keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9)
+    model.compile(optimizer, "sparse_categorical_crossentropy")
     fit(model, data)
-    averages = averaging._model_variables_moving_average
+    averages = optimizer._model_variables_moving_average
     for weight, average in zip(model.trainable_variables, averages, strict=True):
         np.testing.assert_array_equal(np.array(weight), np.array(average))
 
 
 def test_the_history_counts_every_example_once(data: Dataset) -> None:
-    model = small_model(learning_rate=1e-12)  # Weights that stay: the loss can be computed after.
+    model = small_model(
+        learning_rate=1e-12
+    )  # The weights stay, so that the loss can be computed again.
     history = fit(model, data, epochs=1, validation=data.validation)
     expected = loss_accuracy(loop.predict(model, data.train, batch_size=100), data.train.labels)
     assert history[0]["loss"] == pytest.approx(expected["loss"], rel=1e-5)
     assert history[0]["accuracy"] == expected["accuracy"]
     assert data.validation is not None
-    held_out = loss_accuracy(
+    validation = loss_accuracy(
         loop.predict(model, data.validation, batch_size=100), data.validation.labels
     )
-    assert history[0]["val_loss"] == held_out["loss"]
+    assert history[0]["val_loss"] == validation["loss"]
     assert history[0]["epoch"] == 1
 
 
-def test_the_clock_decides_the_speed(data: Dataset) -> None:
+def test_the_speed_is_measured_with_the_clock(data: Dataset) -> None:
     seconds = iter(float(n) for n in range(10_000))
     history = fit(small_model(), data, epochs=1, clock=lambda: next(seconds))
     assert history[0]["examples_per_second"] == len(data.train) / history[0]["seconds"]
 
 
-def test_how_many_steps_a_call_has_does_not_change_the_result(data: Dataset) -> None:
-    slow = iter(float(n) for n in range(10_000))  # Every call seems to take a second.
+def test_the_steps_per_execution_do_not_change_the_result(data: Dataset) -> None:
+    slow = iter(float(n) for n in range(10_000))  # Each execution takes a second.
     one_by_one, many = small_model(), small_model()
     histories = [
         fit(one_by_one, data, clock=lambda: next(slow)),
@@ -189,21 +195,21 @@ def test_how_many_steps_a_call_has_does_not_change_the_result(data: Dataset) -> 
         assert (a == b).all()
 
 
-def test_later_epochs_have_as_few_calls_as_fit(data: Dataset) -> None:
-    """The host waits for the device once a call."""
+def test_the_steps_per_execution_grow_to_a_whole_epoch(data: Dataset) -> None:
+    """Python waits for the device once per execution."""
 
-    class Calls(loop.TrainingHook):
+    class Recording(loop.TrainingHook):
         steps: list[int] = []
 
         def after_steps(self, state: TrainState, steps: int, *, epoch_end: bool = False) -> None:
             self.steps.append(0 if epoch_end else steps)
 
     instant = iter(n * 1e-9 for n in range(10_000))
-    fit(small_model(), data, epochs=4, hook=Calls(), clock=lambda: next(instant))
-    assert Calls.steps == [1, 2, 4, 2, 0, 8, 1, 0, 9, 0, 9, 0]
+    fit(small_model(), data, epochs=4, hook=Recording(), clock=lambda: next(instant))
+    assert Recording.steps == [1, 2, 4, 2, 0, 8, 1, 0, 9, 0, 9, 0]
 
 
-def test_a_call_ends_where_a_checkpoint_is_due(data: Dataset) -> None:
+def test_an_execution_ends_where_a_checkpoint_is_due(data: Dataset) -> None:
     class EveryFour(loop.TrainingHook):
         ends: list[int] = []
 
@@ -215,8 +221,8 @@ def test_a_call_ends_where_a_checkpoint_is_due(data: Dataset) -> None:
 
     instant = iter(n * 1e-9 for n in range(10_000))
     fit(small_model(), data, epochs=2, hook=EveryFour(), clock=lambda: next(instant))
-    done = np.cumsum(EveryFour.ends)
-    assert {4, 8, 12, 16} <= set(done.tolist())
+    finished_steps = np.cumsum(EveryFour.ends)
+    assert {4, 8, 12, 16} <= set(finished_steps.tolist())
 
 
 class Recorder(keras.callbacks.Callback):
@@ -239,7 +245,7 @@ class Recorder(keras.callbacks.Callback):
         self.events.append("end")
 
 
-def test_keras_callbacks_are_driven_and_may_stop(data: Dataset) -> None:
+def test_keras_callbacks_are_called_and_can_stop_the_training(data: Dataset) -> None:
     recorder = Recorder()
     history = fit(small_model(), data, epochs=5, callbacks=[recorder])
     figures = "accuracy, examples_per_second, learning_rate, loss, seconds"
@@ -248,7 +254,7 @@ def test_keras_callbacks_are_driven_and_may_stop(data: Dataset) -> None:
     assert recorder.batches[-1] == 8  # 800 examples in steps of 96.
 
 
-def test_a_callback_may_stop_within_an_epoch(data: Dataset) -> None:
+def test_a_callback_can_stop_the_training_within_an_epoch(data: Dataset) -> None:
     class Stop(keras.callbacks.Callback):
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             self.model.stop_training = batch == 2
@@ -259,8 +265,8 @@ def test_a_callback_may_stop_within_an_epoch(data: Dataset) -> None:
     assert int(model.optimizer.iterations) == 3
 
 
-def test_a_run_resumed_at_the_end_of_an_epoch_begins_no_batch(data: Dataset) -> None:
-    class Begun(keras.callbacks.Callback):
+def test_a_run_resumed_after_the_last_step_of_an_epoch_begins_no_batch_in_it(data: Dataset) -> None:
+    class RecordingBatches(keras.callbacks.Callback):
         batches: list[int] = []
 
         def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
@@ -270,8 +276,8 @@ def test_a_run_resumed_at_the_end_of_an_epoch_begins_no_batch(data: Dataset) -> 
         def restore(self) -> TrainState:
             return TrainState(epoch=0, step=9, loss_sum=1.0, seconds=1.0)
 
-    fit(small_model(), data, callbacks=[Begun()], hook=AtTheEnd())
-    assert Begun.batches == list(range(9))
+    fit(small_model(), data, callbacks=[RecordingBatches()], hook=AtTheEnd())
+    assert RecordingBatches.batches == list(range(9))
 
 
 def test_keras_own_callbacks_work(data: Dataset) -> None:
@@ -285,12 +291,12 @@ def test_keras_own_callbacks_work(data: Dataset) -> None:
     assert history[1]["learning_rate"] == pytest.approx(0.0025)
 
 
-def test_a_loss_that_is_no_number_stops_the_run(data: Dataset) -> None:
+def test_a_loss_that_is_nan_or_infinite_stops_the_run(data: Dataset) -> None:
     with pytest.raises(DivergedError, match=r"the loss became (nan|inf) in epoch 1, step 2"):
         fit(small_model(learning_rate=1e30), data, epochs=5)
 
 
-def test_dropout_and_order_repeat_with_the_seed(data: Dataset) -> None:
+def test_dropout_and_order_are_functions_of_the_seed(data: Dataset) -> None:
     def train(seed: int) -> list[np.ndarray]:
         keras.utils.set_random_seed(seed)
         layers = [*small_model().layers, keras.layers.Dropout(0.5), keras.layers.Softmax()]

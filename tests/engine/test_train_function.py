@@ -1,4 +1,4 @@
-"""The compiled steps: what a GPU would do with them, as far as can be told without one."""
+"""The compiled training steps: their placement on a GPU, checked without one, and XLA."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from trainer.engine.features import FeatureExtractor
 from trainer.errors import DeviceError
 from trainer.models import augmentation
 
-# This TensorFlow has the kernels of GPUs, and knows what each takes and gives in the host's memory,
-# though it could not run them here.
+# A TensorFlow with CUDA knows the GPU kernels, and which of their inputs and outputs are in the host's
+# memory, also on a machine without a GPU.
 NEEDS_CUDA = pytest.mark.skipif(not tf.test.is_built_with_cuda(), reason="TensorFlow has no CUDA")
 
-# Ops without a kernel of their own, or that only pass on what they are given.
-PASSED_ON = {"Placeholder", "NoOp"}
+# Ops that compute nothing.
+NO_COMPUTATION = {"Placeholder", "NoOp"}
 
 
 def load(name: str, digits: Path, sentences: Path) -> tuple[keras.Model, Dataset]:
@@ -39,7 +39,7 @@ def load(name: str, digits: Path, sentences: Path) -> tuple[keras.Model, Dataset
 
 
 def loop_body(name: str, model: keras.Model, data: Dataset, **settings: Any) -> tf.Graph:
-    """The graph of one step, from the loop over the steps of a call."""
+    """Returns the graph of one step, from the loop over the steps of an execution."""
     devices = Devices(tf.distribute.get_strategy(), **{"xla": True, **settings})
     step_config = train_function.TrainStepConfig(0.0, models.find(name).recipe.augmentation)
     run_steps: Any = train_function.make_train_function(
@@ -55,7 +55,7 @@ def loop_body(name: str, model: keras.Model, data: Dataset, **settings: Any) -> 
 
 
 def gpu_kernel(op: tf.Operation) -> Any:
-    """The kernel that runs an op on a GPU; None if it would fall back to the CPU."""
+    """Returns the kernel that runs an op on a GPU; None if it would run on the CPU."""
     for kernel in kernels.get_registered_kernels_for_op(op.type).kernel:
         fits = all(
             op.get_attr(limit.name).as_datatype_enum in limit.allowed_values.list.type
@@ -68,7 +68,7 @@ def gpu_kernel(op: tf.Operation) -> Any:
 
 
 def in_host_memory(op: tf.Operation, arguments: Any, tensors: Any) -> Iterator[bool]:
-    """Tells for each input or output of an op whether it is in the host's memory."""
+    """Yields for each input or output of an op whether it is in the host's memory."""
     if op.device.endswith("CPU:0"):
         yield from [True] * len(tensors)
         return
@@ -80,30 +80,30 @@ def in_host_memory(op: tf.Operation, arguments: Any, tensors: Any) -> Iterator[b
         count = len(op.get_attr(argument.type_list_attr)) if argument.type_list_attr else count
         names += [argument.name] * count
     for name, tensor in zip(names, tensors, strict=True):
-        # What crosses the border of a function is on the host exactly if it is int32.
+        # An argument or result of a function is on the host exactly if it is int32.
         crosses = op.type in ("Placeholder", "StatefulPartitionedCall", "Identity")
         yield tensor.dtype == tf.int32 if crosses else name in on_host
 
 
 def transfers(graph: tf.Graph) -> list[str]:
-    """Lists the tensors that must cross between host and device in each step."""
-    given = {
+    """Returns the tensors that are copied between host and device in each step."""
+    source_on_host = {
         tensor.name: on_host
         for op in graph.get_operations()
         for tensor, on_host in zip(
             op.outputs, in_host_memory(op, op.op_def.output_arg, op.outputs), strict=True
         )
     }
-    found = []
+    copies = []
     for op in graph.get_operations():
-        if op.type in PASSED_ON:
+        if op.type in NO_COMPUTATION:
             continue
-        wanted = in_host_memory(op, op.op_def.input_arg, op.inputs)
-        for tensor, on_host in zip(op.inputs, wanted, strict=True):
+        target_on_host = in_host_memory(op, op.op_def.input_arg, op.inputs)
+        for tensor, on_host in zip(op.inputs, target_on_host, strict=True):
             handle = tensor.dtype in (tf.resource, tf.variant)
-            if given[tensor.name] != on_host and not handle:
-                found.append(f"{tensor.op.type} {tensor.name} -> {op.type} {op.name}")
-    return found
+            if source_on_host[tensor.name] != on_host and not handle:
+                copies.append(f"{tensor.op.type} {tensor.name} -> {op.type} {op.name}")
+    return copies
 
 
 @NEEDS_CUDA
@@ -113,38 +113,38 @@ def test_a_step_stays_on_the_gpu(
 ) -> None:
     monkeypatch.setattr(augmentation, "_on_gpu", lambda: True)
     graph = loop_body(name, *load(name, digits, sentences))
-    operations = [op for op in graph.get_operations() if op.type not in PASSED_ON]
+    operations = [op for op in graph.get_operations() if op.type not in NO_COMPUTATION]
     assert [op.type for op in operations if gpu_kernel(op) is None] == []
     assert transfers(graph) == []
-    # All that a network does is in one call, which XLA must compile whole.
+    # The whole network is in one call, which XLA must compile.
     calls = [op for op in operations if op.type == "StatefulPartitionedCall"]
     assert [op.get_attr("_XlaMustCompile") for op in calls] == [True]
-    # Data is gathered from variables, which are where the step is.
+    # Data is gathered from variables, which are on the same device as the step.
     assert [op.type for op in operations if "Gather" in op.type] == ["ResourceGather"] * 2
 
 
 @NEEDS_CUDA
-def test_the_test_sees_a_transfer(digits: Path, sentences: Path) -> None:
-    """With data on the host, its batch must cross; with dropout outside of XLA, its seed."""
+def test_transfers_are_detected(digits: Path, sentences: Path) -> None:
+    """With data on the host, a batch is copied; with dropout outside of XLA, its seed."""
     model, data = load("mlp", digits, sentences)
     small = loop_body("mlp", model, data, memory_bytes=2 * data.train.examples.nbytes - 1)
     on_host, on_gpu = [op for op in small.get_operations() if "Gather" in op.type]
     assert (on_host.type, on_gpu.type) == ("GatherV2", "ResourceGather")
-    # Not on the GPU, which would have to be sent all examples for it.
+    # On a GPU, the gather would need a copy of all examples.
     assert on_host.device.endswith("CPU:0")
-    crossing = transfers(small)
-    assert len(crossing) == 2
-    assert crossing[0].endswith(f"-> GatherV2 {on_host.name}")
-    assert crossing[1].startswith(f"GatherV2 {on_host.name}")
+    copies = transfers(small)
+    assert len(copies) == 2
+    assert copies[0].endswith(f"-> GatherV2 {on_host.name}")
+    assert copies[1].startswith(f"GatherV2 {on_host.name}")
     assert transfers(loop_body("mlp", model, data, xla=False)) != []
 
 
 @pytest.mark.parametrize(
     ("name", "tolerance"),
-    # XLA draws other random numbers for dropout.
+    # XLA draws different random numbers for dropout.
     [("mlp", 0.05), ("cnn_fast", 2e-3), ("sentiment_small", 0.05), ("ngram", 2e-3)],
 )
-def test_xla_computes_the_same_steps(
+def test_losses_with_xla_are_those_without(
     name: str, tolerance: float, digits: Path, sentences: Path
 ) -> None:
     recipe = models.find(name).recipe
@@ -168,7 +168,7 @@ def test_xla_computes_the_same_steps(
     assert losses[0][2] < losses[0][0]
 
 
-def test_texts_are_not_for_xla(sentences: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_xla_is_off_for_texts(sentences: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = loader.load(DataOptions(data=str(sentences), seed=0))
     layers = keras.layers
     model = keras.Sequential(
@@ -187,7 +187,7 @@ def test_texts_are_not_for_xla(sentences: Path, caplog: pytest.LogCaptureFixture
 
 
 class InPython(keras.layers.Layer):
-    """Computes on the host, which XLA has no way to do."""
+    """Computes in Python, which XLA does not support."""
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return tf.ensure_shape(
@@ -195,7 +195,7 @@ class InPython(keras.layers.Layer):
         )
 
 
-def test_what_xla_cannot_compile_is_one_line(digits: Path) -> None:
+def test_an_error_of_xla_is_one_line(digits: Path) -> None:
     data = loader.load(DataOptions(data=str(digits), seed=0))
     model = keras.Sequential(
         [
@@ -206,13 +206,13 @@ def test_what_xla_cannot_compile_is_one_line(digits: Path) -> None:
         ]
     )
     model.compile("adam", "sparse_categorical_crossentropy")
-    here = Devices(tf.distribute.get_strategy(), xla=True)
-    told = r"--xla: .*PyFunc.*; give --xla off$"
-    with pytest.raises(DeviceError, match=told), translate_errors():
-        fit(model, data.train, None, epochs=1, batch_size=128, seed=0, devices=here)
+    devices = Devices(tf.distribute.get_strategy(), xla=True)
+    message = r"--xla: .*PyFunc.*; give --xla off$"
+    with pytest.raises(DeviceError, match=message), translate_errors():
+        fit(model, data.train, None, epochs=1, batch_size=128, seed=0, devices=devices)
 
 
-def test_random_numbers_differ_in_every_step() -> None:
+def test_random_values_differ_in_each_step() -> None:
     drawn = []
     for seed, epoch in ((0, 0), (0, 1), (1, 0)):
         key, counters = train_function.epoch_rng(seed, epoch, 5)
