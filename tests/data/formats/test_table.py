@@ -140,7 +140,9 @@ def test_columns_with_unusual_names_are_given_by_flags(tmp_path: Path) -> None:
     lines = [(text, "7", label) for text, label in LINES]
     path = write(tmp_path, {"a.csv": rows(lines=lines, header="comments,stars,verdict")})
     with pytest.raises(
-        DataError, match=r"found the columns 'comments', 'stars', 'verdict'; give the"
+        DataError,
+        match=r"found the columns 'comments', 'stars', 'verdict'; give the column of the labels "
+        "with --label-column",
     ):
         loader.load(DataOptions(data=path, seed=0))
     with pytest.raises(DataError, match=r"'verdict'; give .* with --text-column or --image-column"):
@@ -150,7 +152,8 @@ def test_columns_with_unusual_names_are_given_by_flags(tmp_path: Path) -> None:
     )
     assert texts(data) == dict(LINES)
     with pytest.raises(
-        DataError, match=r"a.csv: no column 'say' for --text-column, found 'comments'"
+        DataError,
+        match=r"a.csv: no column 'say' for --text-column, found 'comments', 'stars', 'verd",
     ):
         loader.load(DataOptions(data=path, seed=0, label_column="verdict", text_column="say"))
 
