@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes docs/reference/flags.md from the options classes of the commands.
 
-    .venv/bin/python scripts/generate-flags-reference.py
+.venv/bin/python scripts/generate-flags-reference.py
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ COMMANDS = {
     "trainer serve RUN": serve.ServeOptions,
     "trainer compare RUN RUN ...": compare.CompareOptions,
     "trainer verify RUN": verify.VerifyOptions,
-    "trainer data check PATH": data.Check,
-    "trainer data convert PATH OUT": data.Convert,
+    "trainer data check PATH": data.CheckOptions,
+    "trainer data convert PATH OUT": data.ConvertOptions,
     "trainer submit": submit.SubmitOptions,
 }
 NAMES = {
@@ -43,12 +43,14 @@ TYPES = {bool: "switch", int: "integer", float: "number"}
 INTRODUCTION = """\
 # Flags
 
-For users who look up a flag of a command: its type, allowed values and default. The table is generated
-from the program by `scripts/generate-flags-reference.py`; `trainer COMMAND --help` prints the same texts.
+For users who look up a flag of a command: its type, allowed values and default. This page is
+generated from the program by `scripts/generate-flags-reference.py`; `trainer COMMAND --help` prints
+the same texts.
 
-A flag and its value are two words or joined by `=`: `--epochs 5`, `--epochs=5`. A switch takes no value.
-A path may be local or `gs://bucket/path`, unless the text says otherwise. `python -m trainer.task` takes the
-flags of `trainer train`, and `--config FILE` reads them from a JSON file with `_` in place of `-`.
+A flag and its value are two words or joined by `=`: `--epochs 5`, `--epochs=5`. A switch takes no
+value. A path may be local or `gs://bucket/path`, unless the text says otherwise.
+`python -m trainer.task` takes the flags of `trainer train`, and `--config FILE` reads them from a
+JSON file with `_` in place of `-`.
 """
 
 

@@ -1,4 +1,4 @@
-"""The documentation agrees with the program: commands, flags, files, links and tests that it names."""
+"""The documentation agrees with the program: commands, flags, files, links and tests."""
 
 from __future__ import annotations
 
@@ -21,6 +21,15 @@ PAGES = [
 ]
 # It names flags and files of earlier versions.
 CHANGELOG = ROOT / "CHANGELOG.md"
+# What CONTRIBUTING.md adds in its examples.
+EXAMPLE_FLAGS = {"--label-smoothing"}
+EXAMPLE_FILES = {
+    "trainer/models/linear.py",
+    "trainer/data/formats/fasttext.py",
+    "trainer/cli/settings.py",
+    "tests/data/formats/test_fasttext.py",
+    "tests/cli/test_settings.py",
+}
 VALUES = {
     "$PROJECT": "my-project",
     "$REGION": "us-central1",
@@ -28,8 +37,8 @@ VALUES = {
     "$BUCKET": "gs://my-project-trainer",
     "$ACCOUNT": "trainer@my-project.iam.gserviceaccount.com",
 }
-# Each with the subcommand's options; those of `train`, `serve` and `submit` have tests of their own.
-DATA_OPTIONS = {"data check": data.Check, "data convert": data.Convert}
+# `train`, `serve` and `submit` have tests of their own.
+DATA_OPTIONS = {"data check": data.CheckOptions, "data convert": data.ConvertOptions}
 OF_A_RUN = ("evaluate", "predict", "compare", "export", "verify")
 
 
@@ -130,7 +139,7 @@ def test_flags_that_are_named_exist(page: Path) -> None:
     others |= {"--substitutions", "--version"}
     text = re.sub(r"^    .*$", "", page.read_text(), flags=re.MULTILINE)
     named = set(re.findall(r"`[^`]*?(--[a-z][a-z-]+)", text))
-    assert named - known - others == set()
+    assert named - known - others - EXAMPLE_FLAGS == set()
 
 
 def test_the_reference_of_flags_is_up_to_date() -> None:
@@ -179,7 +188,8 @@ def test_files_that_are_named_exist() -> None:
     pattern = r"`((?:trainer|tests|scripts|benchmarks|docs)/[a-z0-9_./-]*[a-z0-9/])`"
     named = {(page.name, path) for page in PAGES for path in re.findall(pattern, page.read_text())}
     assert len(named) > 40
-    assert {(page, path) for page, path in named if not (ROOT / path).exists()} == set()
+    missing = {(page, path) for page, path in named if not (ROOT / path).exists()}
+    assert {(page, path) for page, path in missing if path not in EXAMPLE_FILES} == set()
 
 
 def test_tests_that_are_named_exist() -> None:
