@@ -6,6 +6,7 @@ are made once for all processes; the gs:// server, its proxy and the browser bel
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests import gcs
-from tests.browser import started as started_browser
+from tests.browser import launch as launch_browser
 from tests.fault_proxy import FaultProxy
 from tests.kills import ROOT, write_digits
 from tests.shared_folders import SharedFolders
@@ -156,27 +157,64 @@ def finished_run(trained: Callable[[str], Path]) -> Path:
 # Not for the whole session: while it is there, nothing else in this thread can use asyncio.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with started_browser() as browser:
+    with launch_browser() as browser:
         yield browser
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Job:
-    """Runs the job as a process of its own, in an empty folder."""
+def job(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Job:
+    """Runs the job in an empty folder: in this process, or in its own if marked `process`."""
+    if request.node.get_closest_marker("process"):
+        return functools.partial(_run_process, tmp_path)
 
     def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-        # As a user's shell: without what TensorFlow and this program set in the test process.
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
-        return subprocess.run(
-            [sys.executable, "-m", "trainer.task", *map(str, arguments)],
-            cwd=tmp_path,
-            env={**inherited, "PYTHONPATH": f"{ROOT}:{tmp_path}", **environment},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            patch.chdir(tmp_path)
+            patch.syspath_prepend(tmp_path)
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            code = _run_here([str(argument) for argument in arguments])
+        for name, module in [*sys.modules.items()]:
+            if str(getattr(module, "__file__", None)).startswith(f"{tmp_path}/"):
+                del sys.modules[name]
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
 
     return run
+
+
+def _run_process(
+    folder: Path, *arguments: object, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    # As a user's shell: without what TensorFlow and this program set in the test process.
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
+    return subprocess.run(
+        [sys.executable, "-m", "trainer.task", *map(str, arguments)],
+        cwd=folder,
+        env={**inherited, "PYTHONPATH": f"{ROOT}:{folder}", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def _run_here(arguments: list[str]) -> int:
+    """Runs the job in this process and returns its exit code; other tests do not notice."""
+    import keras
+
+    policy = keras.mixed_precision.dtype_policy()
+    try:
+        task.main(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        keras.mixed_precision.set_dtype_policy(policy)
+    raise AssertionError("the job returned without an exit code")
 
 
 # No longer than a module: while it is there, asyncio finds its loop running in this thread.
