@@ -34,7 +34,7 @@ def report_inputs(
     """Returns the inputs of a report on examples of alternating classes."""
     labels = np.arange(len(examples)) % len(classes)
     data = Dataset.split(
-        RawSplits((examples, labels), classes=classes), seed=0, validation=validation
+        RawSplits((examples, labels), classes=classes), seed=0, validation_split=validation
     )
     random = np.random.default_rng(0)
     labels = data.test.labels
