@@ -94,7 +94,7 @@ def test_a_resumed_run_keeps_its_auto_settings(runner: Runner, auto_run: Path) -
 def test_two_workers_select_the_same_architecture_as_one(texts: Path, tmp_path: Path) -> None:
     with team(tmp_path, texts) as workers:
         workers.finish("text", "--out=two", *SMALL)
-        config = json.loads((workers.place(0) / "two" / filenames.CONFIG).read_text())
+        config = json.loads((workers.worker_folder(0) / "two" / filenames.CONFIG).read_text())
     assert config["architecture"] == "convolution"
 
 
