@@ -1,4 +1,4 @@
-"""Runs to export."""
+"""Runs to export, and the command as a function."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def text_run(trained: Callable[[str], Path]) -> Path:
 
 @pytest.fixture
 def export(capsys: pytest.CaptureFixture[str]) -> Export:
-    """Runs the command; returns its exit code, the lines on stdout, and stderr."""
+    """Returns a function that runs the command: arguments to exit code, stdout lines and stderr."""
 
     def run(*arguments: object) -> tuple[object, list[str], str]:
         capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as exit_info:
             main.main(["export", *map(str, arguments)])
         out, err = capsys.readouterr()
-        return ended.value.code, out.splitlines(), err
+        return exit_info.value.code, out.splitlines(), err
 
     return run
 
 
 @pytest.fixture
-def changed(tmp_path: Path, finished_run: Path) -> Callable[[str, bytes], Path]:
-    """Returns a copy of the run in which a file is another one, and the manifest says so."""
+def copy_with_file(tmp_path: Path, finished_run: Path) -> Callable[[str, bytes], Path]:
+    """Returns a function that copies the run with another file, and a manifest that matches it."""
 
     def copy(name: str, content: bytes) -> Path:
         run = Path(shutil.copytree(finished_run, tmp_path / "changed", dirs_exist_ok=True))

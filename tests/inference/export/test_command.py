@@ -1,4 +1,4 @@
-"""`trainer export` leaves a file that agrees with the run, or none and a line that says why."""
+"""`trainer export` writes a file that matches the run, or none and a one-line error."""
 
 from __future__ import annotations
 
@@ -22,47 +22,50 @@ from keras import layers
 from tests.inference.export.conftest import Export
 from tests.kills import ROOT
 from trainer import storage
-from trainer.inference.export import litert, onnx
+from trainer.inference.export import exporter, litert, onnx
 from trainer.runs.finished_run import Predictor
 
-Changed = Callable[[str, bytes], Path]
+CopyWithFile = Callable[[str, bytes], Path]
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, empty."""
+    """The current folder, an empty one."""
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
     return here
 
 
-def test_a_file_is_called_as_the_run_by_default(
+def test_the_default_file_name_is_that_of_the_run(
     finished_run: Path, folder: Path, export: Export
 ) -> None:
-    assert export(finished_run, "--format", "keras")[1][-1] == "mlp.keras"
-    assert (folder / "mlp.keras").read_bytes() == (finished_run / "model.keras").read_bytes()
-    assert export(finished_run, "--format=litert", "--quantize=int8")[1][-1] == "mlp.int8.tflite"
+    name = finished_run.name
+    assert export(finished_run, "--format", "keras")[1][-1] == f"{name}.keras"
+    assert (folder / f"{name}.keras").read_bytes() == (finished_run / "model.keras").read_bytes()
+    assert (
+        export(finished_run, "--format=litert", "--quantize=int8")[1][-1] == f"{name}.int8.tflite"
+    )
 
 
-def test_what_is_there_is_replaced_only_if_asked(
+def test_an_existing_model_is_replaced_only_with_overwrite(
     finished_run: Path, folder: Path, export: Export
 ) -> None:
-    for name, place in (("h5", "a.h5"), ("saved_model", "a")):
-        arguments = (finished_run, "--format", name, "--out", place)
+    for name, out in (("h5", "a.h5"), ("saved_model", "a")):
+        arguments = (finished_run, "--format", name, "--out", out)
         assert export(*arguments)[0] == 0
         code, lines, err = export(*arguments)
         assert (code, lines) == (2, [])
-        assert f"--out {place}: is there already, --overwrite replaces it" in err
+        assert f"--out {out}: exists; replace it with --overwrite" in err
         assert export(*arguments, "--overwrite")[0] == 0
     (folder / "a/saved_model.pb").unlink()
     code, _, err = export(finished_run, "--format", "saved_model", "--out", "a", "--overwrite")
     assert code == 2
-    assert "holds files that are no SavedModel" in err
+    assert "files that are not a SavedModel" in err
 
 
 @pytest.mark.parametrize("name", ["onnx", "saved_model"])
-def test_from_bucket_to_bucket(
+def test_a_run_in_a_bucket_is_exported_to_a_bucket(
     name: str, finished_run: Path, bucket: str, folder: Path, export: Export
 ) -> None:
     sources = {
@@ -71,8 +74,8 @@ def test_from_bucket_to_bucket(
         if path.is_file()
     }
     storage.write_all(storage.folder(f"{bucket}/run"), sources)
-    out = f"{bucket}/models/7{export.find(name).SUFFIX}"
-    inside = f"{bucket}/run/model{export.find(name).SUFFIX}"
+    out = f"{bucket}/models/7{exporter.find(name).SUFFIX}"
+    inside = f"{bucket}/run/model{exporter.find(name).SUFFIX}"
     assert export(f"{bucket}/run/", "--format", name, "--out", inside)[0] == 2
     code, lines, _ = export(f"{bucket}/run/", "--format", name, "--out", out)
     assert (code, lines[-1]) == (0, out)
@@ -86,21 +89,21 @@ def test_from_bucket_to_bucket(
     assert list(folder.iterdir()) == []
 
 
-def test_a_file_of_another_training_is_not_left(
-    finished_run: Path, folder: Path, changed: Changed, tmp_path: Path, export: Export
+def test_a_file_with_other_weights_is_not_written(
+    finished_run: Path, folder: Path, copy_with_file: CopyWithFile, tmp_path: Path, export: Export
 ) -> None:
     model = keras.models.load_model(finished_run / "model.keras")
     model.layers[-1].kernel.assign(model.layers[-1].kernel * 1.01)
     model.save(tmp_path / "other.keras")
-    run = changed("model.keras", (tmp_path / "other.keras").read_bytes())
+    run = copy_with_file("model.keras", (tmp_path / "other.keras").read_bytes())
     code, lines, err = export(run, "--format", "keras")
     assert (code, lines, err.count("\n")) == (1, [], 1)
-    assert "on 300 examples, expected at most 0.0001; no file is left" in err
+    assert "on 300 examples, expected at most 0.0001; no file was written" in err
     assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("arguments", [("onnx",), ("litert",), ("litert", "--quantize", "int8")])
-def test_a_conversion_of_something_else_is_not_left(
+def test_a_conversion_of_another_model_is_not_written(
     arguments: tuple[str, ...],
     finished_run: Path,
     folder: Path,
@@ -123,14 +126,14 @@ def test_a_conversion_of_something_else_is_not_left(
     )
     code, lines, err = export(finished_run, "--format", *arguments)
     assert (code, lines, err.count("\n")) == (1, [], 1)
-    assert "no file is left" in err
+    assert "no file was written" in err
     assert list(folder.iterdir()) == []
 
 
-def test_code_in_an_h5_is_not_run(
-    folder: Path, changed: Changed, tmp_path: Path, export: Export
+def test_code_in_an_h5_is_not_executed(
+    folder: Path, copy_with_file: CopyWithFile, tmp_path: Path, export: Export
 ) -> None:
-    mark = tmp_path / "ran"
+    marker = tmp_path / "ran"
     model = keras.Sequential(
         [
             keras.Input((28, 28, 1), dtype="uint8"),
@@ -138,19 +141,19 @@ def test_code_in_an_h5_is_not_run(
             layers.Flatten(),
         ]
     )
-    assert mark.exists()
-    mark.unlink()
+    assert marker.exists()
+    marker.unlink()
     model.save(tmp_path / "code.h5")
-    mark.unlink(missing_ok=True)
-    run = changed("model.h5", (tmp_path / "code.h5").read_bytes())
+    marker.unlink(missing_ok=True)
+    run = copy_with_file("model.h5", (tmp_path / "code.h5").read_bytes())
     code, _, err = export(run, "--format", "h5")
     assert code == 2
     assert "Lambda" in err
-    assert not mark.exists()
+    assert not marker.exists()
     assert list(folder.iterdir()) == []
 
 
-def test_a_file_that_is_not_the_manifests_is_not_exported(
+def test_a_file_that_differs_from_the_manifest_is_not_exported(
     finished_run: Path, folder: Path, tmp_path: Path, export: Export
 ) -> None:
     run = Path(shutil.copytree(finished_run, tmp_path / "run"))
@@ -171,7 +174,10 @@ def test_a_file_that_is_not_the_manifests_is_not_exported(
         (("--format", "tflite"), "--format: found 'tflite', expected one of: saved_model, onnx"),
         (("--format", "onnx", "--quantize", "int8"), "--quantize: found --format onnx, expected"),
         (("--format", "litert", "--quantize", "int4"), "--quantize: found 'int4', expected 'int8'"),
-        (("--format", "onnx", "--out", "RUN/a.onnx"), "lies in the run, whose files are those of"),
+        (
+            ("--format", "onnx", "--out", "RUN/a.onnx"),
+            "found a path in the run directory, whose files",
+        ),
         (("--format", "onnx", "--out", "models"), "expected the path of a file that ends in .onnx"),
         (("--format", "onnx", "--out", "/dev/null/a.onnx"), "/dev/null is a file, expected a"),
         (("--format", "onnx", "--data", "movie_reviews"), "found a text, expected an image of"),
@@ -179,7 +185,7 @@ def test_a_file_that_is_not_the_manifests_is_not_exported(
         (("--fromat", "onnx"), "Unknown flag '--fromat'. Did you mean --format?"),
     ],
 )
-def test_a_slip_is_one_line(
+def test_a_usage_error_is_one_line(
     arguments: tuple[str, ...], message: str, finished_run: Path, folder: Path, export: Export
 ) -> None:
     words = [word.replace("RUN", str(finished_run)) for word in arguments]
@@ -189,23 +195,23 @@ def test_a_slip_is_one_line(
     assert list(folder.iterdir()) == []
 
 
-def test_a_package_that_is_missing_is_named(
+def test_a_missing_package_is_named_with_the_command_to_install_it(
     finished_run: Path, export: Export, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx, "NEEDS", ("onnx", "no_such_package"))
+    monkeypatch.setattr(onnx, "PACKAGES", ("onnx", "no_such_package"))
     code, _, err = export(finished_run, "--format", "onnx")
     assert code == 2
     assert err == (
-        "trainer export: error: --format onnx: needs no_such_package, not installed; "
-        "pip install '.[export]' brings it\n"
+        "trainer export: error: --format onnx: needs no_such_package, which is not "
+        "installed; run pip install '.[export]' in a checkout\n"
     )
 
 
-def test_data_that_is_gone_or_changed_is_told(
-    finished_run: Path, digits: Path, tmp_path: Path, changed: Changed, export: Export
+def test_missing_or_other_data_is_reported(
+    finished_run: Path, digits: Path, tmp_path: Path, copy_with_file: CopyWithFile, export: Export
 ) -> None:
     config = (finished_run / "config.json").read_text().replace(str(digits), "/gone")
-    run = changed("config.json", config.encode())
+    run = copy_with_file("config.json", config.encode())
     code, _, err = export(run, "--format", "keras")
     assert code == 2
     assert "/gone: no such file or folder; set --data to its current path" in err
@@ -216,7 +222,7 @@ def test_data_that_is_gone_or_changed_is_told(
     assert any("10 examples of" in line and "not the data of the run" in line for line in lines)
 
 
-def test_a_model_that_a_format_cannot_hold(
+def test_an_operator_that_a_format_does_not_support_is_named(
     digits: Path, folder: Path, tmp_path: Path, export: Export, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from trainer import task
@@ -240,19 +246,19 @@ def build(spec):
     )
     monkeypatch.syspath_prepend(tmp_path)
     run = tmp_path / "run"
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         task.main(["--model=exotic:build", "--epochs=1", f"--data={digits}", f"--out={run}"])
-    assert ended.value.code == 0
+    assert exit_info.value.code == 0
     for name, operator in (("onnx", "MatrixInverse"), ("litert", "tf.MatrixInverse")):
         code, lines, err = export(run, "--format", name)
         assert (code, lines, err.count("\n")) == (2, [], 1)
-        assert "parts that this format cannot hold" in err
+        assert "this format does not support the model" in err
         assert operator in err
     assert list(folder.iterdir()) == []
     assert export(run, "--format", "h5")[0] == 0
 
 
-def started(*arguments: object) -> subprocess.Popen[str]:
+def start_export(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "trainer", "export", *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": os.getcwd()},
@@ -262,18 +268,20 @@ def started(*arguments: object) -> subprocess.Popen[str]:
     )
 
 
-def test_converters_are_not_heard(finished_run: Path, folder: Path) -> None:
-    job = started(finished_run, "--format", "litert", "--quantize", "int8")
+def test_output_of_converters_is_suppressed(finished_run: Path, folder: Path) -> None:
+    job = start_export(finished_run, "--format", "litert", "--quantize", "int8")
     out, err = job.communicate(timeout=120)
     assert (job.returncode, err) == (0, "")
     titles = ["format", "size", "compared", "difference", "accuracy", "same class"]
     assert [line[:10].rstrip() for line in out.splitlines()[:-1]] == titles
-    assert [path.name for path in folder.iterdir()] == ["mlp.int8.tflite"]
+    assert [path.name for path in folder.iterdir()] == [f"{finished_run.name}.int8.tflite"]
 
 
-def test_sigterm_leaves_nothing(finished_run: Path, folder: Path) -> None:
-    with started(finished_run, "--format", "onnx") as job:
-        while not list(folder.glob("trainer-*/saved_model")):  # TensorFlow comes next.
+def test_sigterm_leaves_no_files(finished_run: Path, folder: Path) -> None:
+    with start_export(finished_run, "--format", "onnx") as job:
+        while not list(
+            folder.glob("trainer-*/saved_model")
+        ):  # Created before TensorFlow is imported.
             assert job.poll() is None
             time.sleep(0.02)
         job.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""What is exported answers, in the format's own runtime, as the run's own graph does."""
+"""An exported model, in the format's own runtime, has the outputs of the run's own graph."""
 
 from __future__ import annotations
 
@@ -28,36 +28,36 @@ from trainer.inference.export import exporter
 from trainer.runs.finished_run import load_model, read_run
 
 
-def by_saved_model(path: Path, examples: Array) -> Any:
+def predict_saved_model(path: Path, examples: Array) -> Any:
     loaded = tf.saved_model.load(path)
     return loaded.serve(models.as_input(examples))
 
 
-def by_keras(path: Path, examples: Array) -> Any:
+def predict_keras(path: Path, examples: Array) -> Any:
     return keras.models.load_model(path)(models.as_input(examples))
 
 
-def by_onnxruntime(path: Path, examples: Array) -> Any:
+def predict_onnx(path: Path, examples: Array) -> Any:
     session = onnxruntime.InferenceSession(path)
-    (taken,) = session.get_inputs()
-    return session.run(["probabilities"], {taken.name: examples})[0]
+    (model_input,) = session.get_inputs()
+    return session.run(["probabilities"], {model_input.name: examples})[0]
 
 
-def by_litert(path: Path, examples: Array) -> Any:
+def predict_litert(path: Path, examples: Array) -> Any:
     return Interpreter(str(path)).get_signature_runner()(image=examples)["probabilities"]
 
 
 RUNTIMES: dict[str, Callable[[Path, Array], Any]] = {
-    "saved_model": by_saved_model,
-    "onnx": by_onnxruntime,
-    "litert": by_litert,
-    "keras": by_keras,
-    "h5": by_keras,
+    "saved_model": predict_saved_model,
+    "onnx": predict_onnx,
+    "litert": predict_litert,
+    "keras": predict_keras,
+    "h5": predict_keras,
 }
 
 
-def documented(name: str) -> str:
-    """Returns the code by which the documentation loads a format again."""
+def documented_code(name: str) -> str:
+    """Returns the code of the documentation that loads a format."""
     text = (ROOT / "docs/exporting.md").read_text()
     section = text.partition(f"\n### {name}\n")[2]
     block = re.search(r"(^    .*\n|^\n(?=    ))+", section, re.MULTILINE)
@@ -66,7 +66,7 @@ def documented(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", exporter.FORMATS)
-def test_images(
+def test_an_image_model_has_the_same_outputs(
     name: str,
     finished_run: Path,
     digits: Path,
@@ -78,21 +78,23 @@ def test_images(
     code, lines, err = export(finished_run, "--format", name, "--out", out)
     assert (code, err) == (0, "")
     assert lines[-1] == str(out)
-    assert any("on 300 examples of the run's test part" in line for line in lines)
+    assert any("on 300 examples of the run's test split" in line for line in lines)
     test = loader.load(DataOptions(data=str(digits), seed=0)).test
     with load_model(read_run(str(finished_run))) as model:
         expected = model.predict(test.examples)
     for count in (1, 300):
-        answers = RUNTIMES[name](out, test.examples[:count])
-        np.testing.assert_allclose(answers, expected[:count], atol=1e-5)
+        outputs = RUNTIMES[name](out, test.examples[:count])
+        np.testing.assert_allclose(outputs, expected[:count], atol=1e-5)
     monkeypatch.chdir(out.parent)
     names: dict[str, Any] = {"images": test.examples}
-    exec(documented(name), names)
+    exec(documented_code(name), names)
     np.testing.assert_allclose(names["probabilities"], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["saved_model", "onnx", "keras", "h5"])
-def test_texts(name: str, text_run: Path, tmp_path: Path, export: Export) -> None:
+def test_a_text_model_has_the_same_outputs(
+    name: str, text_run: Path, tmp_path: Path, export: Export
+) -> None:
     out = tmp_path / f"model{exporter.find(name).SUFFIX}"
     code, lines, err = export(text_run, "--format", name, "--out", out)
     assert (code, err) == (0, "")
@@ -102,14 +104,14 @@ def test_texts(name: str, text_run: Path, tmp_path: Path, export: Export) -> Non
     np.testing.assert_allclose(RUNTIMES[name](out, texts), expected, atol=1e-5)
 
 
-def test_a_format_that_has_no_texts_says_which_have(text_run: Path, export: Export) -> None:
+def test_a_format_without_texts_names_those_with_them(text_run: Path, export: Export) -> None:
     code, lines, err = export(text_run, "--format", "litert")
     assert (code, lines, err.count("\n")) == (2, [], 1)
-    assert "found a model that takes a text" in err
+    assert "found a model with text input" in err
     assert "expected one of: saved_model, onnx, keras, h5" in err
 
 
-def test_vectors(tmp_path: Path, export: Export) -> None:
+def test_a_vector_model_is_exported(tmp_path: Path, export: Export) -> None:
     from trainer import task
 
     examples = np.random.default_rng(0).normal(size=(400, 12)).astype(np.float32)
@@ -128,17 +130,17 @@ def test_vectors(tmp_path: Path, export: Export) -> None:
     )
 
 
-def test_class_names_go_along(finished_run: Path, tmp_path: Path, export: Export) -> None:
+def test_class_names_are_in_the_file(finished_run: Path, tmp_path: Path, export: Export) -> None:
     for name in ("onnx", "litert"):
         out = tmp_path / f"model{exporter.find(name).SUFFIX}"
         assert export(finished_run, "--format", name, "--out", out)[0] == 0
-    said = {each.key: each.value for each in onnx.load(tmp_path / "model.onnx").metadata_props}
-    assert json.loads(said["classes"]) == list("0123456789")
+    metadata = {each.key: each.value for each in onnx.load(tmp_path / "model.onnx").metadata_props}
+    assert json.loads(metadata["classes"]) == list("0123456789")
     with zipfile.ZipFile(tmp_path / "model.tflite") as archive:
         assert archive.read("labels.txt").decode().split() == list("0123456789")
 
 
-def test_8_bits_are_a_quarter_of_the_size_and_their_accuracy_is_told(
+def test_8_bits_are_a_quarter_of_the_size_and_their_accuracy_is_printed(
     finished_run: Path, digits: Path, tmp_path: Path, export: Export
 ) -> None:
     whole, small = tmp_path / "whole.tflite", tmp_path / "small.tflite"
@@ -149,25 +151,25 @@ def test_8_bits_are_a_quarter_of_the_size_and_their_accuracy_is_told(
     assert (code, err, lines[-1]) == (0, "", str(small))
     assert small.stat().st_size < 0.3 * whole.stat().st_size
     test = loader.load(DataOptions(data=str(digits), seed=0)).test
-    right = np.mean(by_litert(small, test.examples).argmax(axis=1) == test.labels)
+    expected = np.mean(predict_litert(small, test.examples).argmax(axis=1) == test.labels)
     (accuracy,) = (line for line in lines if line.startswith("accuracy"))
-    assert f"{right:.2%}, and" in accuracy
+    assert f"{expected:.2%}, run's model" in accuracy
     weights = [each["dtype"] for each in Interpreter(str(small)).get_tensor_details()]
     assert np.int8 in weights
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("model", models.MODELS)
-def test_every_model_goes_into_every_format_that_takes_its_input(
+def test_every_model_exports_to_every_format_that_supports_its_input(
     model: str, digits: Path, sentences: Path, tmp_path: Path, export: Export
 ) -> None:
     from trainer import task
 
     data = digits if models.find(model).recipe.data == "mnist" else sentences
     run = tmp_path / "run"
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         task.main([f"--model={model}", "--epochs=1", f"--data={data}", f"--out={run}"])
-    assert ended.value.code == 0
+    assert exit_info.value.code == 0
     for name in exporter.FORMATS:
         out = tmp_path / f"model{exporter.find(name).SUFFIX}"
         expected = 2 if name == "litert" and data == sentences else 0

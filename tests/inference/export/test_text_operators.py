@@ -1,4 +1,4 @@
-"""Texts are cut and looked up in ONNX as TensorFlow does it, whatever is in them."""
+"""The ONNX operators on texts give TensorFlow's results for any text."""
 
 from __future__ import annotations
 
@@ -21,39 +21,40 @@ from trainer.runs.finished_run import FinishedRun, Predictor, read_run
 
 ALPHABET = "aAbBzZ09 \t\n\v\f\r.,!'\"\\[]-_~éÉßİſΣς\u00a0\u2003\u200b日本😀e\u0301"
 TEXTS = [
-    "", " ", "\t\v ", "a", "...", "as it is", "Don't \"stop\"!", "a\tb\nc\vd\fe\rf", "É é e\u0301",
+    "", " ", "\t\v ", "a", "...", "unchanged", "Don't \"stop\"!", "a\tb\nc\vd\fe\rf", "É é e\u0301",
     "one two three four five six seven eight nine ten", "😀 😀😀", "x" * 3000, "a b " * 500,
 ]  # fmt: skip
 
 
-def source(model: keras.Model, folder: Path) -> ExportSource:
-    """Returns what is exported, of a model that no run has trained."""
+def make_source(model: keras.Model, folder: Path) -> ExportSource:
+    """Returns the export source of a model without a run."""
     model.export(folder / "saved_model", format="tf_saved_model", verbose=False)
-    taken = InputSignature(kind="text", shape=(), dtype="string", low=0, high=0)
+    signature = InputSignature(kind="text", shape=(), dtype="string", low=0, high=0)
     run = FinishedRun(
-        run=str(folder),
+        path=str(folder),
         manifest={},
         config={"model": "own"},
         metrics={},
-        input=taken,
+        input=signature,
         classes=tuple(map(str, range(model.output_shape[1]))),
     )
     loaded = Predictor(folder / "saved_model")
     return ExportSource(run=run, files=folder, model=loaded, representative=None)
 
 
-def of_layers(*made: keras.layers.Layer) -> keras.Model:
+def model_of(*vectorizers: keras.layers.Layer) -> keras.Model:
+    """Returns a model that concatenates the outputs of the layers."""
     text = keras.Input((), dtype="string")
-    parts = [layers.Rescaling(1.0)(layer(text)) for layer in made]
-    return keras.Model(text, layers.Concatenate()(parts) if len(parts) > 1 else parts[0])
+    outputs = [layers.Rescaling(1.0)(layer(text)) for layer in vectorizers]
+    return keras.Model(text, layers.Concatenate()(outputs) if len(outputs) > 1 else outputs[0])
 
 
-def test_every_way_to_cut_and_to_count(tmp_path: Path) -> None:
-    choice = random.Random(0)
-    lengths = (choice.randrange(60) for _ in range(60))
-    texts = [*TEXTS, *("".join(choice.choices(ALPHABET, k=length)) for length in lengths)]
+def test_every_mode_of_text_vectorization(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    lengths = (rng.randrange(60) for _ in range(60))
+    texts = [*TEXTS, *("".join(rng.choices(ALPHABET, k=length)) for length in lengths)]
     examples: Array = np.array(texts, object)
-    made = [
+    vectorizers = [
         layers.TextVectorization(**settings)
         for settings in (
             {"output_mode": "multi_hot"},
@@ -65,31 +66,31 @@ def test_every_way_to_cut_and_to_count(tmp_path: Path) -> None:
             {"output_sequence_length": 4},
         )
     ]
-    for layer in made:
+    for layer in vectorizers:
         layer.adapt(as_input(examples[::2]))
-    converted = source(of_layers(*made), tmp_path)
-    onnx.write(converted, tmp_path / "model.onnx")
+    source = make_source(model_of(*vectorizers), tmp_path)
+    onnx.write(source, tmp_path / "model.onnx")
     predict = onnx.load(tmp_path / "model.onnx", "text")
-    expected = converted.model.predict(examples)
+    expected = source.model.predict(examples)
     np.testing.assert_allclose(predict(examples), expected, rtol=1e-6)
-    for number in range(len(TEXTS)):  # Alone, so that nothing is padded.
-        answer = predict(examples[number : number + 1])
-        np.testing.assert_allclose(answer, expected[number : number + 1], rtol=1e-6)
+    for number in range(len(TEXTS)):  # One by one, so that nothing is padded.
+        output = predict(examples[number : number + 1])
+        np.testing.assert_allclose(output, expected[number : number + 1], rtol=1e-6)
 
 
-def test_what_cannot_be_replaced_is_named(tmp_path: Path) -> None:
-    layer = layers.TextVectorization(standardize=all_in_lower_case, output_mode="multi_hot")
+def test_an_attribute_that_is_not_supported_is_named(tmp_path: Path) -> None:
+    layer = layers.TextVectorization(standardize=lowercase_unicode, output_mode="multi_hot")
     layer.adapt(as_input(np.array(["a b", "b c"], object)))
     with pytest.raises(ValueError, match="encoding b'utf-8' of an operator on texts"):
-        onnx.write(source(of_layers(layer), tmp_path), tmp_path / "model.onnx")
+        onnx.write(make_source(model_of(layer), tmp_path), tmp_path / "model.onnx")
 
 
 @keras.saving.register_keras_serializable("tests")
-def all_in_lower_case(texts: tf.Tensor) -> tf.Tensor:
+def lowercase_unicode(texts: tf.Tensor) -> tf.Tensor:
     return tf.strings.lower(texts, encoding="utf-8")
 
 
-def test_nothing_but_onnxruntime_is_needed(text_run: Path, tmp_path: Path) -> None:
+def test_the_file_needs_no_runtime_but_onnxruntime(text_run: Path, tmp_path: Path) -> None:
     run = read_run(str(text_run))
     with run.files("saved_model/") as files:
         model = Predictor(files / "saved_model")
