@@ -444,3 +444,32 @@ def test_a_second_training_at_the_same_time_is_refused(
         logger.removeFilter(wait)
     assert not errors
     assert (tmp_path / "run/manifest.json").exists()
+
+
+def _refuse(*arguments: Any) -> None:
+    raise RuntimeError("Visible devices cannot be modified after being initialized")
+
+
+def test_a_device_that_tensorflow_cannot_change_any_more_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import tensorflow as tf
+
+    from trainer.distributed import devices
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.config, "set_visible_devices", _refuse)
+        with pytest.raises(DeviceError, match="^--device cpu: .* with GPUs.* in a new process"):
+            devices.select("cpu")
+    with monkeypatch.context() as patch:
+        # A GPU that an earlier run with device="cpu" has hidden.
+        patch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
+        with pytest.raises(DeviceError, match="^--device gpu: .* without GPUs.* in a new process"):
+            devices.select("gpu")
+        assert devices.select("auto").description.startswith("CPU: ")
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.config.threading, "set_inter_op_parallelism_threads", _refuse)
+        patch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+        patch.delenv("TF_NUM_INTEROP_THREADS", raising=False)
+        assert not devices.set_cpu_threads()
+        assert devices.select("cpu").description.startswith("CPU: ")  # Only a warning.
