@@ -77,7 +77,7 @@ def on_workers(workers: Team, network: str, count: int, options: argparse.Namesp
         f"benchmarks.workers:{network}", f"--out={network}{count}",
         f"--epochs={options.epochs}", f"--precision={options.precision}", workers=count,
     )  # fmt: skip
-    with (workers.place(0) / f"{network}{count}" / "history.csv").open() as file:
+    with (workers.worker_folder(0) / f"{network}{count}" / "history.csv").open() as file:
         return [[float(row[name]) for name in FIGURES] for row in csv.DictReader(file)]
 
 

@@ -1,4 +1,4 @@
-"""Training loops with few arguments, for tests."""
+"""Runs training loops with few arguments, for tests."""
 
 from __future__ import annotations
 
@@ -25,9 +25,12 @@ def fit(
     devices: Devices,
     **settings: Any,
 ) -> list[Logs]:
-    """Runs a training loop; the settings are fields of its options, its step config or its own."""
+    """Runs a training loop; returns its logs.
+
+    The settings are fields of ResolvedTrainOptions, TrainStepConfig and TrainingLoop.
+    """
     step = {name: settings.pop(name) for name in _STEP if name in settings}
-    own = {name: settings.pop(name) for name in _LOOP if name in settings}
+    further = {name: settings.pop(name) for name in _LOOP if name in settings}
     return TrainingLoop(
         model=model,
         train=train,
@@ -35,5 +38,5 @@ def fit(
         options=ResolvedTrainOptions(**settings),
         devices=devices,
         step_config=TrainStepConfig(**step),
-        **own,
+        **further,
     ).run()

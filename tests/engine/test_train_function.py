@@ -23,8 +23,8 @@ from trainer.engine.features import FeatureExtractor
 from trainer.errors import DeviceError
 from trainer.models import augmentation
 
-# A TensorFlow with CUDA knows the GPU kernels, and which of their inputs and outputs are in the host's
-# memory, also on a machine without a GPU.
+# A TensorFlow with CUDA knows which inputs and outputs of its GPU kernels are in the host's memory,
+# also on a machine without a GPU.
 NEEDS_CUDA = pytest.mark.skipif(not tf.test.is_built_with_cuda(), reason="TensorFlow has no CUDA")
 
 # Ops that compute nothing.
