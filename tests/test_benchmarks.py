@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.kills import ROOT
+from tests.programs import require
 
 pytestmark = pytest.mark.long
 
@@ -90,8 +90,8 @@ def test_workers_prints_tables_and_writes_the_chart(tmp_path: Path) -> None:
     assert chart.read_text().count("<svg") == 5
 
 
-@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is missing: apt-get install wrk")
 def test_serving_prints_its_table() -> None:
+    require("wrk")
     output = run("benchmarks.serving", "--seconds", 4, "--connections", 1)
     assert "| 1 | trainer serve |" in output
     assert "| 1 | Flask, model.predict |" in output
