@@ -16,7 +16,7 @@ from playwright.sync_api import Browser
 
 from tests.browser import check_page, open_page
 from tests.kills import ROOT
-from tests.reports.test_comparison import run, said
+from tests.reports.test_comparison import predictions, run
 from trainer import storage
 from trainer.cli import main
 from trainer.reports import comparison, comparison_page
@@ -106,10 +106,10 @@ def test_runs_and_the_page_may_be_in_a_bucket(
 
 def test_it_does_not_import_tensorflow(finished_run: Path, other_run: Path, here: Path) -> None:
     program = (
-        "import sys, atexit; from trainer import cli;"
+        "import sys, atexit; from trainer.cli import main;"
         "heavy = ('tensorflow', 'keras', 'google.cloud.storage', 'scipy.stats');"
         "atexit.register(lambda: print([m for m in heavy if m in sys.modules], file=sys.stderr));"
-        f"cli.main(['compare', {str(finished_run)!r}, {str(other_run)!r}])"
+        f"main.main(['compare', {str(finished_run)!r}, {str(other_run)!r}])"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -123,7 +123,7 @@ def test_it_does_not_import_tensorflow(finished_run: Path, other_run: Path, here
     [
         ([], "Missing RUNS"),
         (["{run}"], "expected 2 to 26 run directories"),
-        (["{run}", "{run}/../mlp"], "expected each run once; {run} occurs 2 times"),
+        (["{run}", "{run}/../{name}"], "expected each run once; {run} occurs 2 times"),
         (["{run}", "none"], "none: no manifest.json there, expected a finished run"),
         (
             ["{run}", "{other}", "--out", "notes.html"],
@@ -144,7 +144,7 @@ def test_a_usage_error_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (here / "notes.html").write_text("mine")
-    places = {"run": finished_run, "other": other_run}
+    places = {"run": finished_run, "other": other_run, "name": finished_run.name}
     assert run_compare(*(argument.format(**places) for argument in arguments)) == 2
     output = capsys.readouterr()
     assert (output.out, output.err.count("\n")) == ("", 1)
@@ -211,7 +211,10 @@ def page(
     if request.param == "two runs":
         runs = [comparison.read(str(run), n) for n, run in enumerate((finished_run, other_run))]
     elif request.param == "ten runs":
-        runs = [run(n, said("1101" * n + "0110" * 9), seed=n % 5, epochs=n + 1) for n in range(10)]
+        runs = [
+            run(n, predictions("1101" * n + "0110" * 9), seed=n % 5, epochs=n + 1)
+            for n in range(10)
+        ]
     else:
         rows = [(f"{n:016x}", HOSTILE, HOSTILE + "b" * 90 * (n % 2)) for n in range(60)]
         runs = [run(n, rows, model=HOSTILE * 3, data="d" * 200, seed=n) for n in range(2)]
