@@ -1,1 +1,1 @@
-"""What `trainer predict` is made of: examples of any number of files, in batches, to rows."""
+"""Prediction for files: `reader` reads examples, `batches` groups them, `formatters` writes rows."""
