@@ -1,1 +1,1 @@
-"""Prediction for files: `reader` reads examples, `batches` groups them, `formatters` writes rows."""
+"""Predictions for files: `reader` reads examples, `batches` groups them, `formatters` makes rows."""
