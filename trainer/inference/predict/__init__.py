@@ -1,1 +1,1 @@
-"""Predictions for files: `reader` reads examples, `batches` groups them, `formatters` makes rows."""
+"""Predictions for files: `reader` reads examples, `batches` groups, `formatters` writes rows."""
