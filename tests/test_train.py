@@ -281,7 +281,7 @@ def test_weights_that_overflow_in_the_last_step_are_an_error(
         "--batch-size=1000", "--out=run",
     )  # fmt: skip
     assert done.returncode == 2
-    assert "the model gives NaN for class probabilities" in done.stderr
+    assert "the model returns NaN for class probabilities" in done.stderr
     assert not (tmp_path / "run" / filenames.MANIFEST).exists()
 
 
