@@ -229,11 +229,11 @@ class ChiefHook(TrainingHook):
             seconds=self._metadata.timer.total(),
         )
 
-    def _warn_about_environment(self, earlier: dict[str, str]) -> None:
+    def _warn_about_environment(self, saved: dict[str, str]) -> None:
         differences = [
-            f"{name} was {earlier.get(name)}, now {value}"
+            f"{name} was {saved.get(name)}, now {value}"
             for name, value in self._metadata.environment.items()
-            if earlier.get(name) != value
+            if saved.get(name) != value
         ]
         if differences:
             LOGGER.warning("the result may not be bit-identical: %s", "; ".join(differences))

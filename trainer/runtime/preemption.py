@@ -29,7 +29,7 @@ def exit_on_sigterm() -> None:
 def defer_sigterm() -> Iterator[PreemptionSignal]:
     """Yields a signal that records SIGTERM, to be checked between training steps.
 
-    If SIGTERM is received and nothing stops within, the previous handler receives it at the end.
+    If SIGTERM is received but the block ends without a stop, the previous handler runs at the end.
     In other threads than the main thread, SIGTERM is not deferred.
     """
     preemption = PreemptionSignal()

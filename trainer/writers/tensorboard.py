@@ -77,7 +77,7 @@ class EventFile:
             directory.mkdir(parents=True, exist_ok=True)
         self._path = directory / self._name
         pattern = re.compile(rf"events\.out\.tfevents\.\d+\.{owner}")
-        earlier = [name for name in self._folder.names() if pattern.fullmatch(name)]
+        old_names = [name for name in self._folder.names() if pattern.fullmatch(name)]
         self._writer = tf.io.TFRecordWriter(str(self._path))
         self._write(Event(wall_time=_now(), file_version="brain.Event:2"))
         self._add(0, [*_log_errors(lambda: _model(model)), _session_start(config)])
@@ -85,7 +85,7 @@ class EventFile:
         self._uploads = concurrent.futures.ThreadPoolExecutor(1)
         self._upload: concurrent.futures.Future[None] | None = None
         self._written_epochs = 0
-        for name in earlier:
+        for name in old_names:
             if name != self._name:
                 self._folder.remove(name)
 
