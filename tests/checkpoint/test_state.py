@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -84,6 +85,13 @@ def test_a_changed_byte_is_detected_or_has_no_effect(file: Path) -> None:
         assert read.metadata == original.metadata
         assert all((read.arrays[name] == original.arrays[name]).all() for name in original.arrays)
     assert detected > 0
+
+
+def test_a_checkpoint_of_another_format_is_refused(file: Path) -> None:
+    with h5py.File(file, "r+") as opened:
+        opened.attrs["format"] = 1
+    with pytest.raises(CheckpointError, match="found checkpoint format 1, expected 2"):
+        state.read(file)
 
 
 def test_a_checkpoint_of_another_run_is_refused(file: Path) -> None:

@@ -27,6 +27,7 @@ from trainer.errors import TrainerError
 
 _METADATA = "metadata"  # JSON, as a data set of bytes: HDF5 attributes are limited to 64 KiB.
 _DIGEST = "sha256"
+_FORMAT = 2  # Raised when names of groups, attributes or metadata change.
 
 
 class CheckpointError(TrainerError):
@@ -125,6 +126,7 @@ def write(checkpoint: Checkpoint, file: Path | BinaryIO) -> None:
         opened[_METADATA] = np.frombuffer(metadata, np.uint8)
         for name, value in checkpoint.arrays.items():
             opened[f"arrays/{name}"] = value
+        opened.attrs["format"] = _FORMAT
         opened.attrs[_DIGEST] = _digest(metadata, checkpoint.arrays)
 
 
@@ -132,7 +134,7 @@ def read(file: Path | BinaryIO) -> Checkpoint:
     """Reads a checkpoint.
 
     Raises:
-        CheckpointError: the file is truncated or corrupt.
+        CheckpointError: the file is truncated, corrupt or of another format.
     """
     arrays: dict[str, Array] = {}
 
@@ -142,9 +144,14 @@ def read(file: Path | BinaryIO) -> Checkpoint:
 
     try:
         with h5py.File(file, "r") as opened:
+            version = int(opened.attrs.get("format", 1))
+            if version != _FORMAT:
+                raise CheckpointError(f"found checkpoint format {version}, expected {_FORMAT}")
             metadata = opened[_METADATA][()].tobytes()
             opened["arrays"].visititems(read_array)
             expected = opened.attrs[_DIGEST]
+    except CheckpointError:
+        raise
     except Exception as error:  # h5py raises errors of many types for a damaged file.
         raise CheckpointError(f"it cannot be read: {error}") from None
     if _digest(metadata, arrays) != expected:
