@@ -21,8 +21,8 @@ MODULES_OUTSIDE_STORAGE = [
 ]
 # Libraries that take long to import, or are large.
 HEAVY = {
-    "fastapi", "google.auth", "google.cloud.storage", "h5py", "jinja2", "keras", "matplotlib", "numpy", "PIL", "pyarrow",
-    "requests", "rich", "scipy", "tensorflow",
+    "fastapi", "google.auth", "google.cloud.storage", "h5py", "jinja2", "keras", "matplotlib",
+    "numpy", "PIL", "pyarrow", "requests", "rich", "scipy", "tensorflow",
 }  # fmt: skip
 
 

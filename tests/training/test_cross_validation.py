@@ -57,9 +57,8 @@ def test_a_folder_with_other_files_is_refused(job: Job, digits: Path, tmp_path: 
     (out / "thesis.txt").write_text("all my work")
     done = job(*ARGUMENTS, "--data", digits, "--out=mine", "--overwrite")
     assert done.returncode == 2
-    assert (
-        "--out mine: holds files that do not belong to 3 folds (thesis.txt, 1 in total)" in done.stderr
-    )
+    expected = "--out mine: holds files that do not belong to 3 folds (thesis.txt, 1 in total)"
+    assert expected in done.stderr
     assert [path.name for path in out.iterdir()] == ["thesis.txt"]
 
 

@@ -1,4 +1,4 @@
-"""The settings of a training job, in groups that travel whole from the command line to their reader.
+"""The settings of a training job, in groups that travel whole from command line to reader.
 
 To add a flag, add a field to its group, and read it where it is needed: `options.my_flag`.
 """
