@@ -1,4 +1,4 @@
-"""What is cropped is what is the same in nearly all training images."""
+"""The border that is constant over nearly all training images is cropped."""
 
 from __future__ import annotations
 
@@ -19,14 +19,12 @@ def spec(images: Array) -> Spec:
     return Dataset.split(RawSplits(train=(images, labels)), seed=0, validation_split=0).spec
 
 
-def test_digits_lose_the_border_that_is_black_in_nearly_all(
-    mnist: Dataset, sharded_digits: Path
-) -> None:
+def test_the_black_border_of_digits_is_cropped(mnist: Dataset, sharded_digits: Path) -> None:
     assert cropping.border(mnist.spec) == 2
     assert cropping.border(loader.load(DataOptions(data=str(sharded_digits), seed=0)).spec) == 2
 
 
-def test_a_network_is_given_what_is_within_and_takes_whole_images(mnist: Dataset) -> None:
+def test_a_model_takes_whole_images_and_ignores_their_border(mnist: Dataset) -> None:
     model = models.build(models.find("cnn_fast"), mnist.spec, learning_rate=0.1, steps=9, seed=0)
     images = mnist.test.examples[:3]
     other = images.copy()
@@ -43,10 +41,10 @@ def test_the_border_may_have_any_colour(background: int) -> None:
     assert cropping.border(spec(images)) == 2
 
 
-def test_nothing_is_taken_off_where_all_of_an_image_varies() -> None:
+def test_images_without_a_constant_border_are_not_cropped() -> None:
     images = np.random.default_rng(0).random((40, 30, 30, 1), np.float32)
     assert cropping.border(spec(images)) == 0
 
 
-def test_no_more_than_a_tenth_is_taken_off() -> None:
+def test_at_most_a_tenth_of_a_side_is_cropped() -> None:
     assert cropping.border(spec(np.zeros((40, 30, 50, 1), np.uint8))) == 3

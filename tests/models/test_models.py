@@ -1,4 +1,4 @@
-"""Models: found by name, faithful to the seed, and from raw examples to probabilities."""
+"""The models: looked up by name, as in the reference scripts, and checked before training."""
 
 from __future__ import annotations
 
@@ -9,42 +9,47 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from tests.fitting import fit
 from trainer import models
 from trainer.config import Config, DataOptions
 from trainer.data import loader
 from trainer.data.dataset import Dataset, RawSplits, Split
+from trainer.distributed.devices import Devices
+from trainer.engine import loop
 from trainer.errors import DataError, UsageError
 from trainer.models import MODELS, ModelEntry, Recipe
+from trainer.runs.metrics import loss_accuracy
 
 
 @pytest.fixture(scope="session")
 def built(digits: Path, sentences: Path) -> dict[str, tuple[keras.Model, Dataset]]:
-    """Every registered model, built for a small part of the data it is meant for."""
+    """Each registered model with a small data set that it was built for."""
     small = {"mnist": digits, "movie_reviews": sentences}
-    made = {}
+    pairs = {}
     for name in MODELS:
         model_entry = models.find(name)
         data = loader.load(DataOptions(data=str(small[model_entry.recipe.data]), seed=0))
-        made[name] = (
+        pairs[name] = (
             models.build(model_entry, data.spec, learning_rate=0.1, steps=100, seed=0),
             data,
         )
-    return made
+    return pairs
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_raw_examples_go_in_and_probabilities_come_out(
+def test_a_model_maps_raw_examples_to_probabilities(
     built: dict[str, tuple[keras.Model, Dataset]], name: str
 ) -> None:
     model, data = built[name]
-    answer = np.asarray(model(models.as_input(data.test.examples[:7])))
-    assert answer.shape == (7, len(data.spec.classes))
-    assert answer.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    probabilities = np.asarray(model(models.as_input(data.test.examples[:7])))
+    assert probabilities.shape == (7, len(data.spec.classes))
+    assert probabilities.sum(axis=1) == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", sorted({*MODELS} - {"ngram"}))  # Its weights begin at zero.
-def test_a_seed_decides_the_first_weights(
+@pytest.mark.parametrize("name", sorted({*MODELS} - {"ngram"}))  # Its initial weights are zero.
+def test_initial_weights_are_a_function_of_the_seed(
     built: dict[str, tuple[keras.Model, Dataset]], name: str
 ) -> None:
     model, data = built[name]
@@ -59,14 +64,14 @@ def test_a_seed_decides_the_first_weights(
     assert not (model.get_weights()[0] == other.get_weights()[0]).all()
 
 
-def shape_of(layer: keras.Layer) -> tuple[Any, ...]:
-    """The settings of a layer that the seed gives."""
+def describe(layer: keras.Layer) -> tuple[Any, ...]:
+    """Returns the type of a layer, and the arguments that the reference scripts set."""
     config = layer.get_config()
     keys = ("units", "filters", "kernel_size", "pool_size", "rate", "activation")
     return (type(layer).__name__, *(config[key] for key in keys if key in config))
 
 
-SEED_LAYERS = {
+REFERENCE_LAYERS = {
     "mlp": [
         ("Rescaling",),
         ("Flatten",),
@@ -96,16 +101,18 @@ SEED_LAYERS = {
 }
 
 
-@pytest.mark.parametrize("name", SEED_LAYERS)
-def test_layers_are_the_seeds(built: dict[str, tuple[keras.Model, Dataset]], name: str) -> None:
-    assert [shape_of(layer) for layer in built[name][0].layers] == SEED_LAYERS[name]
+@pytest.mark.parametrize("name", REFERENCE_LAYERS)
+def test_layers_are_those_of_the_reference_scripts(
+    built: dict[str, tuple[keras.Model, Dataset]], name: str
+) -> None:
+    assert [describe(layer) for layer in built[name][0].layers] == REFERENCE_LAYERS[name]
 
 
 @pytest.mark.parametrize(
     ("name", "optimizer", "batch_size"),
     [("mlp", "RMSprop", 128), ("cnn", "Adam", 128), ("sentiment", "RMSprop", 100)],
 )
-def test_recipes_are_the_seeds(
+def test_recipes_are_those_of_the_reference_scripts(
     built: dict[str, tuple[keras.Model, Dataset]], name: str, optimizer: str, batch_size: int
 ) -> None:
     assert type(built[name][0].optimizer).__name__ == optimizer
@@ -113,7 +120,7 @@ def test_recipes_are_the_seeds(
     assert models.find(name).recipe.batch_size == batch_size
 
 
-def test_the_small_vocabulary_follows_the_seeds_rule(reviews: Dataset) -> None:
+def test_the_small_vocabulary_follows_the_rule_of_the_reference_script(reviews: Dataset) -> None:
     model = models.build(
         models.find("sentiment_small"), reviews.spec, learning_rate=0.1, steps=100, seed=0
     )
@@ -126,25 +133,25 @@ def test_the_small_vocabulary_follows_the_seeds_rule(reviews: Dataset) -> None:
     ("name", "expected"), [("sentiment_small", [51, 999]), ("sentiment", [2, 50, 51, 999, 1000])]
 )
 def test_the_vocabulary_is_limited_by_counts(name: str, expected: list[int]) -> None:
-    """Each word is written as often as it says, over texts of ten words."""
+    """Each word occurs as often as its name says, in texts of ten words."""
     counts = [1, 2, 50, 51, 999, 1000]
     words = [f"word{count}" for count in counts for _ in range(count)]
-    texts = [" ".join(words[at : at + 10]) for at in range(0, len(words), 10)]
+    texts = [" ".join(words[start : start + 10]) for start in range(0, len(words), 10)]
     examples, labels = np.array(texts, dtype=object), np.arange(len(texts)) % 2
     data = Dataset.split(
-        RawSplits(train=(examples, labels), test=(examples, labels)), seed=0, validation=0
+        RawSplits(train=(examples, labels), test=(examples, labels)), seed=0, validation_split=0
     )
     model = models.build(models.find(name), data.spec, learning_rate=0.1, steps=100, seed=0)
-    found = model.get_layer(models.PREPROCESS).get_vocabulary(include_special_tokens=False)
-    assert sorted(found) == sorted(f"word{count}" for count in expected)
+    vocabulary = model.get_layer(models.PREPROCESS).get_vocabulary(include_special_tokens=False)
+    assert sorted(vocabulary) == sorted(f"word{count}" for count in expected)
 
 
-def test_the_vocabulary_comes_from_the_training_part_only() -> None:
+def test_the_vocabulary_is_that_of_the_training_split_only() -> None:
     texts = np.array(["good film", "bad film", "good play", "bad play"], dtype=object)
     labels = np.array([0, 1, 0, 1])
     secret = np.array(["secret secret secret film"] * 2, dtype=object)
     data = Dataset.split(
-        RawSplits(train=(texts, labels), test=(secret, labels[:2])), seed=0, validation=0
+        RawSplits(train=(texts, labels), test=(secret, labels[:2])), seed=0, validation_split=0
     )
     model = models.build(models.find("sentiment"), data.spec, learning_rate=0.1, steps=100, seed=0)
     words = model.get_layer(models.PREPROCESS).get_vocabulary(include_special_tokens=False)
@@ -152,19 +159,19 @@ def test_the_vocabulary_comes_from_the_training_part_only() -> None:
 
 
 def ngram_of(texts: list[str], labels: list[int]) -> keras.Model:
-    part = (np.array(texts, dtype=object), np.array(labels))
-    data = Dataset.split(RawSplits(train=part, test=part), seed=0, validation=0)
+    split = (np.array(texts, dtype=object), np.array(labels))
+    data = Dataset.split(RawSplits(train=split, test=split), seed=0, validation_split=0)
     return models.build(models.find("ngram"), data.spec, learning_rate=0.1, steps=100, seed=0)
 
 
 def test_an_ngrams_importance_is_its_log_count_ratio() -> None:
     model = ngram_of(["good film", "good play", "bad film", "bad play"], [0, 0, 1, 1])
-    finders = [
+    vectorizations = [
         layer
         for layer in model.get_layer(models.PREPROCESS).layers
         if isinstance(layer, keras.layers.TextVectorization)
     ]
-    tokens = [token for finder in finders for token in finder.get_vocabulary()]
+    tokens = [token for layer in vectorizations for token in layer.get_vocabulary()]
     importance = model.get_layer("importance").get_weights()[0]
     assert importance.shape == (len(tokens), 1)
     assert sorted(tokens[2:6]) == [
@@ -172,32 +179,32 @@ def test_an_ngrams_importance_is_its_log_count_ratio() -> None:
         "film",
         "good",
         "play",
-    ]  # "good film" is in one text only.
+    ]  # "good film" occurs in one text only.
     weight = dict(zip(tokens[:6], importance[:6, 0], strict=True))
-    # Twice in one class and never in the other, of 4 words in either, each counted once more.
+    # 2 of the 4 words of one class and 0 of the other, with 1 added to each count.
     assert weight["good"] == pytest.approx(np.log((2 + 1) / (0 + 1)))
     assert weight["film"] == pytest.approx(0)
-    # Padding and what is not known say nothing, of words nor of characters.
+    # Padding and unknown n-grams have no importance, for words and for characters.
     specials = [number for number, token in enumerate(tokens) if token in ("", "[UNK]")]
     assert len(specials) == 4
     assert not importance[specials].any()
 
 
-def test_an_ngram_model_knows_what_is_in_two_texts_and_of_training_only() -> None:
-    with pytest.raises(DataError, match="no n-gram is in 2 texts of the training part"):
+def test_texts_without_a_common_ngram_are_refused() -> None:
+    with pytest.raises(DataError, match="no n-gram occurs in 2 training texts"):
         ngram_of(["ab ab", "cd", "ef", "gh"], [0, 0, 1, 1])
 
 
-def test_words_that_are_all_different_leave_characters() -> None:
+def test_texts_without_a_common_word_use_ngrams_of_characters() -> None:
     model = ngram_of(["Ivanov", "Petrov", "Rossi", "Bianchi"], [0, 0, 1, 1])
     assert model.get_layer("importance").get_weights()[0].any()
 
 
-def test_sentiment_takes_ready_made_counts() -> None:
-    path = Path(__file__).parents[1] / "datasets/files/seed-python2-protocol0.pickle"
+def test_sentiment_takes_vectors_of_word_counts() -> None:
+    path = Path(__file__).parents[1] / "data/files/seed-python2-protocol0.pickle"
     data = loader.load(DataOptions(data=str(path), seed=0, allow_pickle=True))
     model = models.build(models.find("sentiment"), data.spec, learning_rate=0.1, steps=100, seed=0)
-    assert [shape_of(layer)[0] for layer in model.layers] == [
+    assert [describe(layer)[0] for layer in model.layers] == [
         "Rescaling", "Dense", "Dropout", "Dense"
     ]  # fmt: skip
 
@@ -214,7 +221,7 @@ def test_sentiment_takes_ready_made_counts() -> None:
         ("trainer.models.cnn:RECIPE", "found no function 'RECIPE'"),
     ],
 )
-def test_a_model_that_is_not_there_is_named(name: str, message: str) -> None:
+def test_an_unknown_model_is_named(name: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         models.find(name)
 
@@ -226,11 +233,13 @@ def test_data_of_the_wrong_kind_is_refused(reviews: Dataset, mnist: Dataset) -> 
         models.check_data(models.find("sentiment"), mnist.spec)
 
 
-def test_images_too_small_for_the_cnn_are_refused() -> None:
+@pytest.mark.parametrize(("name", "side"), [("cnn", 12), ("cnn_accurate", 14)])
+def test_images_too_small_for_a_convolutional_model_are_refused(name: str, side: int) -> None:
     images, labels = np.zeros((20, 11, 28), np.uint8), np.arange(20) % 2
-    data = Dataset.split(RawSplits(train=(images, labels)), seed=0, validation=0)
-    with pytest.raises(DataError, match="images of 11x28, expected at least 12x12"):
-        models.build(models.find("cnn"), data.spec, learning_rate=0.1, steps=100, seed=0)
+    data = Dataset.split(RawSplits(train=(images, labels)), seed=0, validation_split=0)
+    message = f"images of 11x28, expected at least {side}x{side}; --model image"
+    with pytest.raises(DataError, match=message):
+        models.build(models.find(name), data.spec, learning_rate=0.1, steps=100, seed=0)
 
 
 def no_model(spec: Any) -> Any:
@@ -272,7 +281,7 @@ def optimizer(learning_rate, steps, *, epochs):
 
 RECIPE = Recipe(optimizer=optimizer)
 
-def choose(spec, config):
+def auto_settings(spec, config):
     return {"epochs": spec.sizes["train"], "width": 2 * (config.depth or 0)}
 
 def build(spec, *, width=5, depth=3):
@@ -290,47 +299,87 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelEntry:
     return models.find("own_model:build")
 
 
-def test_a_users_model_is_given_the_settings_that_it_names(own: ModelEntry, mnist: Dataset) -> None:
+def test_a_users_model_receives_the_settings_that_it_names(own: ModelEntry, mnist: Dataset) -> None:
     settings = {"width": 4, "depth": None, "epochs": 8, "seed": 1}
     model = models.build(own, mnist.spec, learning_rate=0.1, steps=9, seed=0, settings=settings)
     assert [layer.units for layer in model.layers[1:]] == [4, 4, 4, 10]
     assert model.optimizer.momentum == 1 / 8
 
 
-def test_a_users_model_may_choose_what_nobody_gave(own: ModelEntry, mnist: Dataset) -> None:
-    assert models.choose(own, mnist.spec, Config()) == {"epochs": 60_000, "width": 0}
-    assert models.choose(own, mnist.spec, Config(epochs=1, depth=2)) == {"width": 4}
+def test_a_users_model_may_have_auto_settings(own: ModelEntry, mnist: Dataset) -> None:
+    assert models.auto_settings(own, mnist.spec, Config()) == {"epochs": 60_000, "width": 0}
+    assert models.auto_settings(own, mnist.spec, Config(epochs=1, depth=2)) == {"width": 4}
 
 
-def test_a_setting_that_a_model_has_not_is_refused(own: ModelEntry) -> None:
+def test_a_setting_that_a_model_does_not_have_is_refused(own: ModelEntry) -> None:
     models.check_settings(own, Config(width=3))
-    with pytest.raises(
-        UsageError, match="--sequence-length: is no setting of --model own_model:build"
-    ):
-        models.check_settings(own, Config(length=3))
-    with pytest.raises(UsageError, match="--width: is no setting of --model cnn"):
+    message = "--sequence-length: --model own_model:build has no such setting"
+    with pytest.raises(UsageError, match=message):
+        models.check_settings(own, Config(sequence_length=3))
+    with pytest.raises(UsageError, match="--width: --model cnn has no such setting"):
         models.check_settings(models.find("cnn"), Config(width=3))
 
 
-def test_a_model_that_wants_what_is_no_setting_is_refused(
+def test_a_model_that_requires_an_unknown_setting_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "wanting.py").write_text("def build(spec, *, wings): pass")
+    (tmp_path / "requiring.py").write_text("def build(spec, *, wings): pass")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(UsageError, match="its build wants 'wings', which is no setting"):
-        models.find("wanting:build")
+    with pytest.raises(UsageError, match="its build requires 'wings', which is not a setting"):
+        models.find("requiring:build")
 
 
-def test_callbacks_may_not_watch_what_is_not_measured() -> None:
+def test_a_callback_that_monitors_validation_needs_a_validation_split() -> None:
     recipe = Recipe(callbacks=lambda: [keras.callbacks.EarlyStopping(monitor="val_loss")])
     model_entry = ModelEntry("m", no_softmax, recipe)
     assert len(models.callbacks(model_entry, validation=True)) == 1
     with pytest.raises(
-        UsageError, match=r"EarlyStopping watches val_loss; give --validation-split"
+        UsageError, match=r"EarlyStopping monitors val_loss; give --validation-split"
     ):
         models.callbacks(model_entry, validation=False)
 
 
-def test_a_model_cannot_see_more_than_the_training_part(mnist: Dataset) -> None:
+def test_a_model_can_read_the_training_split_only(mnist: Dataset) -> None:
     splits = [value for value in vars(mnist.spec).values() if isinstance(value, Split)]
     assert splits == [mnist.train]
+
+
+def easy_images() -> RawSplits:
+    """Noise of four classes, each with another bright quarter: 240 images to train, 80 to test."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(320) % 4
+    images = rng.integers(0, 100, (320, 28, 28), np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        row, column = 14 * (label // 2), 14 * (label % 2)
+        image[row : row + 14, column : column + 14] += 100
+    return RawSplits(train=(images[:240], labels[:240]), test=(images[240:], labels[240:]))
+
+
+def easy_texts() -> RawSplits:
+    """Random words and one word that depends on the class: 240 texts to train, 80 to test."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(320) % 2
+    words = [f"word{number}" for number in range(20)]
+    texts = np.array(
+        [" ".join([*rng.choice(words, 6), ("bad", "good")[label]]) for label in labels], object
+    )
+    return RawSplits(train=(texts[:240], labels[:240]), test=(texts[240:], labels[240:]))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_learns_an_easy_data_set(name: str) -> None:
+    """The expected accuracy on test data is 0.25 for images and 0.5 for texts without training."""
+    model_entry = models.find(name)
+    splits = easy_images() if model_entry.recipe.data == "mnist" else easy_texts()
+    data = Dataset.split(splits, seed=0, validation_split=0)
+    model = models.build(
+        model_entry, data.spec, learning_rate=model_entry.recipe.learning_rate, steps=60, seed=0
+    )
+    fit(
+        model, data.train, epochs=4, batch_size=16, seed=0,
+        devices=Devices(tf.distribute.get_strategy()),
+        label_smoothing=model_entry.recipe.label_smoothing,
+    )  # fmt: skip
+    probabilities = loop.predict(model, data.test, batch_size=16)
+    accuracy = loss_accuracy(probabilities, data.test.labels)["accuracy"]
+    assert accuracy > 0.9

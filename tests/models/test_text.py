@@ -16,8 +16,8 @@ from trainer.data.dataset import Dataset, RawSplits
 
 
 def data_of(texts: list[str]) -> Dataset:
-    part = (np.array(texts, dtype=object), np.arange(len(texts)) % 2)
-    return Dataset.split(RawSplits(train=part, test=part), seed=0, validation_split=0)
+    split = (np.array(texts, dtype=object), np.arange(len(texts)) % 2)
+    return Dataset.split(RawSplits(train=split, test=split), seed=0, validation_split=0)
 
 
 def build(data: Dataset, **settings: Any) -> keras.Model:
@@ -26,30 +26,30 @@ def build(data: Dataset, **settings: Any) -> keras.Model:
     )
 
 
-def test_a_convolution_reads_as_many_words_as_nearly_all_texts_have() -> None:
+def test_the_sequence_length_is_that_of_nearly_all_texts() -> None:
     texts = ["word " * length for length in (*range(1, 100), 5000)]
-    found = models.auto_settings(models.find("text"), data_of(texts).spec, Config())
-    assert found["sequence_length"] == 98
+    settings = models.auto_settings(models.find("text"), data_of(texts).spec, Config())
+    assert settings["sequence_length"] == 98
     long = data_of(["word " * 1000] * 4)
     assert models.auto_settings(models.find("text"), long.spec, Config())["sequence_length"] == 400
 
 
-def test_ngram_keeps_its_own_recipe(sentences: Path) -> None:
+def test_ngram_has_its_own_hyperparameters(sentences: Path) -> None:
     spec = loader.load(DataOptions(data=str(sentences), seed=0)).spec
     recipe = models.find("ngram").recipe
-    found = models.auto_settings(models.find("text"), spec, Config(architecture="ngram"))
-    assert found == recipe.hyperparameters()
-    given = models.auto_settings(models.find("text"), spec, Config(architecture="ngram", epochs=2))
-    assert given == {"batch_size": recipe.batch_size, "learning_rate": recipe.learning_rate}
+    settings = models.auto_settings(models.find("text"), spec, Config(architecture="ngram"))
+    assert settings == recipe.hyperparameters()
+    others = models.auto_settings(models.find("text"), spec, Config(architecture="ngram", epochs=2))
+    assert others == {"batch_size": recipe.batch_size, "learning_rate": recipe.learning_rate}
 
 
-def test_a_convolution_knows_the_most_frequent_words_of_training() -> None:
+def test_the_vocabulary_is_the_most_frequent_training_words() -> None:
     data = data_of(["a a a a b b", "b c c c c", "d", "a b c"])
-    finder = build(data, max_tokens=2).get_layer(models.PREPROCESS)
-    assert finder.get_vocabulary(include_special_tokens=False) == ["c", "a"]
+    vectorization = build(data, max_tokens=2).get_layer(models.PREPROCESS)
+    assert vectorization.get_vocabulary(include_special_tokens=False) == ["c", "a"]
 
 
-def test_a_convolution_reads_no_further_than_its_length() -> None:
+def test_words_after_the_sequence_length_are_ignored() -> None:
     model = build(data_of(["a b c d", "b a d c"] * 2), sequence_length=3, width=4, depth=1)
     texts = np.array(["a b c d", "a b c a", "a b d d"], dtype=object)
     first, same, other = np.asarray(model(models.as_input(texts)))
@@ -58,7 +58,7 @@ def test_a_convolution_reads_no_further_than_its_length() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "  ", "unknown", "a" * 10_000])
-def test_any_text_has_an_answer(text: str) -> None:
+def test_any_text_has_probabilities(text: str) -> None:
     model = build(data_of(["a b", "b a"] * 2), sequence_length=3, width=4, depth=1)
-    answer = np.asarray(model(models.as_input(np.array([text], dtype=object))))
-    assert answer.sum() == pytest.approx(1, abs=1e-6)
+    probabilities = np.asarray(model(models.as_input(np.array([text], dtype=object))))
+    assert probabilities.sum() == pytest.approx(1, abs=1e-6)
