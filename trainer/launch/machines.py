@@ -70,7 +70,7 @@ def choose(gpu: str | None, gpus: int | None, machine: str | None) -> Machine:
     Args:
         gpu: one of GPUS; None for the CPU.
         gpus: number of GPUs; None for 1.
-        machine: machine type that the user asked for; None for the default.
+        machine: machine type of --machine; None for the default.
 
     Raises:
         UsageError: no such machine exists; the message names the flag and the possible values.
