@@ -143,7 +143,7 @@ def trained(
 
     def get(model: str) -> Path:
         data = digits if models.find(model).recipe.data == "mnist" else sentences
-        return shared_run(model, f"--model={model}", "--epochs=1", f"--data={data}")
+        return shared_run(model, f"--model={model}", "--epochs=3", f"--data={data}")
 
     return get
 

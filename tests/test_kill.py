@@ -18,6 +18,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.fault_proxy import FaultProxy
 from tests.kills import Runner, fingerprint
+from tests.shared_folders import SharedFolders
 from trainer import storage
 from trainer.runs import filenames
 
@@ -28,9 +29,12 @@ def runner(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Runner:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(runner: Runner) -> dict[str, Any]:
-    runner.finish("undisturbed")
-    return fingerprint(str(runner.folder / "undisturbed"), runner.folder)
+def undisturbed(shared: SharedFolders, runner: Runner, digits: Path) -> dict[str, Any]:
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        Runner(folder, digits).finish("undisturbed")
+
+    return fingerprint(str(shared.get("kill", make) / "undisturbed"), runner.folder)
 
 
 @pytest.mark.parametrize("kill_count", [3, pytest.param(12, marks=pytest.mark.long)])

@@ -76,7 +76,7 @@ def test_two_runs_are_compared_on_the_terminal_and_on_the_page(
     only_a, only_b = pairs.count((True, False)), pairs.count((False, True))
     assert f"B alone is correct on {only_b} and A alone on {only_a}" in text
     assert f"Of {len(pairs)} common test examples" in text
-    assert "--epochs A 1 B 2 --seed A 0 B 1" in text
+    assert "--epochs A 3 B 2 --seed A 0 B 1" in text
     for each in (finished_run, other_run):
         assert (
             f"{json.loads((each / filenames.METRICS).read_text())['test']['accuracy']:.2%}" in text

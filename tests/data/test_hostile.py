@@ -5,21 +5,28 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import ROOT
 from tests.data.hostile import CASES
+from tests.shared_folders import SharedFolders
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("hostile")
-    command = [sys.executable, "-m", "tests.data.hostile", str(folder)]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert process.returncode == 0, process.stderr[-2000:]
-    rows = [json.loads(line) for line in process.stdout.splitlines()]
+def results(shared: SharedFolders, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    def make(folder: Path) -> None:
+        corpus = tmp_path_factory.mktemp("hostile")
+        command = [sys.executable, "-m", "tests.data.hostile", str(corpus)]
+        process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert process.returncode == 0, process.stderr[-2000:]
+        folder.mkdir()
+        (folder / "rows").write_text(process.stdout)
+
+    text = (shared.get("hostile", make) / "rows").read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
     return {row.pop("name"): row for row in rows}
 
 

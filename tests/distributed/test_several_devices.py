@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.distributed.several_devices import BATCH, CHECKPOINT, DEVICES, EPOCHS
+from tests.shared_folders import SharedFolders
 from trainer.config import DataOptions
 from trainer.data import loader
 from trainer.data.dataset import Array
@@ -22,17 +23,19 @@ PAIRS = [("1", "4"), ("1, shards", "4, shards")]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, digits: Path, sharded_digits: Path) -> Runs:
-    out = tmp_path_factory.mktemp("devices") / "runs.npz"
-    command = [sys.executable, "-m", "tests.distributed.several_devices"]
-    process = subprocess.run(
-        [*command, str(digits), str(sharded_digits), str(out)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 0, process.stderr
-    with np.load(out) as arrays:
+def runs(shared: SharedFolders, digits: Path, sharded_digits: Path) -> Runs:
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        command = [sys.executable, "-m", "tests.distributed.several_devices"]
+        process = subprocess.run(
+            [*command, str(digits), str(sharded_digits), str(folder / "runs.npz")],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert process.returncode == 0, process.stderr
+
+    with np.load(shared.get("devices", make) / "runs.npz") as arrays:
         return dict(arrays)
 
 

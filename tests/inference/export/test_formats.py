@@ -161,16 +161,11 @@ def test_8_bits_are_a_quarter_of_the_size_and_their_accuracy_is_printed(
 @pytest.mark.long
 @pytest.mark.parametrize("model", models.MODELS)
 def test_every_model_exports_to_every_format_that_supports_its_input(
-    model: str, digits: Path, sentences: Path, tmp_path: Path, export: Export
+    model: str, trained: Callable[[str], Path], tmp_path: Path, export: Export
 ) -> None:
-    from trainer import task
-
-    data = digits if models.find(model).recipe.data == "mnist" else sentences
-    run = tmp_path / "run"
-    with pytest.raises(SystemExit) as exit_info:
-        task.main([f"--model={model}", "--epochs=1", f"--data={data}", f"--out={run}"])
-    assert exit_info.value.code == 0
+    run = trained(model)
+    texts = models.find(model).recipe.data == "movie_reviews"
     for name in exporter.FORMATS:
         out = tmp_path / f"model{exporter.find(name).SUFFIX}"
-        expected = 2 if name == "litert" and data == sentences else 0
+        expected = 2 if name == "litert" and texts else 0
         assert export(run, "--format", name, "--out", out)[0] == expected, name
