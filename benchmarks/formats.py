@@ -118,8 +118,8 @@ def new_bucket() -> str:
 
 
 def sizes(whole: real_files.Data) -> str:
-    sizes_by_split = {name: len(labels) for name, (_, labels) in whole.splits.items()}
-    return ", ".join(f"{size:,} {name}" for name, size in sizes_by_split.items() if name != "validation")
+    counts = {name: len(labels) for name, (_, labels) in whole.splits.items()}
+    return ", ".join(f"{size:,} {name}" for name, size in counts.items() if name != "validation")
 
 
 def main() -> None:
