@@ -88,7 +88,11 @@ class Runner:
         assert process.wait(120) == 0, self.log.read_text()
 
     def wait_for_training(self, process: subprocess.Popen[bytes]) -> None:
-        while process.poll() is None and b"training" not in self.log.read_bytes():
+        self.wait_for_log(process, "training ")
+
+    def wait_for_log(self, process: subprocess.Popen[bytes], text: str) -> None:
+        """Waits until the log contains `text`, or the process has ended."""
+        while process.poll() is None and text not in self.log.read_text():
             time.sleep(0.01)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import threading
@@ -92,8 +93,7 @@ def test_sigterm_saves_a_checkpoint_and_exits_with_143(
     runner: Runner, undisturbed: dict[str, Any]
 ) -> None:
     process = runner.start("ended")
-    runner.wait_for_training(process)
-    time.sleep(1.8)
+    runner.wait_for_log(process, "\nepoch 2/")
     process.terminate()
     assert process.wait(20) == 143
     log = runner.log.read_text()
@@ -110,8 +110,7 @@ def test_sigterm_saves_a_checkpoint_and_exits_with_143(
 @pytest.mark.long
 def test_a_run_resumed_on_another_device_warns_about_bit_identity(runner: Runner) -> None:
     process = runner.start("moved", "--epochs=3000", "--checkpoint-steps=40")
-    runner.wait_for_training(process)
-    time.sleep(1.5)
+    runner.wait_for_log(process, "\nepoch 2/")
     process.terminate()
     assert process.wait(20) == 143
     one_core = {min(os.sched_getaffinity(0))}
@@ -121,8 +120,7 @@ def test_a_run_resumed_on_another_device_warns_about_bit_identity(runner: Runner
         process = runner.start("moved", "--epochs=3000")
     finally:
         os.sched_setaffinity(0, cores)
-    runner.wait_for_training(process)
-    time.sleep(1.5)
+    runner.wait_for_log(process, "\nepoch ")
     process.terminate()
     assert process.wait(20) == 143
     log = runner.log.read_text()
@@ -133,9 +131,17 @@ def test_a_run_resumed_on_another_device_warns_about_bit_identity(runner: Runner
 
 def test_sigterm_before_training_exits_at_once(runner: Runner) -> None:
     process = runner.start("early")
-    time.sleep(0.8)
+    while process.poll() is None and not handles_sigterm(process.pid):
+        time.sleep(0.01)
     process.terminate()
     assert process.wait(10) == 143
+
+
+def handles_sigterm(pid: int) -> bool:
+    """Returns whether a process has a handler for SIGTERM, by its mask of caught signals."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    mask = int(re.search(r"^SigCgt:\s*(\w+)", status, re.MULTILINE)[1], 16)  # type: ignore[index]
+    return bool(mask >> (signal.SIGTERM - 1) & 1)
 
 
 @pytest.fixture
