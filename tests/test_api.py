@@ -184,7 +184,7 @@ def test_a_run_has_the_results_of_its_files(run: trainer.Run, finished_run: Path
     assert run.path == str(finished_run)
     assert run.metrics == json.loads((finished_run / "metrics.json").read_text())
     assert run.config.model == "mlp"
-    assert run.config.epochs == 1
+    assert run.config.epochs == 3
     assert [row["epoch"] for row in run.history] == [1]
     assert 0 < run.history[0]["accuracy"] <= 1
     assert run.classes == tuple("0123456789")
@@ -207,7 +207,7 @@ def test_a_run_is_found_after_a_change_of_the_working_directory(
     monkeypatch.chdir(finished_run.parent)
     run = trainer.load(finished_run.name)
     monkeypatch.chdir(tmp_path)
-    assert len(run.history) == 1
+    assert len(run.history) == 3
 
 
 def test_a_run_in_a_bucket_predicts_as_the_local_one(
@@ -393,9 +393,9 @@ def test_another_run_is_not_replaced_and_the_same_one_is_returned_at_once(
     finished_run: Path, digits: Path
 ) -> None:
     before = (finished_run / "manifest.json").stat().st_mtime_ns
-    with pytest.raises(RunExistsError, match="holds a run with other settings: --epochs was 1"):
+    with pytest.raises(RunExistsError, match="holds a run with other settings: --epochs was 3"):
         trainer.train(model="mlp", data=digits, epochs=2, out=finished_run)
-    run = trainer.train(model="mlp", data=digits, epochs=1, out=finished_run)
+    run = trainer.train(model="mlp", data=digits, epochs=3, out=finished_run)
     again = trainer.train(config=finished_run / "config.json", out=finished_run)
     assert run.path == again.path == str(finished_run)
     assert (finished_run / "manifest.json").stat().st_mtime_ns == before

@@ -191,7 +191,7 @@ def test_the_hparams_tab_shows_the_settings(tmp_path: Path) -> None:
 def test_a_finished_run_contains_an_event_file(finished_run: Path) -> None:
     (file,) = (finished_run / filenames.TENSORBOARD).iterdir()
     scalars = read(str(file))
-    assert len(scalars["loss/train"]) == 1
+    assert len(scalars["loss/train"]) == 3
     assert len(scalars["accuracy/test"]) == 1
     (session,) = sessions(finished_run)
     assert session.hparams["model"].string_value == "mlp"
