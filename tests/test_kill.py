@@ -38,10 +38,33 @@ def undisturbed(shared: SharedFolders, runner: Runner, digits: Path) -> dict[str
     return fingerprint(str(shared.get("kill", make) / "undisturbed"), runner.folder)
 
 
-@pytest.mark.parametrize("kill_count", [3, pytest.param(12, marks=pytest.mark.long)])
-def test_a_run_killed_at_random_times_is_bit_identical(
-    runner: Runner, undisturbed: dict[str, Any], kill_count: int
+@pytest.fixture(scope="module")
+def short_runner(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Runner:
+    """Starts runs of 12 epochs, not 40, for the tests that are not marked `long`."""
+    arguments = ("--validation-split=0.2", "--seed=7", "--epochs=12")
+    return Runner(tmp_path_factory.mktemp("short"), digits, arguments=arguments)
+
+
+@pytest.fixture(scope="module")
+def short_undisturbed(short_runner: Runner) -> dict[str, Any]:
+    short_runner.finish("undisturbed")
+    return fingerprint(str(short_runner.folder / "undisturbed"), short_runner.folder)
+
+
+def test_a_run_killed_three_times_is_bit_identical(
+    short_runner: Runner, short_undisturbed: dict[str, Any]
 ) -> None:
+    kill_at_random_times(short_runner, short_undisturbed, 3)
+
+
+@pytest.mark.long
+def test_a_run_killed_twelve_times_is_bit_identical(
+    runner: Runner, undisturbed: dict[str, Any]
+) -> None:
+    kill_at_random_times(runner, undisturbed, 12)
+
+
+def kill_at_random_times(runner: Runner, undisturbed: dict[str, Any], kill_count: int) -> None:
     """A checkpoint is saved after each step, so that kills also interrupt checkpoints."""
     seed = time.time_ns()
     print(f"seed {seed}")
@@ -90,8 +113,9 @@ def test_a_killed_run_on_shards_is_bit_identical(tmp_path: Path, sharded_digits:
 
 
 def test_sigterm_saves_a_checkpoint_and_exits_with_143(
-    runner: Runner, undisturbed: dict[str, Any]
+    short_runner: Runner, short_undisturbed: dict[str, Any]
 ) -> None:
+    runner = short_runner
     process = runner.start("ended")
     runner.wait_for_log(process, "\nepoch 2/")
     process.terminate()
@@ -104,7 +128,7 @@ def test_sigterm_saves_a_checkpoint_and_exits_with_143(
     assert "bit-identical" not in log
     seconds = json.loads((runner.folder / "ended" / filenames.METRICS).read_text())["seconds"]
     assert 1 < seconds["earlier_attempts"] < seconds["total"]
-    assert fingerprint(str(runner.folder / "ended"), runner.folder) == undisturbed
+    assert fingerprint(str(runner.folder / "ended"), runner.folder) == short_undisturbed
 
 
 @pytest.mark.long

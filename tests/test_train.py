@@ -184,24 +184,18 @@ def test_a_bucket_that_may_not_be_written_is_an_error_before_training(
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.process
 def test_a_run_from_the_config_of_another_is_bit_identical(
-    job: Job, digits: Path, tmp_path: Path
+    job: Job, shared_run: Callable[..., Path], digits: Path, tmp_path: Path
 ) -> None:
-    arguments = ["--model=mlp", "--data", digits, "--epochs=1", "--seed=3"]
-    assert job(*arguments, "--out=first").returncode == 0
-    done = job("--config=first/config.json", "--out=second")
+    flags = ("--model=mlp", f"--data={digits}", "--epochs=1", "--seed=3")
+    runs = (shared_run("seed_3", *flags), tmp_path / "second")
+    done = job("--config", runs[0] / "config.json", "--out=second")
     assert done.returncode == 0, done.stderr
-    first, second = (
-        json.loads((tmp_path / run / filenames.METRICS).read_text()) for run in ("first", "second")
-    )
+    first, second = (json.loads((run / filenames.METRICS).read_text()) for run in runs)
     for timing in ("seconds", "examples_per_second"):
         first.pop(timing), second.pop(timing)
     assert first == second
-    weights = [
-        keras.models.load_model(tmp_path / run / filenames.MODEL_KERAS).get_weights()
-        for run in ("first", "second")
-    ]
+    weights = [keras.models.load_model(run / filenames.MODEL_KERAS).get_weights() for run in runs]
     assert all((a == b).all() for a, b in zip(*weights, strict=True))
 
 
