@@ -34,16 +34,22 @@ from trainer.data.shards.shard_format import Stream
 Job = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Gives a process of pytest-xdist two cores, so that TensorFlow starts threads for no more.
+def pytest_xdist_auto_num_workers() -> int:
+    """Returns the number of cores that this process may use; pytest-xdist counts physical ones."""
+    return len(os.sched_getaffinity(0))
 
-    The processes that its tests start inherit this.
+
+def pytest_configure() -> None:
+    """Divides the cores among the processes of pytest-xdist, so that each starts few threads.
+
+    The processes that tests start inherit this.
     """
     number = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
-    if number and hasattr(os, "sched_setaffinity"):
+    if number:
         cores = sorted(os.sched_getaffinity(0))
-        first = int(number)
-        os.sched_setaffinity(0, {cores[n % len(cores)] for n in (first, first + 1)})
+        count = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        own = cores[int(number) :: count] or [cores[int(number) % len(cores)]]
+        os.sched_setaffinity(0, own)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from trainer import storage
@@ -99,6 +98,8 @@ class Runner:
 def fingerprint(out: str, temporary_directory: Path) -> dict[str, Any]:
     """Returns all results of a run that are equal in bit-identical runs."""
     folder = storage.folder(out)
+    import keras  # Not at the top: conftest.py imports this module.
+
     path = temporary_directory / f"{random.random()}.keras"
     path.write_bytes(folder.read(filenames.MODEL_KERAS) or b"")
     model = keras.models.load_model(path)

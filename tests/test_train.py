@@ -313,7 +313,13 @@ def test_accuracy(job: Job, tmp_path: Path, model: str) -> None:
     assert 100 * metrics["test"]["accuracy"] >= TARGETS[model]
 
 
-@pytest.mark.parametrize("model", MODELS)
+# Those of over ten seconds; tests/models and tests/runs have shorter tests of all models.
+LONG = ("cnn", "image", "text")
+
+
+@pytest.mark.parametrize(
+    "model", [pytest.param(m, marks=pytest.mark.long if m in LONG else ()) for m in MODELS]
+)
 def test_the_training_loss_of_every_model_falls(trained: Callable[[str], Path], model: str) -> None:
     run = trained(model)
     assert (run / filenames.REPORT).exists()

@@ -22,7 +22,7 @@ from trainer.engine.precision import autocast
 from trainer.runs import filenames, model_files
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def data(digits: Path) -> Dataset:
     return loader.load(
         DataOptions(data=str(digits), seed=0, validation_split=0.0, allow_pickle=False)
@@ -58,20 +58,28 @@ def test_steps_compute_in_the_precision_and_the_model_stays_float32(
     assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
 
 
+def train(data: Dataset, dtype: str) -> tuple[keras.Model, list[float]]:
+    """Returns a trained model and its losses."""
+    model = build(data, dtype)
+    history = fit(
+        model, data.train, None, epochs=4, batch_size=50, seed=0,
+        devices=Devices(tf.distribute.get_strategy(), dtype), label_smoothing=0.1,
+    )  # fmt: skip
+    return model, [row["loss"] for row in history]
+
+
+@pytest.fixture(scope="module")
+def float32_losses(data: Dataset) -> list[float]:
+    return train(data, "float32")[1]
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_losses_are_close_to_float32_and_the_saved_model_is_float32(
-    dtype: str, data: Dataset, tmp_path: Path
+    dtype: str, data: Dataset, float32_losses: list[float], tmp_path: Path
 ) -> None:
-    losses = {}
-    for each in ("float32", dtype):
-        model = build(data, each)
-        history = fit(
-            model, data.train, None, epochs=4, batch_size=50, seed=0,
-            devices=Devices(tf.distribute.get_strategy(), each), label_smoothing=0.1,
-        )  # fmt: skip
-        losses[each] = [row["loss"] for row in history]
-    assert losses[dtype] != losses["float32"]
-    np.testing.assert_allclose(losses[dtype], losses["float32"], rtol=0.05)
+    model, losses = train(data, dtype)
+    assert losses != float32_losses
+    np.testing.assert_allclose(losses, float32_losses, rtol=0.05)
     model_files.write(model, tmp_path)
     loaded = keras.models.load_model(tmp_path / filenames.MODEL_KERAS)
     assert {layer.dtype_policy.name for layer in loaded.layers} == {"float32"}

@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import Job
 from tests.kills import Runner, fingerprint
+from tests.shared_folders import SharedFolders
 from tests.workers import team
 from trainer.runs import filenames
 
@@ -18,7 +19,7 @@ SMALL = ("--width=16", "--depth=2", "--epochs=8")
 
 
 @pytest.fixture(scope="module")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def texts(shared: SharedFolders) -> Path:
     """Texts whose class is the order of two words, with four words between them."""
     dice = random.Random(0)
     lines = ["text,label"]
@@ -27,23 +28,28 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pair = ("good", "but") if label == "first" else ("but", "good")
         between, *around = ([f"w{dice.randrange(20)}" for _ in range(count)] for count in (4, 2, 2))
         lines.append(" ".join([*around[0], pair[0], *between, pair[1], *around[1]]) + f",{label}")
-    path = tmp_path_factory.mktemp("order") / "order.csv"
-    path.write_text("\n".join(lines))
-    return path
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "order.csv").write_text("\n".join(lines))
+
+    return shared.get("order", make) / "order.csv"
+
+
+@pytest.fixture
+def runner(tmp_path: Path, texts: Path) -> Runner:
+    return Runner(tmp_path, texts, model="text", arguments=SMALL)
 
 
 @pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory, texts: Path) -> Runner:
-    folder = tmp_path_factory.mktemp("selection")
-    return Runner(folder, texts, model="text", arguments=SMALL)
+def auto_run(shared: SharedFolders, texts: Path) -> Path:
+    """A run without --architecture, read-only; its log is the file `log` beside it."""
 
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        Runner(folder, texts, model="text", arguments=SMALL).finish("auto_settings")
 
-@pytest.fixture(scope="module")
-def auto_run(runner: Runner) -> Path:
-    """A run without --architecture; its log is the file `run.log` beside it."""
-    runner.finish("auto_settings")
-    (runner.folder / "run.log").write_text(runner.log.read_text())
-    return runner.folder / "auto_settings"
+    return shared.get("selection", make) / "auto_settings"
 
 
 def candidates(log: str) -> list[str]:
@@ -53,7 +59,7 @@ def candidates(log: str) -> list[str]:
 
 def test_the_architecture_with_the_better_validation_accuracy_is_trained(auto_run: Path) -> None:
     """n-grams do not capture the order of two words with four words between them."""
-    log = (auto_run.parent / "run.log").read_text()
+    log = (auto_run.parent / "log").read_text()
     assert candidates(log) == ["--architecture ngram", "--architecture convolution"]
     config = json.loads((auto_run / filenames.CONFIG).read_text())
     assert config["architecture"] == "convolution"
@@ -67,9 +73,9 @@ def test_the_architecture_with_the_better_validation_accuracy_is_trained(auto_ru
 
 
 def test_the_same_command_finds_the_finished_run(runner: Runner, auto_run: Path) -> None:
-    runner.finish("auto_settings")
+    runner.finish(str(auto_run))
     assert "finished already" in runner.log.read_text()
-    process = runner.start("auto_settings", "--architecture=ngram")
+    process = runner.start(str(auto_run), "--architecture=ngram")
     assert process.wait(60) == 2
     assert '--architecture was "convolution", now "ngram"' in runner.log.read_text()
 
