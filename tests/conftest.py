@@ -7,6 +7,7 @@ are made once for all processes; the gs:// server, its proxy and the browser bel
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from google.cloud.storage import retry
 from playwright.sync_api import Browser
 
 from tests import gcs
@@ -50,6 +52,11 @@ def pytest_configure() -> None:
         count = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
         own = cores[int(number) :: count] or [cores[int(number) % len(cores)]]
         os.sched_setaffinity(0, own)
+
+
+def pytest_collection_finish() -> None:
+    """Takes the imported modules out of garbage collection, which would visit them all again."""
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -243,6 +250,7 @@ def bucket(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
     monkeypatch.setenv("TRAINER_RETRY_SECONDS", "6")
     monkeypatch.setenv("TRAINER_LEASE_SECONDS", "6")
+    monkeypatch.setattr(retry, "DEFAULT_RETRY", retry.DEFAULT_RETRY.with_delay(0.05, 1, 2))
     storage._bucket.client.cache_clear()
     name = f"test-{uuid.uuid4().hex[:12]}"
     storage._bucket.client().create_bucket(name)

@@ -185,7 +185,7 @@ def test_a_run_has_the_results_of_its_files(run: trainer.Run, finished_run: Path
     assert run.metrics == json.loads((finished_run / "metrics.json").read_text())
     assert run.config.model == "mlp"
     assert run.config.epochs == 3
-    assert [row["epoch"] for row in run.history] == [1]
+    assert [row["epoch"] for row in run.history] == [1, 2, 3]
     assert 0 < run.history[0]["accuracy"] <= 1
     assert run.classes == tuple("0123456789")
     accuracy = f"{run.metrics['test']['accuracy']:.2%}"

@@ -51,10 +51,10 @@ def short_undisturbed(short_runner: Runner) -> dict[str, Any]:
     return fingerprint(str(short_runner.folder / "undisturbed"), short_runner.folder)
 
 
-def test_a_run_killed_three_times_is_bit_identical(
+def test_a_run_killed_once_is_bit_identical(
     short_runner: Runner, short_undisturbed: dict[str, Any]
 ) -> None:
-    kill_at_random_times(short_runner, short_undisturbed, 3)
+    kill_at_random_times(short_runner, short_undisturbed, 1)
 
 
 @pytest.mark.long

@@ -119,7 +119,6 @@ def test_a_job_writes_a_complete_run_directory(job: Job, digits: Path, tmp_path:
     assert (probabilities.argmax(axis=1) == data.test.labels).mean() == metrics["test"]["accuracy"]
 
 
-@pytest.mark.process
 def test_a_job_reads_from_and_writes_to_a_bucket(job: Job, bucket: str, sentences: Path) -> None:
     for path in sentences.iterdir():
         storage.folder(f"{bucket}/data").write(path.name, path)
@@ -313,8 +312,8 @@ def test_accuracy(job: Job, tmp_path: Path, model: str) -> None:
     assert 100 * metrics["test"]["accuracy"] >= TARGETS[model]
 
 
-# Those of over ten seconds; tests/models and tests/runs have shorter tests of all models.
-LONG = ("cnn", "image", "text")
+# Slow ones; tests/models and tests/runs train all models in shorter tests.
+LONG = ("cnn", "cnn_accurate", "image", "ngram", "text")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.conftest import Job
 from tests.kills import MODEL, ROOT, fingerprint
 from tests.runtime.test_cloud_environment import VERTEX
 from trainer import storage
@@ -135,18 +136,17 @@ def test_a_job_without_an_output_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_checkpoints_of_another_run_are_not_changed(
-    bucket: str, digits: Path, tmp_path: Path
+    job: Job, bucket: str, digits: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "checkpoint").write_bytes(b"of another run")
     shared = storage.folder(f"{bucket}/checkpoints")
     other_files = [f"{'b' * 16}/{'a' * 32}.h5", f"{'b' * 16}/latest.json", "weights.h5"]
     for name in other_files:
         shared.write(name, tmp_path / "checkpoint")
-    command = [sys.executable, "-m", "trainer.task", "--model=mlp", f"--data={digits}"]
-    command += [f"--out={bucket}/run", f"--checkpoint-dir={bucket}/checkpoints"]
+    folders = (f"--out={bucket}/run", f"--checkpoint-dir={bucket}/checkpoints")
     for _ in range(2):  # The second command finds a finished run.
-        subprocess.run(
-            [*command, "--epochs=2", "--checkpoint-steps=2"],
-            check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
+        done = job(
+            "--model=mlp", f"--data={digits}", *folders, "--epochs=2", "--checkpoint-steps=2"
+        )
+        assert done.returncode == 0, done.stderr
     assert shared.names() == sorted(other_files)

@@ -17,6 +17,8 @@ from trainer.data import loader
 from trainer.data.dataset import Array
 from trainer.engine.loop import batches
 
+pytestmark = pytest.mark.long
+
 Runs = dict[str, Array]
 
 PAIRS = [("1", "4"), ("1, shards", "4, shards")]

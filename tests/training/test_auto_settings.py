@@ -57,6 +57,7 @@ def candidates(log: str) -> list[str]:
     return [line.split(":")[0] for line in log.splitlines() if line.startswith("--architecture ")]
 
 
+@pytest.mark.long
 def test_the_architecture_with_the_better_validation_accuracy_is_trained(auto_run: Path) -> None:
     """n-grams do not capture the order of two words with four words between them."""
     log = (auto_run.parent / "log").read_text()
@@ -72,6 +73,7 @@ def test_the_architecture_with_the_better_validation_accuracy_is_trained(auto_ru
     assert "<dd>convolution (auto)</dd>" in (auto_run / filenames.REPORT).read_text()
 
 
+@pytest.mark.long
 def test_the_same_command_finds_the_finished_run(runner: Runner, auto_run: Path) -> None:
     runner.finish(str(auto_run))
     assert "finished already" in runner.log.read_text()
