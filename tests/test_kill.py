@@ -40,8 +40,8 @@ def undisturbed(shared: SharedFolders, runner: Runner, digits: Path) -> dict[str
 
 @pytest.fixture(scope="module")
 def short_runner(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Runner:
-    """Starts runs of 12 epochs, not 40, for the tests that are not marked `long`."""
-    arguments = ("--validation-split=0.2", "--seed=7", "--epochs=12")
+    """Starts runs of 8 epochs, not 40, for the tests that are not marked `long`."""
+    arguments = ("--validation-split=0.2", "--seed=7", "--epochs=8")
     return Runner(tmp_path_factory.mktemp("short"), digits, arguments=arguments)
 
 

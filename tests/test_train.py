@@ -119,6 +119,7 @@ def test_a_job_writes_a_complete_run_directory(job: Job, digits: Path, tmp_path:
     assert (probabilities.argmax(axis=1) == data.test.labels).mean() == metrics["test"]["accuracy"]
 
 
+@pytest.mark.process
 def test_a_job_reads_from_and_writes_to_a_bucket(job: Job, bucket: str, sentences: Path) -> None:
     for path in sentences.iterdir():
         storage.folder(f"{bucket}/data").write(path.name, path)

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ ADDRESS_SPACE_BYTES = 3 << 30
 # Creates the data in an empty folder, and returns the arguments of the job.
 Case = Callable[[Path], list[str]]
 CASES: dict[str, Case] = {}
+# Large contents are functions, so that importing this module does not compress them.
+Content = bytes | Callable[[], bytes]
 
 X = np.arange(40 * 16, dtype=np.uint8).reshape(40, 4, 4)
 Y = (np.arange(40) % 2).astype(np.uint8)
@@ -54,23 +56,27 @@ IDX = {
 IMAGES, LABELS, TEST_IMAGES, TEST_LABELS = IDX
 
 
-def folder(files: dict[str, bytes | None], model: str = "mlp") -> Case:
+def evaluate(content: Content) -> bytes:
+    return content() if callable(content) else content
+
+
+def folder(files: Mapping[str, Content | None], model: str = "mlp") -> Case:
     """Returns a case of a folder with these files; those with content None are left out."""
 
     def make(root: Path) -> list[str]:
         for name, content in files.items():
             if content is not None:
-                (root / name).write_bytes(content)
+                (root / name).write_bytes(evaluate(content))
         return [f"--data={root}", f"--model={model}"]
 
     return make
 
 
-def one_file(name: str, content: bytes, *flags: str, model: str = "mlp") -> Case:
+def one_file(name: str, content: Content, *flags: str, model: str = "mlp") -> Case:
     """Returns a case of a single file."""
 
     def make(root: Path) -> list[str]:
-        (root / name).write_bytes(content)
+        (root / name).write_bytes(evaluate(content))
         return [f"--data={root / name}", f"--model={model}", *flags]
 
     return make
@@ -88,7 +94,7 @@ def cuts(content: bytes, *edges: int) -> Iterator[tuple[str, bytes]]:
 
 
 def _idx_cases() -> None:
-    def case(name: str, **changed: bytes | None) -> None:
+    def case(name: str, **changed: Content | None) -> None:
         by_role = {"images": IMAGES, "labels": LABELS, "test_images": TEST_IMAGES,
                    "test_labels": TEST_LABELS}  # fmt: skip
         CASES[f"idx: {name}"] = folder(IDX | {by_role[k]: v for k, v in changed.items()})
@@ -100,15 +106,19 @@ def _idx_cases() -> None:
     for name, content in cuts(IDX[LABELS], 3, 4, 7, 8, 9):
         case(f"labels {name}", labels=content)
     head = bytes([0, 0, 8, 3])
-    bomb = gzip.compress(IDX[IMAGES] + bytes(1 << 28))
     corrupt = bytearray(gzip.compress(IDX[IMAGES]))
     corrupt[-6] ^= 1
     floats = np.where(X > 200, np.nan, X).astype(">f4")
     case("more bytes than the header says", images=IDX[IMAGES] + b"0")
-    case("gzip bomb after the bytes that the header says", images=bomb)
+    case(
+        "gzip bomb after the bytes that the header says",
+        images=lambda: gzip.compress(IDX[IMAGES] + bytes(1 << 28)),
+    )
     case(
         "gzip bomb of the size that the header says",
-        images=gzip.compress(head + struct.pack(">3I", 1 << 20, 1 << 14, 1 << 14) + bytes(1 << 28)),
+        images=lambda: gzip.compress(
+            head + struct.pack(">3I", 1 << 20, 1 << 14, 1 << 14) + bytes(1 << 28)
+        ),
     )
     case("gzip with a wrong checksum", images=bytes(corrupt))
     case("gzip within gzip", images=gzip.compress(gzip.compress(IDX[IMAGES])))
@@ -171,12 +181,12 @@ def npz(**arrays: Any) -> bytes:
     return content.getvalue()
 
 
-def members(**contents: bytes) -> bytes:
+def members(**contents: Content) -> bytes:
     """Returns a zip file with these contents as .npy files."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in contents.items():
-            archive.writestr(f"{name}.npy", data)
+            archive.writestr(f"{name}.npy", evaluate(data))
     return content.getvalue()
 
 
@@ -198,8 +208,8 @@ def _npz_cases() -> None:
     def case(name: str, **changed: Any) -> None:
         CASES[f"npz: {name}"] = one_file("set.npz", npz(**(whole | changed)))
 
-    def raw(name: str, **changed: bytes) -> None:
-        CASES[f"npz: {name}"] = one_file("set.npz", members(**(contents | changed)))
+    def raw(name: str, **changed: Content) -> None:
+        CASES[f"npz: {name}"] = one_file("set.npz", lambda: members(**{**contents, **changed}))
 
     content = npz(**whole)
     directory = content.index(b"PK\1\2") - len(content)
@@ -242,14 +252,14 @@ def _npz_cases() -> None:
     raw("a header that is code", x_train=header("__import__('os').system('id')\n"))
     raw("a header of brackets", x_train=header("(" * 9000 + "\n"))
     raw("a header without its end", x_train=header("{'descr': '|u1'"))
-    raw("a header bomb", x_train=header(" " * (1 << 28), version=2))
+    raw("a header bomb", x_train=lambda: header(" " * (1 << 28), version=2))
     raw("an unknown version", x_train=b"\x93NUMPY\x09\x00" + contents["x_train"][8:])
     raw(
         "an unknown type",
         x_train=header("{'descr': 'zz', 'fortran_order': False, 'shape': (40,)}\n"),
     )
     raw("a pickle instead of an array", x_train=pickle.dumps(Payload()))
-    raw("a zip bomb", x_train=header(numbers % f"{1 << 34}") + bytes(1 << 28))
+    raw("a zip bomb", x_train=lambda: header(numbers % f"{1 << 34}") + bytes(1 << 28))
     raw("nothing", x_train=b"")
     CASES["npz: names that leave the folder"] = one_file(
         "set.npz", members(**{"../../x_train": b"", "/y": b""})
