@@ -30,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--place", choices=["local", "gs"], default="local")
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=time.time_ns())
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -42,7 +43,8 @@ def main() -> None:
 
 def kill(options: argparse.Namespace, folder: Path) -> bool:
     """Returns whether all results were equal to those of the uninterrupted run."""
-    runner = Runner(folder, write_digits(folder / "digits"))
+    arguments = ["--validation-split=0.2", "--seed=7", f"--epochs={options.epochs}"]
+    runner = Runner(folder, write_digits(folder / "digits"), arguments=arguments)
     base = "gs://kills" if options.place == "gs" else str(folder)
     runner.finish(f"{base}/uninterrupted")
     expected = fingerprint(f"{base}/uninterrupted", folder)

@@ -42,7 +42,7 @@ def test_bench_keeps_the_text_above_its_tables(tmp_path: Path) -> None:
 
 
 def test_kill_prints_the_number_of_kills() -> None:
-    assert "local: " in run("benchmarks.kill", "--kills", 1)
+    assert "local: " in run("benchmarks.kill", "--kills", 1, "--epochs", 4)
 
 
 def test_safety_has_a_row_for_each_model() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import threading
 import time
 from pathlib import Path
 
@@ -316,3 +317,18 @@ def test_concurrent_map_keeps_the_order() -> None:
         return number
 
     assert list(storage.concurrent_map(slow, range(30))) == list(range(30))
+
+
+def test_giving_up_a_concurrent_map_does_not_wait_for_its_calls() -> None:
+    """The garbage collector closes such generators, in threads that must not wait."""
+    ended = threading.Event()
+
+    def first_or_wait(number: int) -> bool:
+        return number == 0 or ended.wait(60)
+
+    results = storage.concurrent_map(first_or_wait, range(4))
+    assert next(results)
+    started = time.monotonic()
+    del results
+    assert time.monotonic() - started < 30
+    ended.set()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +76,30 @@ def test_prefetching_starts_at_any_position(
                 expected = everything[np.maximum(rows, ~rows)]
                 np.testing.assert_array_equal(prefetcher.next(rows), expected)
         step = 0
+
+
+def test_giving_up_a_prefetcher_does_not_wait_for_its_reads(
+    streamed: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The garbage collector ends it, in threads that must not wait."""
+    train = streamed.train
+    assert isinstance(train.examples, Shards)
+    read, reads, ended = Shards.read, itertools.count(), threading.Event()
+
+    def only_first_ends(*arguments: Any) -> Array:
+        if next(reads) > 0:
+            ended.wait(60)
+        return read(*arguments)
+
+    monkeypatch.setattr(Shards, "read", only_first_ends)
+    prefetcher = Prefetcher(train.examples)
+    prefetcher.start(seed=5, epochs=3, epoch=0, position=0)
+    prefetcher.next(batches(train.order(5, 0), 10, 1)[:1])
+    started = time.monotonic()
+    del prefetcher
+    gc.collect()
+    assert time.monotonic() - started < 30
+    ended.set()
 
 
 def test_a_damaged_file_stops_the_training_and_is_named(

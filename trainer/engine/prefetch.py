@@ -64,10 +64,9 @@ class Prefetcher:
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def _read(self, rows_of_blocks: Iterator[Array]) -> Iterator[Array]:
-        with (
-            concurrent.futures.ThreadPoolExecutor(1) as background,
-            concurrent.futures.ThreadPoolExecutor(storage.THREADS) as pool,
-        ):
+        background = concurrent.futures.ThreadPoolExecutor(1)
+        pool = concurrent.futures.ThreadPoolExecutor(storage.THREADS)
+        try:
             pending = None
             for rows in rows_of_blocks:
                 ready, pending = pending, background.submit(self._shards.read, rows, pool)
@@ -75,6 +74,10 @@ class Prefetcher:
                     yield ready.result()
             if pending is not None:
                 yield pending.result()
+        finally:
+            # Without waiting: see `storage.concurrent_map`.
+            background.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _rows(shards: Shards, seed: int, epochs: range, position: int) -> Iterator[Array]:

@@ -212,7 +212,9 @@ def concurrent_map(
             futures.extend(pool.submit(function, item) for item in itertools.islice(remaining, 1))
             yield result
     finally:
-        pool.shutdown(cancel_futures=True)
+        # Without waiting: a generator that was given up is closed by the garbage collector, in any
+        # thread at any time, also while that thread holds the locks that waiting needs.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def read_text(path: str) -> str:
