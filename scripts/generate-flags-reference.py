@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 from trainer import task  # noqa: E402
 from trainer.cli import compare, data, evaluate, export, predict, serve, submit, verify  # noqa: E402
-from trainer.config import GROUPS, Config, option_specs  # noqa: E402
+from trainer.config import Config, option_specs  # noqa: E402
 from trainer.config.fields import OptionSpec  # noqa: E402
 from trainer.launch import machines, tuning  # noqa: E402
 
@@ -61,7 +61,6 @@ def reference() -> str:
         sections.append(f"## `{command}`\n")
         options = option_specs(kind)
         groups = list(dict.fromkeys(each.group for each in options))
-        groups.sort(key=lambda group: GROUPS.index(group) if group in GROUPS else -1)
         for group in groups:
             if len(groups) > 1:
                 sections.append(f"**{group or 'Command'}**\n")

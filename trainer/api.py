@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import trainer.train as job
 from trainer import storage
-from trainer.config import GROUPS, Config, ResolvedConfig, check, option_specs, resolve
+from trainer.config import Config, ResolvedConfig, check, option_specs, resolve
 from trainer.data.loader import SHIPPED
 from trainer.distributed.cluster import read_cluster
 from trainer.errors import DataError, UsageError
@@ -201,8 +201,7 @@ class Run:
         array_like = hasattr(example, "__array__") or hasattr(example, "__array_interface__")
         if array_like or isinstance(example, list | tuple):
             if signature.kind == "text":
-                found = type(example).__name__
-                raise DataError(f"found {found}, expected {signature.expected()}")
+                raise DataError(f"found {type(example).__name__}, expected {signature.expected()}")
             try:
                 return signature.from_numbers(np.asarray(example))
             except ValueError:
@@ -266,7 +265,7 @@ def _with_parameters_of(
     return decorate
 
 
-_OPTIONS = sorted(option_specs(Config), key=lambda each: GROUPS.index(each.group))
+_OPTIONS = option_specs(Config)
 
 
 @_with_parameters_of(Config)

@@ -47,7 +47,10 @@ def test_help_after_arguments_is_the_help_of_the_command(
         (("verify", "a", "b"), "trainer verify: error: Unexpected word 'b'."),
         (("verify", "a", "-"), "trainer verify: error: Unexpected word '-'."),
         (("verify", ""), "trainer verify: error: RUN: found '', expected a text of at least 1"),
-        (("verify", "a", "--b"), "trainer verify: error: Unknown flag '--b'."),
+        (
+            ("verify", "a", "--b"),
+            "trainer verify: error: Unknown flag '--b'. trainer verify has no",
+        ),
         (("train", "--epochs", "0"), "trainer train: error: --epochs: found '0'"),
     ],
 )

@@ -62,7 +62,10 @@ def test_a_wrong_value_is_reported_with_its_flag(flags: dict[str, Any], message:
         ("{", "--config run.json: not JSON"),
         ("[1]", "--config run.json: found list, expected a JSON object"),
         ('{"epoch": 1}', "--config run.json: epoch: no such setting, did you mean epochs?"),
-        ('{"colour": 1}', "colour: no such setting, expected one of: device, dry_run, .*, model, "),
+        (
+            '{"colour": 1}',
+            "colour: no such setting, expected one of: data, .*, model, .*, device, ",
+        ),
         ('{"epochs": "x"}', "--config run.json: epochs: found 'x'"),
         ('{"epochs": true}', "--config run.json: epochs: found True, expected a plain number"),
     ],

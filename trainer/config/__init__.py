@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from trainer.config.fields import (
     FORBID_EXTRA,
+    GROUPS,
     Count,
     Place,
     Rate,
@@ -61,8 +62,6 @@ __all__ = [
     "saved_auto_settings",
     "to_json",
 ]
-
-GROUPS = ("Data", "Model", "Training", "Output", "Machine")  # Headings of `--help`, in this order.
 
 _Options = typing.TypeVar("_Options")
 
@@ -173,8 +172,9 @@ _Located = typing.TypeVar("_Located", bound=LocatedConfig)
 
 def complete(kind: type[_Located], config: Config, **defaults: Any) -> _Located:
     """Returns the settings as class `kind`; those that are None are taken from `defaults`."""
-    given = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
-    return kind(**{**defaults, **given})
+    settings = dataclasses.asdict(config)
+    user_settings = {name: value for name, value in settings.items() if value is not None}
+    return kind(**{**defaults, **user_settings})
 
 
 def to_json(config: LocatedConfig) -> str:

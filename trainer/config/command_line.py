@@ -155,9 +155,10 @@ def parse_values(
                 serialize=lambda _: None,
             )
     except fire.core.FireExit as stop:
-        raise UsageError(_explain(stop.trace.elements[-1].ErrorAsStr(), options)) from None
+        message = stop.trace.elements[-1].ErrorAsStr()
+        raise UsageError(_explain(message, options, program)) from None
     if result is not nothing:
-        raise UsageError(_explain(f"Could not consume arg: {arguments[-1]}", options))
+        raise UsageError(_explain(f"Could not consume arg: {arguments[-1]}", options, program))
     if many is not None:
         values[many] += rest
         if not values[many]:
@@ -199,7 +200,7 @@ def _set_signature(function: Any, options: Sequence[OptionSpec]) -> None:
     fire.decorators.SetParseFn(str)(function)
 
 
-def _explain(message: str, options: Sequence[OptionSpec]) -> str:
+def _explain(message: str, options: Sequence[OptionSpec], program: str) -> str:
     """Returns fire's error in the words of the command line."""
     missing = re.search(r"no value for the required argument: (\w+)", message)
     if missing:
@@ -213,7 +214,7 @@ def _explain(message: str, options: Sequence[OptionSpec]) -> str:
         expected = " Expected flags only, like --model cnn." if "--model" in names else ""
         return f"Unexpected word {word!r}.{expected}"
     near = difflib.get_close_matches(word.split("=")[0], names, n=1, cutoff=0.75)
-    hint = f"Expected one of: {', '.join(names)}." if names else "There are no flags."
+    hint = f"{program} --help lists the flags." if names else f"{program} has no flags."
     if any(option.many for option in options):
         hint += " Words that begin with - may follow a bare --."
     return f"Unknown flag {word!r}. {f'Did you mean {near[0]}?' if near else hint}"

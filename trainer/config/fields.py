@@ -14,6 +14,12 @@ from trainer import storage
 
 FORBID_EXTRA = pydantic.ConfigDict(extra="forbid")
 
+# Headings of `--help`, in this order; options without a group come first.
+GROUPS = (
+    "Data", "Model", "Training", "Job", "Output", "Machine", "Vertex AI", "Hyperparameter search",
+    "Kubernetes",
+)  # fmt: skip
+
 
 def _plain_number(value: object) -> object:
     # pydantic, like Python, reads "1_0" as 10; on a command line that is a typo.
@@ -134,7 +140,7 @@ def flag_name(field: str) -> str:
 
 
 def option_specs(kind: type) -> list[OptionSpec]:
-    """Returns the options of a class, in the order of `--help`: base classes last."""
+    """Returns the options of a class in the order of `--help`: by group, then base classes last."""
     hints = typing.get_type_hints(kind)
     specs = []
     for field in dataclasses.fields(kind):
@@ -161,8 +167,12 @@ def option_specs(kind: type) -> list[OptionSpec]:
                 group=vars(_owner(kind, field.name)).get("GROUP", ""),
             )
         )
+    order = ("", *GROUPS)
     classes = kind.__mro__
-    return sorted(specs, key=lambda each: classes.index(_owner(kind, each.name)))
+    return sorted(
+        specs,
+        key=lambda each: (order.index(each.group), classes.index(_owner(kind, each.name))),
+    )
 
 
 def _owner(kind: type, field: str) -> type:

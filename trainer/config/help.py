@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from trainer.config import GROUPS
 from trainer.config.fields import OptionSpec
 
 _INDENT = 26  # Columns before the text of an option.
@@ -21,7 +21,7 @@ def format_help(
     Args:
         program: how the command is called.
         summary: what it does.
-        options: its options and positional arguments.
+        options: its options and positional arguments, sorted by group as by `option_specs`.
         names: replaces `{models}` and the like in help texts.
     """
     width = min(shutil.get_terminal_size((_MAX_WIDTH, 24)).columns, _MAX_WIDTH)
@@ -34,15 +34,10 @@ def format_help(
         lines += ["", "Arguments"]
         for each, word in zip(arguments, words, strict=True):
             lines += _entry(word, each.help.format(**names), width)
-    groups = list(dict.fromkeys(each.group for each in flags))
-    groups.sort(key=lambda group: GROUPS.index(group) if group in GROUPS else -1)
-    for group in groups:
+    for group, members in itertools.groupby(flags, key=lambda each: each.group):
         lines += ["", group or "Options"]
-        for each in flags:
-            if each.group == group:
-                lines += _entry(
-                    f"{each.flag} {value_name(each)}".rstrip(), text(each, names), width
-                )
+        for each in members:
+            lines += _entry(f"{each.flag} {value_name(each)}".rstrip(), text(each, names), width)
     return "\n".join(lines)
 
 
@@ -68,7 +63,9 @@ def text(option: OptionSpec, names: Mapping[str, str]) -> str:
 
 def _entry(head: str, body: str, width: int) -> list[str]:
     indent = " " * _INDENT
-    lines = textwrap.wrap(body, width, initial_indent=indent, subsequent_indent=indent)
+    lines = textwrap.wrap(
+        body, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+    )
     if len(head) + 3 < _INDENT:
         return [f"  {head}".ljust(_INDENT) + lines[0].lstrip(), *lines[1:]]
     return [f"  {head}", *lines]
