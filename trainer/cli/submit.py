@@ -7,10 +7,10 @@ import re
 import secrets
 import sys
 from collections.abc import Collection, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-import pydantic
 from pydantic import AfterValidator
+from pydantic.dataclasses import dataclass
 
 from trainer import storage, task
 from trainer.config import check, command_line, flag_name, option_specs
@@ -40,24 +40,37 @@ def _in_bucket(value: str) -> str:
     return value
 
 
-@pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
-class SubmitOptions:
-    """Options of the command."""
+@dataclass(frozen=True, kw_only=True)
+class JobOptions:
+    """The job: its image, its output, and under which name and account it runs."""
 
-    project: Text | None = option(
-        None, "Google Cloud project that runs the job and is billed for it."
-    )
-    region: Annotated[Text, AfterValidator(_region)] | None = option(
-        None, "Google Cloud region of the job, like us-central1."
-    )
+    GROUP: ClassVar = "Job"
+
     image: Text | None = option(
-        None, "Container image of the job, in a registry that the service can read."
+        None, "Container image of the job, in a registry that the service can read. Required."
     )
     out: Annotated[Place, AfterValidator(_in_bucket)] | None = option(
         None,
         "Output folder, gs://bucket/path. The run directory is OUT/model on Vertex AI, "
-        "OUT/TRIAL/model with --tune, and OUT on Kubernetes.",
+        "OUT/TRIAL/model with --tune, and OUT on Kubernetes. Required.",
     )
+    name: Text | None = option(None, "Name of the job. Default: MODEL-DATE-TIME.")
+    service_account: Text | None = option(
+        None,
+        "Service account of the job: an e-mail address; with --kubernetes, the name of a "
+        "Kubernetes service account. Default: that of the project or namespace.",
+    )
+    timeout_hours: Rate | None = option(
+        None, "Hours after which the job is ended. Default: 168 on Vertex AI, none on Kubernetes."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobMachineOptions:
+    """The machines that the job runs on."""
+
+    GROUP: ClassVar = "Machine"
+
     gpu: Text | None = option(None, "GPU, one of: {gpus}. Default: none, train on the CPU.")
     gpus: Count | None = option(None, "Number of GPUs per machine. Default: 1 with --gpu.")
     workers: Count = option(
@@ -70,15 +83,32 @@ class SubmitOptions:
         False,
         "Use spot capacity: cheaper, but can be preempted. The job then restarts and resumes.",
     )
-    name: Text | None = option(None, "Name of the job. Default: MODEL-DATE-TIME.")
-    service_account: Text | None = option(
-        None,
-        "Service account of the job: an e-mail address; with --kubernetes, the name of a "
-        "Kubernetes service account. Default: that of the project or namespace.",
+
+
+@dataclass(frozen=True, kw_only=True)
+class VertexOptions:
+    """What only Vertex AI needs."""
+
+    GROUP: ClassVar = "Vertex AI"
+
+    project: Text | None = option(
+        None, "Google Cloud project that runs the job and is billed for it. Required."
     )
-    timeout_hours: Rate | None = option(
-        None, "Hours after which the job is ended. Default: 168 on Vertex AI, none on Kubernetes."
+    region: Annotated[Text, AfterValidator(_region)] | None = option(
+        None, "Google Cloud region of the job, like us-central1. Required."
     )
+    dry_run: bool = option(
+        False, "Print the job as YAML for gcloud ai ... create --config, and submit nothing."
+    )
+    yes: bool = option(False, "Submit without asking for confirmation.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """A hyperparameter search on Vertex AI."""
+
+    GROUP: ClassVar = "Hyperparameter search"
+
     tune: Text | None = option(
         None,
         "Hyperparameter search over ranges (:log for a logarithmic scale) and lists of {tunable}; "
@@ -91,10 +121,14 @@ class SubmitOptions:
     metric: Literal["val_accuracy", "val_loss"] = option(
         "val_accuracy", "With --tune: metric that ranks the trials."
     )
-    dry_run: bool = option(
-        False, "Print the job as YAML for gcloud ai ... create --config, and submit nothing."
-    )
-    yes: bool = option(False, "Submit without asking for confirmation.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KubernetesOptions:
+    """A Job for Kubernetes in place of one for Vertex AI."""
+
+    GROUP: ClassVar = "Kubernetes"
+
     kubernetes: bool = option(
         False,
         "Print the YAML of a Kubernetes Job for GKE instead (a JobSet with --workers); submit "
@@ -103,6 +137,11 @@ class SubmitOptions:
     namespace: Text | None = option(
         None, "With --kubernetes: namespace of the Job. Default: that of kubectl's context."
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitOptions(KubernetesOptions, SearchOptions, VertexOptions, JobMachineOptions, JobOptions):
+    """Options of the command."""
 
 
 def main(arguments: Sequence[str], *, program: str) -> None:

@@ -109,7 +109,7 @@ class DataOptions(ReadOptions, SeedOptions):
     )
     folds: Folds | None = option(
         None,
-        "Cross-validation: train this many times, 2 to 100, each time with another part of the "
+        "Cross-validation: train this many times, 2 to 100, each time with another fold of the "
         "data as the test split. Writes OUT/fold-1, ... and OUT/folds.json.",
     )
     fold: Count | None = option(
