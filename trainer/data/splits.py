@@ -73,10 +73,10 @@ def encode_labels(
     index_of = {label: index for index, label in enumerate(classes)}
     for label, split in pairs:
         if label not in index_of:
-            known = ", ".join(classes[:_MAX_NAMED]) + (", ..." if len(classes) > _MAX_NAMED else "")
+            shown = (*classes[:_MAX_NAMED], *(["..."] if len(classes) > _MAX_NAMED else []))
             raise DataError(
                 f"the {split} split has a class {label!r} that the training split does not have: "
-                f"{known}"
+                f"{', '.join(shown)}"
             )
     indices = np.array([index_of[label] for label in labels], dtype=np.int32)
     split_of = np.array(split_names)
