@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import os
 import typing
@@ -60,10 +61,19 @@ def _html(value: str) -> str:
     return value
 
 
+def _codec(value: str) -> str:
+    try:
+        "a".encode(codecs.lookup(value).name)
+    except (LookupError, UnicodeError):
+        raise ValueError("the name of an encoding, such as cp1252 or utf-16") from None
+    return value
+
+
 Text = Annotated[str, Field(min_length=1), AfterValidator(_encodable)]
 Place = Annotated[Text, AfterValidator(_without_trailing_slash)]  # A folder, local or in a bucket.
 LocalFolder = Annotated[Place, AfterValidator(_local)]
 File = Annotated[Text, AfterValidator(_plain_file)]  # A file to write.
+Codec = Annotated[Text, AfterValidator(_codec)]
 Page = Annotated[Text, AfterValidator(_html)]
 Count = Annotated[int, BeforeValidator(_plain_number), Field(gt=0)]
 Number = Annotated[int, BeforeValidator(_plain_number), Field(ge=0)]

@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from trainer.config.fields import (
     FORBID_EXTRA,
+    Codec,
     Count,
     Folds,
     Fraction,
@@ -72,6 +73,24 @@ class ReadOptions:
     )
     image_column: Text | None = option(
         None, "Column of a table with images or their paths. Default: found by name and content."
+    )
+    data_format: (
+        Literal[
+            "idx", "npz", "sparse", "pickle", "vertex_jsonl", "table", "class_folders", "text"
+        ]
+        | None
+    ) = option(None, "How the files are read. Default: found by names, layout and content.")
+    no_header: bool = option(
+        False,
+        "The first line of CSV is data; the columns are named 1, 2, ... Default: found by content.",
+    )
+    encoding: Codec | None = option(
+        None,
+        "Encoding of texts and CSV, such as cp1251 or gb18030. Default: UTF-8, UTF-16, or cp1252.",
+    )
+    max_bad: Fraction = option(
+        0.1,
+        "Largest fraction of damaged or incomplete rows and files to leave out; 0 refuses any.",
     )
     allow_pickle: bool = option(
         False, "Read pickle files. Only NumPy and SciPy arrays are accepted from them."

@@ -108,6 +108,7 @@ class ReadRequest:
         remote: whether the files came from a bucket; such files must not name local files.
         needs_training: whether a training split is required; otherwise a test split alone is read
             as unsplit data.
+        needs_labels: whether data without labels is an error.
         shuffled: whether a stream yields its examples in the random order of `external_shuffle`;
             otherwise in the order of the files.
     """
@@ -116,6 +117,7 @@ class ReadRequest:
     root: str = "."
     remote: bool = False
     needs_training: bool = True
+    needs_labels: bool = True
     shuffled: bool = False
 
 

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer import storage
-from trainer.data.formats import FORMATS, NESTED_FORMATS
 from trainer.errors import DataError, Location, UsageError
+from trainer.runtime.log import LOGGER
 
 if TYPE_CHECKING:
     from trainer.config import DataOptions, ReadOptions
     from trainer.data.dataset import Dataset, RawSplits, ReadRequest
+    from trainer.data.listing import Candidate
     from trainer.data.shards.shard_format import Stream
 
 SHIPPED = ("mnist", "movie_reviews")
 
-_FORMATS_PACKAGE = "trainer.data.formats"
-_HIDDEN = (".", "__MACOSX")  # macOS adds the latter to archives.
 _BUILTIN = Path(__file__).parent / "builtin"
-_MAX_NAMED = 5
 
 
 def load(options: DataOptions) -> Dataset:
@@ -71,8 +68,8 @@ def read(data: str, options: ReadOptions, *, needs_training: bool = True) -> Raw
     shards = _read_shards(data, options)
     if shards is not None:
         return shards
-    with _open_files(data, options, needs_training=needs_training) as (module, files, request):
-        raw: RawSplits = module.read(files, request)
+    with _open_files(data, options, needs_training=needs_training) as (candidate, request):
+        raw: RawSplits = candidate.format.read(candidate, request)
     return raw
 
 
@@ -95,9 +92,10 @@ def open_stream(data: str, options: ReadOptions, *, shuffled: bool = False) -> I
         with _locate(data):
             yield _stream_raw(shards, shuffled=shuffled)
         return
-    with _open_files(data, options, shuffled=shuffled) as (module, files, request):
-        stream = module.stream(files, request) if hasattr(module, "stream") else None
-        yield stream or _stream_raw(module.read(files, request), shuffled=shuffled)
+    with _open_files(data, options, shuffled=shuffled) as (candidate, request):
+        module = candidate.format
+        stream = module.stream(candidate, request) if hasattr(module, "stream") else None
+        yield stream or _stream_raw(module.read(candidate, request), shuffled=shuffled)
 
 
 def _stream_raw(raw: RawSplits, *, shuffled: bool) -> Stream:
@@ -138,11 +136,14 @@ def _locate(data: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _open_files(
     data: str, options: ReadOptions, *, needs_training: bool = True, shuffled: bool = False
-) -> Iterator[tuple[Any, list[Path], ReadRequest]]:
-    """Yields the module of the data's format, its local files, and the request for the module.
+) -> Iterator[tuple[Candidate, ReadRequest]]:
+    """Yields how the data is read, from its local files, and the request for its format.
+
+    Logs what was understood, and what is left out.
 
     Files of a bucket are copied to a temporary folder; errors name their path in the bucket.
     """
+    from trainer.data import discovery, listing
     from trainer.data.dataset import ReadRequest
 
     path = str(_BUILTIN / data) if data in SHIPPED else data
@@ -168,8 +169,10 @@ def _open_files(
             return Location(f"{folder}/{relative.as_posix()}", location.row)
 
         try:
-            module, files = _find_format(local)
-            yield module, files, request
+            files = listing.list_files(local, folder if request.remote else "")
+            candidate = discovery.decide(files, request)
+            _log(data, candidate, discovery.left_out(candidate, files))
+            yield candidate, request
         except DataError as error:
             raise error.relocated(original) from None
 
@@ -204,50 +207,9 @@ def _add_split(raw: RawSplits, split: str, data: str, other: RawSplits) -> RawSp
     return dataclasses.replace(raw, **addition)
 
 
-def _files(path: Path) -> list[Path]:
-    """Returns the file itself, the files that a pattern matches, or those directly in a folder.
-
-    Leaves out hidden files of a folder.
-    """
-    if storage.is_pattern(path.name) and not path.exists():
-        return storage.local_matches(str(path))
-    if not path.is_dir():
-        if not path.is_file():  # Reading a pipe could block forever, and /dev/zero has no end.
-            raise DataError("found neither a file nor a folder, expected one", Location(path))
-        return [path]
-    return _visible_files(path, path.iterdir())
-
-
-def _visible_files(folder: Path, paths: Iterable[Path]) -> list[Path]:
-    """Returns the files among `paths`, which are below `folder`, sorted, without hidden ones."""
-    root = folder.resolve()
-    files = []
-    for path in paths:
-        hidden = any(name.startswith(_HIDDEN) for name in path.relative_to(folder).parts)
-        if hidden or not path.is_file():
-            continue
-        if not path.resolve().is_relative_to(root):
-            raise DataError(
-                "found a link out of the data folder, expected files in it", Location(path)
-            )
-        files.append(path)
-    return sorted(files)
-
-
-def _find_format(local: Path) -> tuple[Any, list[Path]]:
-    """Returns the module of the first format that recognises the files, and those files."""
-    files = _files(local)
-    modules = [importlib.import_module(f"{_FORMATS_PACKAGE}.{name}") for name in FORMATS]
-    for module in modules:
-        if module.recognises(files):
-            return module, files
-    nested = [importlib.import_module(f"{_FORMATS_PACKAGE}.{name}") for name in NESTED_FORMATS]
-    nested_files = _visible_files(local, local.rglob("*")) if local.is_dir() else []
-    for module in nested:
-        if module.recognises(nested_files):
-            return module, nested_files
-    names = ", ".join(file.name for file in files[:_MAX_NAMED]) or "no files"
-    raise DataError(
-        f"no known format, found {names}. Expected one of: "
-        f"{'; '.join(module.NAME for module in modules + nested)}."
-    )
+def _log(data: str, candidate: Candidate, left_out: str) -> None:
+    """Logs what a data set holds, unless it is a shipped one."""
+    if data not in SHIPPED:
+        LOGGER.info("%s: %s", data, candidate.summary)
+        if left_out:
+            LOGGER.warning("%s: left out %s", data, left_out)

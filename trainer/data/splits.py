@@ -11,23 +11,33 @@ from trainer.data.dataset import SPLITS, Array, RawSplits
 from trainer.errors import DataError
 
 _SPLIT_OF_WORD = {
-    "train": "train", "training": "train",
+    "train": "train", "training": "train", "trainset": "train", "trainingset": "train",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
-    "test": "test", "testing": "test",
+    "valset": "validation", "validationset": "validation", "devset": "validation",
+    "test": "test", "testing": "test", "testset": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip
+# Of Vertex AI's import files, whose rows without a split are all divided at random.
+_UNASSIGNED = "unassigned"
 _MAX_NAMED = 10
 
 
-def from_folder_name(name: str) -> str | None:
-    """Returns "train", "validation" or "test" for Train, val, test-00000-of-00002; else None."""
-    word = re.match(r"[a-z]*", name.lower())
-    return _SPLIT_OF_WORD.get(word[0] if word else "")
+def from_name(name: str) -> str | None:
+    """Returns the split that a word of the name of a file or folder denotes.
 
-
-def from_file_name(name: str) -> str | None:
-    """Returns the split that a word of a file name denotes: train-0.csv, mnist-test.tfrecord."""
+    For example "train" for train-0.csv, seg_train or Training_Set, and None for cats.
+    """
     words = re.split(r"[^a-z]+", name.lower())
     return next((_SPLIT_OF_WORD[word] for word in words if word in _SPLIT_OF_WORD), None)
+
+
+def from_value(value: str) -> str | None:
+    """Returns the split that a cell of a table denotes: Training, PublicTest; None for others."""
+    if value.strip().lower() == _UNASSIGNED:
+        return "train"
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", value)
+    return next(
+        (_SPLIT_OF_WORD[word.lower()] for word in words if word.lower() in _SPLIT_OF_WORD), None
+    )
 
 
 def group_by_split(examples: Array, labels: Sequence[str], split_names: Sequence[str]) -> RawSplits:

@@ -20,6 +20,7 @@ from trainer.data.checks import check_example_shape
 from trainer.data.dataset import RawSplits, ReadRequest
 from trainer.data.formats import arrays
 from trainer.data.formats.arrays import ArrayFile
+from trainer.data.listing import Candidate
 from trainer.data.shards.shard_format import Stream
 from trainer.errors import DataError, Location
 
@@ -38,7 +39,7 @@ def recognises(files: Sequence[Path]) -> bool:
     return any(_is_idx(file) for file in files)
 
 
-def read(files: Sequence[Path], request: ReadRequest) -> RawSplits:
+def read(candidate: Candidate, request: ReadRequest) -> RawSplits:
     """Reads images and labels; files named t10k or test are the test split.
 
     Raises:
@@ -46,12 +47,12 @@ def read(files: Sequence[Path], request: ReadRequest) -> RawSplits:
     """
     splits = {
         name: (images.read(), labels.read())
-        for name, (images, labels) in _split_files(files, request).items()
+        for name, (images, labels) in _split_files(candidate.files, request).items()
     }
     return RawSplits(splits["train"], splits.get("test"))
 
 
-def stream(files: Sequence[Path], request: ReadRequest) -> Stream:
+def stream(candidate: Candidate, request: ReadRequest) -> Stream:
     """Returns the images as a stream.
 
     Raises:
@@ -59,7 +60,7 @@ def stream(files: Sequence[Path], request: ReadRequest) -> Stream:
     """
     splits = {
         name: (images, labels.read())
-        for name, (images, labels) in _split_files(files, request).items()
+        for name, (images, labels) in _split_files(candidate.files, request).items()
     }
     return arrays.stream(splits, request)
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import itertools
 import os
+import re
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +23,16 @@ from trainer.errors import DamagedFilesError, DataError, Location
 from trainer.runtime import memory
 
 # Usual file name extensions; other files of a folder are not taken for images.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff")
+SUFFIXES = (
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".dib", ".webp", ".tif",
+    ".tiff", ".pgm", ".ppm", ".pbm", ".pnm", ".avif", ".avifs", ".ico", ".tga", ".pcx", ".jp2",
+    ".j2k", ".sgi", ".ras", ".xbm",
+)  # fmt: skip
+# First bytes of the usual formats, for files without an extension.
+_MAGIC = re.compile(
+    rb"\x89PNG|\xff\xd8\xff|GIF8|BM.{4}\0\0\0\0|RIFF.{4}WEBP|II\*\0|MM\0\*|P[1-6]\s|.{4}ftypavi",
+    re.DOTALL,
+)
 
 _OPEN_LOCK = threading.Lock()  # Warning filters are shared by all threads.
 _GREY_MODES = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
@@ -34,6 +44,16 @@ Item = tuple[Location, bytes]
 _BATCH_IMAGES = 16
 _BATCH_BYTES = 4 << 20
 _BLOCK_IMAGES = 64
+
+
+def is_image_name(name: str) -> bool:
+    """Returns whether a file name has the extension of an image."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def is_image(head: bytes) -> bool:
+    """Returns whether a file is an image, by its first bytes."""
+    return bool(_MAGIC.match(head))
 
 
 def decode(

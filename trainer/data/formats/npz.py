@@ -18,6 +18,7 @@ from trainer.data.checks import check_example_shape, check_shape
 from trainer.data.dataset import Array, RawSplits, ReadRequest
 from trainer.data.formats import arrays
 from trainer.data.formats.arrays import ArrayFile, Readable
+from trainer.data.listing import Candidate
 from trainer.data.shards.shard_format import Stream
 from trainer.errors import DataError, Location
 
@@ -34,13 +35,13 @@ def recognises(files: Sequence[Path]) -> bool:
     )
 
 
-def read(files: Sequence[Path], request: ReadRequest) -> RawSplits:
+def read(candidate: Candidate, request: ReadRequest) -> RawSplits:
     """Reads the arrays of both splits.
 
     Raises:
         DataError: the file is damaged, or an array is missing or holds objects.
     """
-    (file,) = files
+    (file,) = candidate.files
     splits = {
         split: (read_array(file, x), read_array(file, y))
         for split, (x, y) in _split_arrays(file, request).items()
@@ -48,13 +49,13 @@ def read(files: Sequence[Path], request: ReadRequest) -> RawSplits:
     return RawSplits(splits["train"], splits.get("test"))
 
 
-def stream(files: Sequence[Path], request: ReadRequest) -> Stream | None:
+def stream(candidate: Candidate, request: ReadRequest) -> Stream | None:
     """Returns the examples of both splits as a stream; None unless they are numbers in C order.
 
     Raises:
         DataError: as `read`; perhaps when a damaged block is read.
     """
-    (file,) = files
+    (file,) = candidate.files
     splits = {}
     for split, (x, y) in _split_arrays(file, request).items():
         examples = _array_file(file, x)

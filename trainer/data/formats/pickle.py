@@ -18,6 +18,7 @@ import numpy as np
 
 from trainer.data.dataset import Array, RawSplits, ReadRequest
 from trainer.data.formats.sparse import to_dense
+from trainer.data.listing import Candidate
 from trainer.errors import DataError, Location
 from trainer.runtime import memory
 
@@ -41,13 +42,13 @@ def recognises(files: Sequence[Path]) -> bool:
     )
 
 
-def read(files: Sequence[Path], request: ReadRequest) -> RawSplits:
+def read(candidate: Candidate, request: ReadRequest) -> RawSplits:
     """Reads the four arrays; sparse ones become dense.
 
     Raises:
         DataError: pickles are not allowed, or this one holds anything but such arrays.
     """
-    (file,) = files
+    (file,) = candidate.files
     if not request.options.allow_pickle:
         raise DataError(
             "a pickle can run any code when it is read, so it is refused. Expected an .npz: "

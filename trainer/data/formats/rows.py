@@ -1,13 +1,12 @@
-"""Reads tables row by row: CSV, TSV, JSON lines, Parquet and TFRecord.
+"""Reads tables row by row: delimited text, JSON, Parquet, Arrow and TFRecord.
 
 The columns of a TFRecord are the features of its `tf.train.Example`s. Only a small part of a file
-is in memory at a time.
+is in memory at a time, but of a JSON array all.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import itertools
 import json
 import re
@@ -17,36 +16,54 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from trainer.data.formats.images import SUFFIXES
+from trainer.config import ReadOptions
+from trainer.data.formats import columns as column_types
+from trainer.data.formats import delimited
+from trainer.data.formats.delimited import COMPRESSED, Row
 from trainer.errors import DataError, Location
-from trainer.runtime import imports
+from trainer.runtime import imports, memory
 
-# Location of a row, and its cells by column.
-Row = tuple[Location, dict[str, Any]]
-
-MAX_CHARACTERS = 1_000_000  # Of a cell.
-_MAX_LINE_CHARACTERS = 16 * MAX_CHARACTERS
-_PATH_SUFFIXES = tuple(suffix.encode() for suffix in SUFFIXES)
 _BUFFER_BYTES = 1 << 20
-_PARQUET_BATCH_ROWS = 64  # Small, because rows may be images.
+_BATCH_ROWS = 64  # Small, because rows may be images.
+_MAX_HEAD = 1 << 16
+_FASTTEXT_PREFIX = "__label__"
+
+_Reader = Callable[[Path, ReadOptions, Sequence[str] | None], Iterator[Row]]
 
 
 def is_table(file: Path) -> bool:
-    """Returns whether a file is a table, by its name."""
-    return _suffix(file) in _READERS
+    """Returns whether a file is a table, by its name; for .txt and .data also by its content."""
+    suffix = inner_suffix(file)
+    if suffix in (".txt", ".data", ".dat"):
+        return _is_delimited_text(file)
+    return suffix in _READERS
 
 
-def read(file: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
+def read(file: Path, options: ReadOptions, columns: Sequence[str] | None = None) -> Iterator[Row]:
     """Yields the rows of a table.
 
     Args:
         file: the table.
+        options: how files are read.
         columns: columns that are needed; rows may have others too. None for all.
 
     Raises:
-        DataError: the table is damaged.
+        DataError: the table is damaged as a whole; for a damaged row, the row says so.
     """
-    yield from _READERS[_suffix(file)](file, columns)
+    reader = _READERS.get(inner_suffix(file), _delimited)
+    if reader is _delimited and _is_fasttext(file):
+        reader = _fasttext
+    yield from reader(file, options, columns)
+
+
+def inner_suffix(file: Path) -> str:
+    """Returns the lower-case extension of a table: .tsv of a.tsv.gz, .tfrecord of a.tfrecord-1-of-2.
+
+    TensorFlow Datasets adds the number of a piece behind the extension.
+    """
+    name = re.sub(r"-\d+-of-\d+$", "", file.name)
+    path = Path(name)
+    return Path(path.stem if path.suffix.lower() in COMPRESSED else name).suffix.lower()
 
 
 def size_in_memory(file: Path) -> int:
@@ -55,95 +72,178 @@ def size_in_memory(file: Path) -> int:
     Raises:
         DataError: the table is damaged.
     """
-    if _suffix(file) == ".parquet":  # Compressed: the file size says nothing.
+    if inner_suffix(file) in (".parquet", ".pq"):  # Compressed: the file size says nothing.
         with _parquet_file(file) as table:
             groups = map(table.metadata.row_group, range(table.num_row_groups))
             return 2 * sum(int(group.total_byte_size) for group in groups)
     # Copies as lines, cells and strings; or as records, features and examples.
-    return 4 * file.stat().st_size
+    compression = 4 if file.suffix.lower() in COMPRESSED else 1
+    return 4 * compression * file.stat().st_size
 
 
-def read_json_lines(file: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """Yields the objects of a file of JSON lines.
+def read_json_lines(
+    file: Path, options: ReadOptions, columns: Sequence[str] | None = None, *, flat: bool = True
+) -> Iterator[Row]:
+    """Yields the objects of a file of JSON lines, or of an array of JSON objects.
 
-    Raises:
-        DataError: a line is not a JSON object.
+    Args:
+        file: the table.
+        options: how files are read.
+        columns: ignored, since all of a line is parsed.
+        flat: whether objects within an object become columns with a dot, such as "data.text".
     """
-    for number, line in enumerate(_lines(file), 1):
+    if _is_json_array(file):
+        yield from _json_array(file)
+        return
+    for number, line in enumerate(delimited.lines(file, options.encoding), 1):
         if not line.strip():
             continue
         location = Location(file, f"line {number}")
+        if delimited.has_bad_bytes(line):
+            yield Row(location, {}, "not UTF-8; --encoding gives another encoding")
+            continue
         try:
-            fields = json.loads(line)
+            value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"not JSON: {error}", location) from None
-        if not isinstance(fields, dict):
-            raise DataError(f"found {type(fields).__name__}, expected a JSON object", location)
-        yield location, fields
+            yield Row(location, {}, f"not JSON: {error}")
+            continue
+        yield _json_row(location, value, flat=flat)
 
 
-def format_columns(columns: Iterable[str]) -> str:
-    """Returns names of columns for a message; of many, the first ten."""
-    names = list(columns)
-    return ", ".join(repr(name[:40]) for name in names[:10]) + (", ..." if len(names) > 10 else "")
+def _json_row(location: Location, value: Any, *, flat: bool = True) -> Row:
+    if not isinstance(value, dict):
+        return Row(location, {}, f"found {type(value).__name__}, expected a JSON object")
+    return Row(location, dict(_flatten(value)) if flat else value)
 
 
-def _suffix(file: Path) -> str:
-    """Returns the lower-case extension of a file name such as a.tfrecord-00000-of-00002."""
-    return Path(re.sub(r"-\d+-of-\d+$", "", file.name)).suffix.lower()
+def _flatten(fields: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in fields.items():
+        # {"bytes": ..., "path": ...} is an image of Hugging Face's `datasets`.
+        if isinstance(value, dict) and value and not {"bytes", "path"} & set(value) and not prefix:
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
-def _lines(file: Path) -> Iterator[str]:
-    """Yields the lines of a UTF-8 file, with their line ends."""
+def _is_json_array(file: Path) -> bool:
+    """Returns whether a file is one JSON value in several lines or an array, not JSON lines."""
+    if inner_suffix(file) != ".json":
+        return False
+    with delimited.open_binary(file) as content:
+        head = content.readline(_MAX_HEAD).strip()
     try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            for number in itertools.count(1):
-                line = lines.readline(_MAX_LINE_CHARACTERS + 1)
-                if not line:
-                    return
-                if len(line) > _MAX_LINE_CHARACTERS:
-                    problem = (
-                        f"more than {_MAX_LINE_CHARACTERS} characters, expected one row per line"
-                    )
-                    raise DataError(problem, Location(file, f"line {number}"))
-                yield line
-    except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8: {error}", Location(file)) from None
+        return not isinstance(json.loads(head), dict) or b"\n" not in content_of(file, _MAX_HEAD)
+    except ValueError:
+        return True
 
 
-def _delimited(file: Path, columns: Sequence[str] | None) -> Iterator[Row]:
-    csv.field_size_limit(MAX_CHARACTERS)
-    lines = _lines(file)
-    head = next(lines, "")
-    delimiter = "\t" if file.suffix.lower() == ".tsv" else max(",;\t", key=head.count)
-    rows = csv.reader(itertools.chain([head], lines), delimiter=delimiter, strict=True)
+def content_of(file: Path, size: int) -> bytes:
+    """Returns the first bytes of a file, decompressed."""
+    with delimited.open_binary(file) as content:
+        return content.read(size)
+
+
+def _json_array(file: Path) -> Iterator[Row]:
+    memory.check_data(10 * size_in_memory(file), "a JSON file of this size", Location(file))
+    with delimited.open_binary(file) as content:
+        try:
+            value = json.load(content)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"not JSON: {error}", Location(file)) from None
+    lists = (
+        [each for each in value.values() if isinstance(each, list)]
+        if isinstance(value, dict)
+        else []
+    )
+    if len(lists) == 1:  # {"version": ..., "data": [...]}
+        (value,) = lists
+    if not isinstance(value, list):
+        raise DataError(
+            f"found {type(value).__name__}, expected an array of objects, or one object per line",
+            Location(file),
+        )
+    for number, item in enumerate(value, 1):
+        yield _json_row(Location(file, f"object {number}"), item)
+
+
+def _delimited(file: Path, options: ReadOptions, columns: Sequence[str] | None) -> Iterator[Row]:
+    return delimited.read(file, encoding=options.encoding, no_header=options.no_header)
+
+
+def _is_delimited_text(file: Path) -> bool:
+    """Returns whether a text file has a tab, or a known header, or fastText's labels in its lines."""
     try:
-        header = [name.strip() for name in next(rows, [])]
-        if len(set(header)) < len(header):
-            raise DataError(
-                f"found columns of the same name: {format_columns(header)}", Location(file)
-            )
-        for row in rows:
-            if not row:
-                continue
-            location = Location(file, f"line {rows.line_num}")
-            if len(row) != len(header):
-                expected = f"{len(header)} as in the header"
-                raise DataError(f"found {len(row)} cells, expected {expected}", location)
-            yield location, dict(zip(header, row, strict=True))
-    except csv.Error as error:
-        raise DataError(str(error), Location(file, f"line {rows.line_num}")) from None
+        head = content_of(file, _MAX_HEAD).decode("utf-8", errors="replace")
+    except (OSError, EOFError):
+        return False
+    lines = [line for line in head.splitlines()[:-1] or head.splitlines() if line.strip()]
+    if len(lines) < 2:
+        return False
+    if all(line.startswith(_FASTTEXT_PREFIX) for line in lines):
+        return True
+    if len({line.count("\t") for line in lines}) == 1 and "\t" in lines[0]:
+        return True
+    names = [name.strip().strip('"').lower() for name in re.split("[,;|]", lines[0])]
+    known = {*column_types.LABELS, *column_types.TEXTS, *column_types.IMAGES}
+    return len(names) > 1 and sum(name in known for name in names) > 1
 
 
-def _parquet(file: Path, columns: Sequence[str] | None) -> Iterator[Row]:
+def _is_fasttext(file: Path) -> bool:
+    return content_of(file, 256).startswith(_FASTTEXT_PREFIX.encode())
+
+
+def _fasttext(file: Path, options: ReadOptions, columns: Sequence[str] | None) -> Iterator[Row]:
+    """Yields the rows of a file for fastText: `__label__pos a good film`."""
+    for number, line in enumerate(delimited.lines(file, options.encoding), 1):
+        words = line.split()
+        if not words:
+            continue
+        location = Location(file, f"line {number}")
+        labels = list(itertools.takewhile(lambda word: word.startswith(_FASTTEXT_PREFIX), words))
+        names = [label.removeprefix(_FASTTEXT_PREFIX) for label in labels]
+        text = line.strip().removeprefix(" ".join(labels)).strip()
+        yield Row(location, {"text": text, "label": names[0] if len(names) == 1 else names})
+
+
+def _parquet(file: Path, options: ReadOptions, columns: Sequence[str] | None) -> Iterator[Row]:
     with _parquet_file(file) as table:
         classes = _class_names(table.schema_arrow.metadata or {})
-        number = itertools.count(1)
-        for batch in table.iter_batches(_PARQUET_BATCH_ROWS, columns=columns):
-            for row in batch.to_pylist():
-                for column, names in classes.items():
-                    row[column] = _class_name(row.get(column), names)
-                yield Location(file, f"row {next(number)}"), row
+        present = [name for name in table.schema_arrow.names if columns is None or name in columns]
+        yield from _arrow_rows(file, table.iter_batches(_BATCH_ROWS, columns=present), classes)
+
+
+def _arrow_rows(file: Path, batches: Iterable[Any], classes: dict[str, list[str]]) -> Iterator[Row]:
+    number = itertools.count(1)
+    for batch in batches:
+        for row in batch.to_pylist():
+            for column, names in classes.items():
+                row[column] = _class_name(row.get(column), names)
+            yield Row(Location(file, f"row {next(number)}"), row)
+
+
+def _arrow(file: Path, options: ReadOptions, columns: Sequence[str] | None) -> Iterator[Row]:
+    """Yields the rows of a file that Hugging Face's `save_to_disk` wrote, or of Feather."""
+    import pyarrow
+
+    try:
+        with pyarrow.memory_map(str(file)) as source:
+            try:
+                reader = pyarrow.ipc.open_stream(source)
+                batches: Iterable[Any] = reader
+            except pyarrow.ArrowInvalid:
+                source.seek(0)
+                reader = pyarrow.ipc.open_file(source)
+                batches = map(reader.get_batch, range(reader.num_record_batches))
+            pieces = (
+                batch.slice(start, _BATCH_ROWS)
+                for batch in batches
+                for start in range(0, batch.num_rows, _BATCH_ROWS)
+            )
+            yield from _arrow_rows(file, pieces, _class_names(reader.schema.metadata or {}))
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = str(error).split("\n")[0]
+        problem = f"not an Arrow file, or a damaged one: {reason}"
+        raise DataError(problem, Location(file)) from None
 
 
 @contextlib.contextmanager
@@ -161,23 +261,42 @@ def _parquet_file(file: Path) -> Iterator[Any]:
         raise DataError(problem, Location(file)) from None
 
 
-def _tf_records(file: Path, columns: Sequence[str] | None) -> Iterator[Row]:
+def _tf_records(file: Path, options: ReadOptions, columns: Sequence[str] | None) -> Iterator[Row]:
     with imports.keras():
         import tensorflow as tf
 
-        records = tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
+    compression = "GZIP" if content_of_raw(file, 2) == b"\x1f\x8b" else None
+    classes = _tfds_class_names(file)
+    records = tf.data.TFRecordDataset(str(file), compression).as_numpy_iterator()
     number = 0
     try:
         for number, record in enumerate(records, 1):
             example = tf.train.Example.FromString(record)
             row = {name: _value(feature) for name, feature in example.features.feature.items()}
-            yield Location(file, f"record {number}"), dict(sorted(row.items()))
+            for column, names in classes.items():
+                row[column] = _class_name(row.get(column), names)
+            yield Row(Location(file, f"record {number}"), dict(sorted(row.items())))
     except (tf.errors.OpError, DecodeError) as error:
-        reason = str(getattr(error, "message", error)).split("\n")[0]
+        # The rest of the message names TensorFlow's own functions.
+        reason = str(getattr(error, "message", error)).split("\n")[0].split("; ")[0]
         raise DataError(
-            f"not a tf.train.Example, or a damaged one: {reason}",
+            f"not TFRecord of tf.train.Example, or damaged: {reason}",
             Location(file, f"record {number + 1}"),
         ) from None
+
+
+def content_of_raw(file: Path, size: int) -> bytes:
+    """Returns the first bytes of a file as they are."""
+    with file.open("rb") as content:
+        return content.read(size)
+
+
+def _tfds_class_names(file: Path) -> dict[str, list[str]]:
+    """Returns by column the class names that TensorFlow Datasets keeps beside: label.labels.txt."""
+    return {
+        names.name.removesuffix(".labels.txt"): names.read_text(encoding="utf-8").split("\n")[:-1]
+        for names in sorted(file.parent.glob("*.labels.txt"))
+    }
 
 
 def _value(feature: Any) -> Any:
@@ -186,8 +305,7 @@ def _value(feature: Any) -> Any:
     if len(values) != 1:
         return list(values) or None
     (value,) = values
-    # Features have bytes, but no text: the path of an image is recognised by its extension.
-    if isinstance(value, bytes) and value.lower().endswith(_PATH_SUFFIXES):
+    if isinstance(value, bytes):  # Features have bytes, but no texts; images are not UTF-8.
         with contextlib.suppress(UnicodeDecodeError):
             return value.decode()
     return value
@@ -207,14 +325,23 @@ def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
 
 
 def _class_name(value: Any, names: Sequence[str]) -> Any:
-    return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
+    """Returns the name of a class index; None for -1, which stands for no label."""
+    if not isinstance(value, int):
+        return value
+    return None if value == -1 else names[value] if 0 <= value < len(names) else value
 
 
-_READERS: dict[str, Callable[[Path, Sequence[str] | None], Iterator[Row]]] = {
+_READERS: dict[str, _Reader] = {
     ".csv": _delimited,
     ".tsv": _delimited,
+    ".tab": _delimited,
     ".jsonl": read_json_lines,
+    ".ndjson": read_json_lines,
+    ".json": read_json_lines,
     ".parquet": _parquet,
+    ".pq": _parquet,
+    ".arrow": _arrow,
+    ".feather": _arrow,
     ".tfrecord": _tf_records,
     ".tfrecords": _tf_records,
 }

@@ -17,6 +17,7 @@ import numpy as np
 from trainer.data.checks import check_shape
 from trainer.data.dataset import Array, RawSplits, ReadRequest
 from trainer.data.formats import npz
+from trainer.data.listing import Candidate
 from trainer.errors import DataError, Location
 
 NAME = "an .npz of a SciPy sparse matrix with an array `labels`"
@@ -27,13 +28,13 @@ def recognises(files: Sequence[Path]) -> bool:
     return len(files) == 1 and {"format", "shape", "data"} <= npz.array_names(files[0])
 
 
-def read(files: Sequence[Path], request: ReadRequest) -> RawSplits:
+def read(candidate: Candidate, request: ReadRequest) -> RawSplits:
     """Reads the matrix (N, D) and its labels (N,) as unsplit data.
 
     Raises:
         DataError: the file is damaged, or has no labels.
     """
-    (file,) = files
+    (file,) = candidate.files
     kind = npz.read_array(file, "format")
     if kind.ndim != 0 or kind.item() not in ("csr", b"csr"):
         raise DataError(f"sparse matrix of format {kind}, expected csr", Location(file))

@@ -1,11 +1,15 @@
-"""Tables of texts or images with a column of labels: CSV, TSV, JSON lines, Parquet or TFRecord."""
+"""Tables with a column of labels and columns of texts, images or numbers.
+
+Delimited text, JSON, Parquet, Arrow and TFRecord, as `rows` reads them.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,44 +17,49 @@ from typing import Any
 import numpy as np
 
 from trainer import storage
-from trainer.data import checks, splits
+from trainer.data import checks, labels, splits
 from trainer.data.dataset import Array, RawSplits, ReadRequest
+from trainer.data.formats import columns as column_types
 from trainer.data.formats import images, rows, vertex_jsonl
-from trainer.data.formats.rows import MAX_CHARACTERS, format_columns
+from trainer.data.formats.columns import Columns, Profile
+from trainer.data.formats.delimited import MAX_CHARACTERS, Row
+from trainer.data.formats.image_paths import ImagePaths
+from trainer.data.listing import Candidate, Listing
 from trainer.data.shards.external_shuffle import order_blocks
 from trainer.data.shards.reader import rechunk
 from trainer.data.shards.shard_format import Stream
-from trainer.errors import DataError, Location, UsageError
+from trainer.errors import DataError, Location
 from trainer.runtime import memory
 from trainer.runtime.log import LOGGER
 from trainer.storage import Folder
 
 NAME = (
-    "CSV, TSV, JSON lines, Parquet or TFRecord with a column of labels and one of texts or of "
-    "images, as train.csv, validation.csv and test.csv if the data is split"
+    "CSV, TSV, JSON, Parquet, Arrow or TFRecord with a column of labels and one of texts or images, "
+    "or columns of numbers, as train.csv, validation.csv and test.csv if the data is split"
 )
 
-# Column names that are found without a flag, in lower case.
-_LABEL_COLUMNS = (
-    "label", "labels", "image/class/label", "class", "category", "target", "sentiment", "y",
-)  # fmt: skip
-_TEXT_COLUMNS = ("text", "sentence", "review", "content", "comment", "message", "document")
-_IMAGE_COLUMNS = (
-    "image", "image/encoded", "image_path", "image_file", "file", "file_name", "filename",
-    "filepath", "path",
-)  # fmt: skip
-
-_MAX_INCOMPLETE = 0.1  # Fraction of the rows.
 _MAX_NAMED = 5
-_BLOCK_TEXTS = 1024
+_BLOCK_ROWS = 1024
 _ROW_GROUP_BYTES = 16 << 20  # Of texts in Parquet.
+# The rows that decide what a column holds.
+_PROFILED_ROWS = 10_000
+_PROFILED_BYTES = 64 << 20
+_HEADER_ROWS = 50
 
 
 @dataclass(frozen=True)
-class _Columns:
-    label: str
-    example: str
-    are_images: bool
+class _Plan:
+    """How tables are read.
+
+    Attributes:
+        tables: the files, with the split of each; None if the rows or nothing says it.
+        columns: what is read of each row.
+        paths: finds the images that rows name; None for other data.
+    """
+
+    tables: tuple[tuple[Path, str | None], ...]
+    columns: Columns
+    paths: ImagePaths | None
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class _Cell:
 
     Attributes:
         location: of the row.
-        value: the example: a text, the path of an image, or the bytes of either.
+        value: the example: a text; the bytes of an image, or its Path, or its gs:// str; or numbers.
         label: class name.
         split: "train", "validation" or "test".
     """
@@ -72,97 +81,141 @@ class _Cell:
 
 @dataclass
 class _RowCounts:
-    """Counts all rows and the incomplete ones; keeps the locations of the first of these."""
+    """Counts all rows and those left out; keeps the locations of the first of these.
 
+    Attributes:
+        max_bad: the largest fraction of rows that may be left out.
+        total: number of rows of splits with labels.
+        bad: number of them that are left out.
+        first_bad: the first of these, with their problems.
+        unlabelled: number of rows by split, of splits without any label.
+    """
+
+    max_bad: float
     total: int = 0
-    incomplete: int = 0
-    first_incomplete: list[str] = field(default_factory=list)
+    bad: int = 0
+    first_bad: list[str] = field(default_factory=list)
+    unlabelled: dict[str, int] = field(default_factory=dict)
 
-    def add_incomplete(self, location: Location) -> None:
-        self.incomplete += 1
-        if len(self.first_incomplete) < _MAX_NAMED:
-            self.first_incomplete.append(location.name)
+    def add_bad(self, location: Location, problem: str) -> None:
+        self.bad += 1
+        if len(self.first_bad) < _MAX_NAMED:
+            self.first_bad.append(f"{location.name}: {problem}")
 
     def report(self) -> None:
-        """Logs a warning if rows are incomplete; raises DataError if more than a tenth are."""
-        if not self.incomplete:
+        """Logs a warning if rows are left out; raises DataError if there are too many."""
+        for split, number in self.unlabelled.items():
+            LOGGER.warning("left out the %s split: none of its %d rows has a label", split, number)
+        if not self.bad:
             return
-        locations = ", ".join(self.first_incomplete)
-        counts = f"{self.incomplete} of {self.total} rows"
-        message = f"{counts} without a label or an example: {locations}"
-        if self.incomplete > _MAX_INCOMPLETE * self.total:
-            raise DataError(f"found {message}; expected at most a tenth")
-        LOGGER.warning("skipped %s", message)
+        problems = "; ".join(self.first_bad)
+        message = f"{self.bad} of {self.total} rows without a label or an example: {problems}"
+        if self.bad > self.max_bad * self.total:
+            raise DataError(
+                f"found {message}; expected at most {self.max_bad:g} of all (--max-bad)"
+            )
+        LOGGER.warning("left out %s", message)
 
 
-def recognises(files: Sequence[Path]) -> bool:
-    """Returns whether there are tables, perhaps beside images, but not Vertex AI's JSON lines."""
-    tables = list(filter(rows.is_table, files))
-    others = [file for file in files if not rows.is_table(file)]
-    if not tables or not all(file.suffix.lower() in images.SUFFIXES for file in others):
-        return False
-    return not (vertex_jsonl.recognises(tables) and vertex_jsonl.has_items(tables[0]))
+def propose(listing: Listing, request: ReadRequest) -> Candidate | None:
+    """Returns how the tables among the files would be read; None if there are none.
+
+    The training tables decide the columns. Tables that lack them, or belong to no split where
+    others do, are left out.
+    """
+    tables = [file for file in listing.files if rows.is_table(file)]
+    if not tables or vertex_jsonl.recognises(tables):
+        return None
+    try:
+        plan, left_out = _plan(tables, listing, request)
+    except DataError as error:
+        return Candidate(
+            format=sys.modules[__name__],
+            files=tuple(tables),
+            evidence=0,
+            summary="tables",
+            error=error,
+        )
+    if plan.paths is None:
+        unread = set(listing.files) - set(tables)
+        left_out |= {file: "beside the tables" for file in unread}
+    else:
+        left_out |= {
+            file: "beside the tables" for file in listing.files
+            if file not in tables and not images.is_image_name(file.name)
+        }  # fmt: skip
+    kinds = {rows.inner_suffix(table).lstrip(".").upper() for table, _ in plan.tables}
+    return Candidate(
+        format=sys.modules[__name__],
+        files=tuple(table for table, _ in plan.tables),
+        evidence=2,
+        summary=f"{'/'.join(sorted(kinds))} with {plan.columns.describe()}",
+        left_out=left_out,
+        plan=plan,
+    )
 
 
-def read(files: Sequence[Path], request: ReadRequest) -> RawSplits:
-    """Reads all rows; files named train, validation and test are those splits.
+def read(candidate: Candidate, request: ReadRequest) -> RawSplits:
+    """Reads all rows.
 
-    Skips rows without a label or an example, with a warning.
+    Leaves out rows without a label or an example, with a warning.
 
     Raises:
-        DataError: a table is damaged, the columns of labels or examples cannot be determined, or
-            more than a tenth of the rows are incomplete.
-        StorageError: an image that a row names is missing or cannot be read.
+        DataError: a table is damaged, or too many rows are left out.
+        StorageError: an image that a row names cannot be read.
     """
-    tables = list(filter(rows.is_table, files))
-    for table in tables:
+    plan: _Plan = candidate.plan
+    for table, _ in plan.tables:
         memory.check_data(rows.size_in_memory(table), "a table of this size", Location(table))
-    columns, counts = _find_columns(tables, request), _RowCounts()
-    cells = list(_cells(tables, columns, counts))
+    counts = _RowCounts(request.options.max_bad)
+    cells = list(_cells(plan, request, counts))
     counts.report()
-    if columns.are_images:
-        items = _image_items(cells, request)
+    names = labels.unify([cell.label for cell in cells])
+    if plan.columns.kind == "image":
+        items = _image_items(cells)
         examples = images.read(items, len(cells), size=request.options.image_size)
-    else:
+    elif plan.columns.kind == "text":
         examples = _texts(cells)
-    labels, split_names = [cell.label for cell in cells], [cell.split for cell in cells]
-    return splits.group_by_split(examples, labels, split_names)
+    else:
+        examples = _numbers(cells, plan.columns)
+    return splits.group_by_split(examples, names, [cell.split for cell in cells])
 
 
-def stream(files: Sequence[Path], request: ReadRequest) -> Stream:
+def stream(candidate: Candidate, request: ReadRequest) -> Stream | None:
     """Returns texts or images as a stream, with only labels and image paths in memory.
 
     Raises:
         DataError: as `read`; perhaps when a damaged block is read.
         StorageError: as `read`.
     """
-    tables = list(filter(rows.is_table, files))
-    columns, counts = _find_columns(tables, request), _RowCounts()
-    paths: list[Path | str] = []
-    labels, split_names, any_colour = [], [], False
-    for cell in _cells(tables, columns, counts):
-        labels.append(sys.intern(cell.label))
+    plan: _Plan = candidate.plan
+    if plan.columns.kind == "vector":
+        return None
+    counts, paths = _RowCounts(request.options.max_bad), []
+    names, split_names, any_colour = [], [], False
+    for cell in _cells(plan, request, counts):
+        names.append(sys.intern(cell.label))
         split_names.append(cell.split)
-        if columns.are_images and not isinstance(cell.value, bytes):
-            paths.append(_image_path(cell, request))
-        elif columns.are_images and not any_colour:
+        if plan.columns.kind == "image" and not isinstance(cell.value, bytes):
+            paths.append(cell.value)
+        elif plan.columns.kind == "image" and not any_colour:
             any_colour = images.is_colour(cell.value)
     counts.report()
-    if len(paths) == len(labels):
-        return images.stream(paths, labels, split_names, request)
+    names = labels.unify(names)
+    if names and len(paths) == len(names):
+        return images.stream(paths, names, split_names, request)
     channels = 3 if any_colour else images.count_channels(paths)
     reader = images.ImageReader(channels, request.options.image_size)
-    classes, indices, rows_of = splits.encode_labels(labels, split_names)
+    classes, indices, rows_of = splits.encode_labels(names, split_names)
     streams = {}
     for split, at in rows_of.items():
-        split_tables = [table for table in tables if _split(table) == split_names[at[0]]]
-        cells = _cells(split_tables, columns, _RowCounts())
-        if columns.are_images:
-            blocks = reader.blocks(_image_items(cells, request), len(at))
+        cells = _cells_of_split(plan, request, split_names[at[0]])
+        if plan.columns.kind == "image":
+            blocks = reader.blocks(_image_items(cells), len(at))
         else:
             blocks = _text_blocks(cells)
         streams[split] = order_blocks(blocks, indices[at], shuffle=request.shuffled)
-    return Stream(streams, classes, texts=not columns.are_images)
+    return Stream(streams, classes, texts=plan.columns.kind == "text")
 
 
 def write(folder: Folder, stream: Stream) -> None:
@@ -200,143 +253,312 @@ def _write_parquet(path: Path, blocks: Iterable[Array], labels: Array, schema: A
             written += len(block)
 
 
-def _split(table: Path) -> str:
-    return splits.from_file_name(table.name) or "train"
+def _plan(
+    tables: Sequence[Path], listing: Listing, request: ReadRequest
+) -> tuple[_Plan, dict[Path, str]]:
+    """Returns how tables are read, and why others are left out.
 
-
-def _cells(tables: Iterable[Path], columns: _Columns, counts: _RowCounts) -> Iterator[_Cell]:
-    """Yields the content of each complete row; counts all rows."""
+    Raises:
+        DataError: a table is damaged, or its columns are not clear.
+    """
+    left_out: dict[Path, str] = {}
+    headers: dict[Path, frozenset[str]] = {}
     for table in tables:
-        split = _split(table)
-        for location, row in rows.read(table, (columns.label, columns.example)):
-            label, value = _class_name(row.get(columns.label)), row.get(columns.example)
-            if isinstance(value, dict):  # Hugging Face's images: {"bytes": ..., "path": ...}.
-                value = value.get("bytes")
-            counts.total += 1
-            if label and not _is_missing(value):
-                yield _Cell(location, value, label, split)
-            else:
-                counts.add_incomplete(location)
+        try:
+            headers[table] = _header(table, request)
+        except DataError as error:
+            if rows.inner_suffix(table) != ".json" or len(tables) == 1:
+                raise
+            left_out[table] = f"no table: {error.problem}"
+    split_of = {table: listing.split_of(table) for table in headers}
+    training = [table for table, split in split_of.items() if split == "train"]
+    unnamed = [table for table, split in split_of.items() if split is None]
+    if training:
+        left_out |= {table: "not named as a split, beside others that are" for table in unnamed}
+    else:
+        training = unnamed or list(headers)
+    if not training:
+        raise DataError(f"no table, expected {NAME}")
+    training, columns, paths = _choose_training(training, headers, listing, request, left_out)
+    used = []
+    for table, split in split_of.items():
+        missing = [name for name in columns.needed if name not in headers[table]]
+        if table in training:
+            used.append((table, split))
+        elif table not in left_out and missing:
+            left_out[table] = f"no column {missing[0]!r}"
+        elif table not in left_out:
+            used.append((table, split))
+    return _Plan(tuple(used), columns, paths), left_out
 
 
-def _find_columns(tables: Sequence[Path], request: ReadRequest) -> _Columns:
-    """Returns the columns of labels and examples, from the flags, their names and the first row."""
-    location, first = next(itertools.chain.from_iterable(map(rows.read, tables)), (None, {}))
-    if location is None:
+def _choose_training(
+    training: Sequence[Path],
+    headers: Mapping[Path, frozenset[str]],
+    listing: Listing,
+    request: ReadRequest,
+    left_out: dict[Path, str],
+) -> tuple[list[Path], Columns, ImagePaths | None]:
+    """Returns the training tables of one header, their columns, and where their images are."""
+    groups: dict[frozenset[str], list[Path]] = {}
+    for table in training:
+        groups.setdefault(headers[table], []).append(table)
+    choices, errors = [], []
+    for group in groups.values():
+        try:
+            choices.append((group, *_choose_columns(group, listing, request)))
+        except DataError as error:
+            errors.append(error.at(Location(group[0])))
+    if not choices:
+        raise errors[0]
+    if len(choices) > 1:
+        shared = set.intersection(*(set(headers[group[0]]) for group, _, _ in choices))
+        (_, columns, paths), *others = choices
+        # JSON lines may leave out fields, and exports of several days may have gained columns.
+        if not all(set(columns.needed) == set(other.needed) <= shared for _, other, _ in others):
+            names = ", ".join(group[0].name for group, _, _ in choices)
+            raise DataError(
+                f"found tables of different columns: {names}. Give one of them to --data, or move "
+                "the others elsewhere"
+            )
+        return [table for group, _, _ in choices for table in group], columns, paths
+    group, columns, paths = choices[0]
+    for table in training:
+        if table not in group:
+            missing = [name for name in columns.needed if name not in headers[table]]
+            left_out[table] = f"no column {missing[0]!r}" if missing else "other columns"
+    return group, columns, paths
+
+
+def _choose_columns(
+    tables: Sequence[Path], listing: Listing, request: ReadRequest
+) -> tuple[Columns, ImagePaths | None]:
+    """Returns the columns of tables with one header, and where the images are that they name."""
+    options = request.options
+    profiles = column_types.profile(_profiled_rows(tables, request))
+    if not profiles:
         raise DataError("no rows, expected a header and at least one row", Location(tables[0]))
-    options, table = request.options, Location(location.file)
-    label = _label_column(table, first, options.label_column)
-    if options.text_column and options.image_column:
-        raise UsageError("--text-column and --image-column: expected one of them")
-    if options.text_column:
-        _check_column(table, first, options.text_column, "--text-column")
-        return _Columns(label, options.text_column, are_images=False)
-    if options.image_column:
-        _check_column(table, first, options.image_column, "--image-column")
-        return _Columns(label, options.image_column, are_images=True)
-    others = [name for name in first if name != label]
-    usual = [name for name in others if name.lower() in _TEXT_COLUMNS + _IMAGE_COLUMNS]
-    candidates = others if len(others) == 1 else usual
-    if len(candidates) != 1:
-        raise DataError(
-            f"found the columns {format_columns(first)}; give the column of the examples with "
-            "--text-column or --image-column",
-            table,
-        )
-    (example,) = candidates
-    return _Columns(label, example, _holds_images(example, first[example]))
+    found: dict[str, ImagePaths] = {}
+
+    def names_images(profile: Profile) -> bool:
+        paths = ImagePaths.find(profile, tables[0], listing, request)
+        if paths is not None:
+            found[profile.name] = paths
+        return paths is not None
+
+    columns = column_types.choose(
+        profiles,
+        label=options.label_column,
+        text=options.text_column,
+        image=options.image_column,
+        needs_label=request.needs_labels,
+        is_image=names_images,
+    )
+    if columns.kind != "image":
+        return columns, None
+    (column,) = columns.inputs
+    profile = profiles[column]
+    if column not in found and profile.is_mostly("string"):
+        if not names_images(profile):
+            raise DataError(
+                f"none of the files that column {column!r} names is there, for example "
+                f"{profile.samples[0]!r}; expected paths below the data folder",
+                Location(tables[0]),
+            )
+    return columns, found.get(column) or ImagePaths(listing, request)
 
 
-def _holds_images(column: str, value: Any) -> bool:
-    is_path = isinstance(value, str) and value.lower().endswith(images.SUFFIXES)
-    is_content = isinstance(value, bytes) and column.lower() not in _TEXT_COLUMNS
-    return is_path or is_content or isinstance(value, dict)
+def _profiled_rows(tables: Sequence[Path], request: ReadRequest) -> Iterator[dict[str, Any]]:
+    """Yields rows of all tables, up to a limit, for their profile."""
+    size_bytes = 0
+    for table in tables:
+        number = max(_HEADER_ROWS, _PROFILED_ROWS // len(tables))
+        for row in itertools.islice(rows.read(table, request.options), number):
+            if row.problem:
+                continue
+            yield row.cells
+            size_bytes += sum(
+                len(value) for value in row.cells.values() if isinstance(value, bytes)
+            )
+            if size_bytes > _PROFILED_BYTES:
+                return
 
 
-def _label_column(table: Location, first: dict[str, Any], name: str | None) -> str:
-    if name is not None:
-        _check_column(table, first, name, "--label-column")
-        return name
-    usual = [column for column in first if column.lower() in _LABEL_COLUMNS]
-    if len(usual) != 1:
-        raise DataError(
-            f"found the columns {format_columns(first)}; give the column of the labels with "
-            "--label-column, if the first line is a header",
-            table,
-        )
-    return usual[0]
+def _header(table: Path, request: ReadRequest) -> frozenset[str]:
+    """Returns the columns of a table, by its first rows.
+
+    Raises:
+        DataError: it has no row that can be read.
+    """
+    names: set[str] = set()
+    problem = "no rows, expected a header and at least one row"
+    for row in itertools.islice(rows.read(table, request.options), _HEADER_ROWS):
+        names.update(row.cells)
+        problem = row.problem or problem
+    if not names:
+        raise DataError(problem, Location(table))
+    return frozenset(names)
 
 
-def _check_column(table: Location, first: dict[str, Any], name: str, flag: str) -> None:
-    if name not in first:
-        raise DataError(f"no column {name!r} for {flag}, found {format_columns(first)}", table)
+def _cells(plan: _Plan, request: ReadRequest, counts: _RowCounts) -> Iterator[_Cell]:
+    """Yields the content of each complete row; counts all rows.
+
+    A split without any label is left out, with a warning.
+    """
+    columns = plan.columns
+    unlabelled: dict[str, int] = {}
+    labelled: set[str] = set()
+    for table, table_split in plan.tables:
+        for row in rows.read(table, request.options, columns.needed):
+            counts.total += 1
+            try:
+                cell = _cell(row, plan, table_split or "train")
+            except _MissingLabelError as missing:
+                unlabelled[missing.split] = unlabelled.get(missing.split, 0) + 1
+                counts.add_bad(row.location, "no label")
+            except DataError as error:
+                counts.add_bad(row.location, error.problem)
+            else:
+                labelled.add(cell.split)
+                yield cell
+    for split, number in unlabelled.items():
+        if split not in labelled and labelled:
+            counts.bad -= number
+            counts.total -= number
+            counts.first_bad.clear()
+            counts.unlabelled[split] = number
 
 
-def _class_name(value: Any) -> str:
-    """Returns a label as a class name; "" for a missing label."""
-    if value is None or (isinstance(value, float) and np.isnan(value)):
-        return ""
-    if isinstance(value, float) and value.is_integer():  # A column of integers with missing ones.
-        value = int(value)
+def _cells_of_split(plan: _Plan, request: ReadRequest, split: str) -> Iterator[_Cell]:
+    """Yields the complete rows of one split again, without counting them."""
+    tables = tuple(
+        (table, table_split) for table, table_split in plan.tables
+        if plan.columns.split is not None or (table_split or "train") == split
+    )  # fmt: skip
+    for cell in _cells(dataclasses.replace(plan, tables=tables), request, _RowCounts(1.0)):
+        if cell.split == split:
+            yield cell
+
+
+class _MissingLabelError(Exception):
+    """A row has no label."""
+
+    def __init__(self, split: str) -> None:
+        self.split = split
+
+
+def _cell(row: Row, plan: _Plan, split: str) -> _Cell:
+    """Returns the content of a row.
+
+    Raises:
+        DataError: it is damaged or incomplete.
+        _MissingLabelError: it has no label.
+    """
+    columns, cells = plan.columns, row.cells
+    if row.problem:
+        raise DataError(row.problem)
+    if columns.split is not None:
+        split = _split(columns.split, cells.get(columns.split))
+    label = "" if columns.label is None else labels.to_name(cells.get(columns.label))
+    if not label:
+        raise _MissingLabelError(split)
+    values = [cells.get(name) for name in columns.inputs]
+    if any(map(column_types.is_missing, values)):
+        name = next(name for name in columns.inputs if column_types.is_missing(cells.get(name)))
+        raise DataError(f"nothing in column {name!r}")
+    if columns.kind == "vector":
+        return _Cell(row.location, _vector(values), label, split)
+    (value,) = values
+    if columns.kind == "image":
+        return _Cell(row.location, _image(value, plan, row.location), label, split)
+    return _Cell(row.location, _text(value), label, split)
+
+
+def _split(column: str, value: Any) -> str:
+    text = str(value)
+    if column.strip().lower() in ("is_valid", "is_test"):
+        held_out = "validation" if "valid" in column.lower() else "test"
+        return held_out if text.lower() in ("true", "1") else "train"
+    split = splits.from_value(text)
+    if split is None:
+        raise DataError(f"found {text[:40]!r} in column {column!r}, expected the name of a split")
+    return split
+
+
+def _vector(values: Sequence[Any]) -> list[float]:
+    if len(values) == 1:
+        (value,) = values
+        numbers = column_types.numbers_in(value) if isinstance(value, str) else value
+        values = numbers if isinstance(numbers, list) else []
+    vector = [column_types.to_number(value) for value in values]
+    if not vector or None in vector:
+        raise DataError("found a value that is not a number")
+    return vector  # type: ignore[return-value]
+
+
+def _numbers(cells: Sequence[_Cell], columns: Columns) -> Array:
+    """Returns vectors or pixels: uint8 if all are whole numbers of 0 to 255, else float32."""
+    size = len(cells[0].value) if cells else 0
+    for cell in cells:
+        if len(cell.value) != size:
+            raise DataError(f"found {len(cell.value)} numbers, expected {size}", cell.location)
+    blocks = [
+        _smallest(np.array([cell.value for cell in cells[start : start + _BLOCK_ROWS]]))
+        for start in range(0, len(cells), _BLOCK_ROWS)
+    ]
+    vectors = np.concatenate(blocks)
+    return vectors if columns.shape is None else vectors.reshape(-1, *columns.shape)
+
+
+def _smallest(block: Array) -> Array:
+    whole = (block >= 0) & (block <= 255) & (block == np.floor(block))
+    with np.errstate(over="ignore"):
+        return block.astype(np.uint8 if whole.all() else np.float32)
+
+
+def _text(value: Any) -> str:
     if isinstance(value, bytes):
-        value = value.decode(errors="replace")
+        try:
+            value = value.decode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"not UTF-8: {error}") from None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    if problem := checks.text_error(value):
+        raise DataError(problem)
+    if len(value) > MAX_CHARACTERS:
+        raise DataError(f"found {len(value)} characters, expected a text of up to {MAX_CHARACTERS}")
     return str(value).strip()
 
 
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())
-
-
-def _text_blocks(cells: Iterator[_Cell]) -> Iterator[Array]:
-    while block := list(itertools.islice(cells, _BLOCK_TEXTS)):
+def _text_blocks(cells: Iterable[_Cell]) -> Iterator[Array]:
+    remaining = iter(cells)
+    while block := list(itertools.islice(remaining, _BLOCK_ROWS)):
         yield _texts(block)
 
 
 def _texts(cells: Sequence[_Cell]) -> Array:
     texts = np.empty(len(cells), dtype=object)
-    for number, cell in enumerate(cells):
-        texts[number] = _text(cell)
+    texts[:] = [cell.value for cell in cells]
     return texts
 
 
-def _text(cell: _Cell) -> str:
-    value = cell.value
+def _image(value: Any, plan: _Plan, location: Location) -> bytes | Path | str:
+    """Returns the content or the place of the image in a cell."""
+    if isinstance(value, dict):  # Hugging Face's images: {"bytes": ..., "path": ...}.
+        value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):
-        try:
-            value = value.decode()
-        except UnicodeDecodeError as error:
-            raise DataError(f"not UTF-8: {error}", cell.location) from None
-    if problem := checks.text_error(value):
-        raise DataError(problem, cell.location)
-    if len(value) > MAX_CHARACTERS:
-        raise DataError(
-            f"found {len(value)} characters, expected a text of up to {MAX_CHARACTERS}",
-            cell.location,
-        )
-    return str(value).strip()
+        return value
+    if not isinstance(value, str):
+        raise DataError(f"found {type(value).__name__}, expected the path of an image")
+    assert plan.paths is not None
+    return plan.paths.resolve(value, location)
 
 
-def _image_items(cells: Iterable[_Cell], request: ReadRequest) -> Iterator[images.Item]:
+def _image_items(cells: Iterable[_Cell]) -> Iterator[images.Item]:
     """Yields the location and content of each image; reads several image files at a time."""
     for in_table, group in itertools.groupby(cells, lambda cell: isinstance(cell.value, bytes)):
         if in_table:
             yield from ((cell.location, cell.value) for cell in group)
         else:
-            yield from images.read_files(_image_path(cell, request) for cell in group)
-
-
-def _image_path(cell: _Cell, request: ReadRequest) -> Path | str:
-    """Returns the path of the image that a row names: a Path if local, a str in a bucket."""
-    location, value = cell.location, cell.value
-    if not isinstance(value, str):
-        raise DataError(f"found {type(value).__name__}, expected the path of an image", location)
-    if storage.is_remote(value):
-        return value
-    # A table from elsewhere must not read local files of this machine.
-    if request.remote and (value.startswith("/") or ".." in value.split("/")):
-        raise DataError(
-            f"{value}: expected {storage.SCHEME}bucket/path, or a path below the data", location
-        )
-    if storage.is_remote(request.root):
-        return f"{request.root}/{value}"
-    return Path(request.root, value)
+            yield from images.read_files(cell.value for cell in group)

@@ -3,67 +3,131 @@
 from __future__ import annotations
 
 import codecs
+import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from trainer.data import splits
 from trainer.data.dataset import Array, RawSplits, ReadRequest
+from trainer.data.formats import delimited, rows
+from trainer.data.listing import Candidate, Listing
 from trainer.errors import DataError, Location
 from trainer.runtime import memory
+from trainer.runtime.log import LOGGER
 
 NAME = "a folder with one UTF-8 text file per class (pos.txt, neg.txt), one example per line"
 
 MAX_CHARACTERS = 1_000_000  # Of one example.
+_MAX_NAMED = 5
 
 
-def recognises(files: Sequence[Path]) -> bool:
-    """Returns whether there is any text file."""
-    return any(file.suffix == ".txt" for file in files)
+# Names of files that list or describe the data, and are no class.
+_LISTS = frozenset({
+    "classes", "labels", "label", "categories", "class_names", "classnames", "names", "files",
+    "filelist", "file_list", "vocab", "vocabulary", "stopwords", "words", "index", "list", "ids",
+})  # fmt: skip
 
 
-def read(files: Sequence[Path], request: ReadRequest) -> RawSplits:
+def propose(listing: Listing, request: ReadRequest) -> Candidate | None:
+    """Returns how text files would be read as classes; None if there are none."""
+    texts = [
+        file for file in listing.files
+        if file.suffix.lower() == ".txt" and not rows.is_table(file)
+        and (len(listing.relative(file)) == 1 or not listing.is_folder)
+    ]  # fmt: skip
+    if not texts:
+        return None
+    left_out = {
+        file: "no class by its name" for file in texts
+        if splits.from_name(file.name) is not None or file.stem.lower() in _LISTS
+    }  # fmt: skip
+    classes = tuple(file for file in texts if file not in left_out)
+    problem = None
+    if len(classes) < 2:
+        found = ", ".join(file.name for file in classes or texts)
+        problem = DataError(f"found one class only ({found}), expected {NAME}", Location(texts[0]))
+    for file in listing.files:
+        if file not in texts:
+            left_out[file] = "no .txt"
+    return Candidate(
+        format=sys.modules[__name__],
+        files=classes,
+        evidence=0 if problem else 1,
+        summary="texts, one file per class and one text per line",
+        left_out=left_out,
+        error=problem,
+    )
+
+
+def read(candidate: Candidate, request: ReadRequest) -> RawSplits:
     """Reads the lines of each class as unsplit data; leaves out blank lines.
 
     Raises:
-        DataError: a file is empty or not UTF-8, or there is only one file.
+        DataError: a file is empty, or too many lines are damaged.
     """
-    texts = [file for file in files if file.suffix == ".txt"]
-    if len(texts) < 2:
-        raise DataError(f"found one class only, expected {NAME}", Location(texts[0]))
     examples: list[str] = []
     labels: list[int] = []
-    for label, file in enumerate(texts):
-        lines = _read_lines(file)
+    bad: list[DataError] = []
+    for label, file in enumerate(candidate.files):
+        lines = _read_lines(file, request, bad)
         if not lines:
             raise DataError("no examples, expected one per line", Location(file))
         examples += lines
         labels += [label] * len(lines)
+    report_bad(bad, len(examples) + len(bad), request.options.max_bad, "lines")
     return RawSplits(
         train=(np.array(examples, dtype=object), np.array(labels, dtype=np.int32)),
-        classes=tuple(file.stem for file in texts),
+        classes=tuple(unicodedata.normalize("NFC", file.stem) for file in candidate.files),
     )
 
 
-def read_whole(items: Iterable[tuple[Location, bytes]], count: int) -> Array:
-    """Returns texts of one file each: object array of str (N,).
+def read_whole(
+    items: Iterable[tuple[Location, bytes]], count: int, *, max_bad: float
+) -> tuple[Array, list[bool]]:
+    """Returns texts of one file each, and which files they are of.
 
     Args:
         items: location and content of each file.
         count: number of files.
+        max_bad: the largest fraction of files to leave out, with a warning.
+
+    Returns:
+        Object array of str (n,); and for each file whether its text is among them.
 
     Raises:
-        DataError: a file is empty, too long, or not UTF-8.
+        DataError: too many files are empty, too long, or not UTF-8.
     """
-    texts = np.empty(count, dtype=object)
-    for number, (location, content) in enumerate(items):
+    texts, kept, bad = [], [], []
+    for location, content in items:
         try:
-            texts[number] = decode_line(content.removeprefix(codecs.BOM_UTF8))
+            text = decode_line(content.removeprefix(codecs.BOM_UTF8))
+            if not text:
+                raise DataError("found an empty file, expected a text")
         except DataError as error:
-            raise error.at(location) from None
-        if not texts[number]:
-            raise DataError("found an empty file, expected a text", location)
-    return texts
+            bad.append(error.at(location))
+            kept.append(False)
+        else:
+            texts.append(text)
+            kept.append(True)
+    report_bad(bad, count, max_bad, "texts")
+    return np.array([*texts, None], dtype=object)[:-1], kept
+
+
+def report_bad(bad: Sequence[DataError], count: int, max_bad: float, unit: str) -> None:
+    """Logs which files or lines are left out.
+
+    Raises:
+        DataError: there are too many.
+    """
+    if not bad:
+        return
+    message = f"{len(bad)} of {count} {unit}: {'; '.join(map(str, bad[:_MAX_NAMED]))}"
+    if len(bad) > max_bad * count:
+        raise DataError(f"found damaged {message}; expected at most {max_bad:g} of all (--max-bad)")
+    LOGGER.warning("left out %s", message)
 
 
 def decode_line(content: bytes) -> str:
@@ -90,15 +154,19 @@ def decode_line(content: bytes) -> str:
     return text
 
 
-def _read_lines(file: Path) -> list[str]:
+def _read_lines(file: Path, request: ReadRequest, bad: list[DataError]) -> list[str]:
     # Four copies: bytes, decoded text, lines, strings.
     memory.check_data(4 * file.stat().st_size, "a text file of this size", Location(file))
     texts = []
+    encoding = request.options.encoding or delimited.find_encoding(file)
+    content = file.read_bytes()
+    if not encoding.startswith("utf-8"):
+        content = content.decode(encoding, errors="replace").encode()
     # Not splitlines(), which also splits at form feeds and other separators within a sentence.
-    lines = file.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
-    for number, content in enumerate(lines, 1):
+    lines = content.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").split(b"\n")
+    for number, line in enumerate(lines, 1):
         try:
-            texts.append(decode_line(content))
+            texts.append(decode_line(line))
         except DataError as error:
-            raise error.at(Location(file, f"line {number}")) from None
+            bad.append(error.at(Location(file, f"line {number}")))
     return [text for text in texts if text]

@@ -18,6 +18,7 @@ from trainer import storage
 from trainer.data import splits
 from trainer.data.dataset import Array, RawSplits, ReadRequest
 from trainer.data.formats import images, rows, text
+from trainer.data.listing import Candidate
 from trainer.data.shards.shard_format import Stream
 from trainer.errors import DataError, Location
 from trainer.runtime import memory
@@ -55,11 +56,12 @@ class _Item:
 
 
 def recognises(files: Sequence[Path]) -> bool:
-    """Returns whether all files are JSON lines, by their names."""
-    return bool(files) and all(file.suffix == ".jsonl" for file in files)
+    """Returns whether all files are JSON lines of such a data set, or damaged."""
+    named = bool(files) and all(file.suffix == ".jsonl" for file in files)
+    return named and has_items(files[0])
 
 
-def read(files: Sequence[Path], request: ReadRequest) -> RawSplits:
+def read(candidate: Candidate, request: ReadRequest) -> RawSplits:
     """Reads all lines, and the objects in buckets that they refer to.
 
     The split of a line is its ml_use; data without ml_use is unsplit.
@@ -69,9 +71,10 @@ def read(files: Sequence[Path], request: ReadRequest) -> RawSplits:
             are mixed.
         StorageError: an object that a line refers to is missing or cannot be read.
     """
+    files = candidate.files
     for file in files:
         memory.check_data(rows.size_in_memory(file), "a file of this size", Location(file))
-    items = list(_items(files))
+    items = list(_items(files, request))
     if items[0].is_image:
         paths = [item.value for item in items]
         size = request.options.image_size
@@ -82,17 +85,18 @@ def read(files: Sequence[Path], request: ReadRequest) -> RawSplits:
     return splits.group_by_split(examples, labels, split_names)
 
 
-def stream(files: Sequence[Path], request: ReadRequest) -> Stream | None:
+def stream(candidate: Candidate, request: ReadRequest) -> Stream | None:
     """Returns images as a stream, with only their paths in memory; None for texts.
 
     Raises:
         DataError: as `read`; for damaged images when their block is read.
         StorageError: as `read`.
     """
-    if not next(_items(files)).is_image:
+    files = candidate.files
+    if not next(_items(files, request)).is_image:
         return None
     paths, labels, split_names = [], [], []
-    for item in _items(files):
+    for item in _items(files, request):
         paths.append(item.value)
         labels.append(sys.intern(item.label))
         split_names.append(item.split)
@@ -109,12 +113,15 @@ def has_items(file: Path) -> bool:
     return not isinstance(fields, dict) or bool({*_CONTENT, _ANNOTATION} & set(fields))
 
 
-def _items(files: Sequence[Path]) -> Iterator[_Item]:
+def _items(files: Sequence[Path], request: ReadRequest) -> Iterator[_Item]:
     """Yields the items of all lines: at least one, and either all images or all texts."""
     first: _Item | None = None
     for file in files:
-        for location, fields in rows.read_json_lines(file):
-            item = _item(fields, location)
+        for row in rows.read_json_lines(file, request.options, flat=False):
+            location = row.location
+            if row.problem:
+                raise DataError(row.problem, location)
+            item = _item(row.cells, location)
             first = first or item
             if item.is_image != first.is_image:
                 raise DataError(
@@ -127,7 +134,7 @@ def _items(files: Sequence[Path]) -> Iterator[_Item]:
 
 def _item(fields: dict[str, Any], location: Location) -> _Item:
     kinds = [kind for kind in _CONTENT if fields.get(kind)]
-    label = _field(fields, _ANNOTATION, "displayName")
+    label = _field(_single(fields), _ANNOTATION, "displayName")
     if len(kinds) != 1 or not isinstance(fields[kinds[0]], str):
         raise DataError(f"expected one of {', '.join(_CONTENT)}, found {_names(fields)}", location)
     if not isinstance(label, str) or not label:
@@ -150,6 +157,14 @@ def _item(fields: dict[str, Any], location: Location) -> _Item:
     return _Item(location, kind, value, label, _SPLIT_OF_USE[use])
 
 
+def _single(fields: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields with an only label of the schema for several labels as the label."""
+    several = fields.get(f"{_ANNOTATION}s")
+    if isinstance(several, list) and len(several) == 1:
+        return {**fields, _ANNOTATION: several[0]}
+    return fields
+
+
 def _field(fields: dict[str, Any], name: str, inner: str) -> Any:
     value = fields.get(name)
     return value.get(inner) if isinstance(value, dict) else None
@@ -162,6 +177,6 @@ def _names(fields: dict[str, Any]) -> str:
 def _read_texts(items: Sequence[_Item]) -> Array:
     paths = [item.value for item in items if item.kind == "textGcsUri"]
     files = zip(map(Location, paths), storage.read_all(paths), strict=True)
-    contents = iter(text.read_whole(files, len(paths)))
+    contents = iter(text.read_whole(files, len(paths), max_bad=0)[0])
     texts = [next(contents) if item.kind == "textGcsUri" else item.value.strip() for item in items]
     return np.array(texts, dtype=object)

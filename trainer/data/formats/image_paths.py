@@ -1,0 +1,127 @@
+"""Finds the image files that the rows of a table name."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from trainer import storage
+from trainer.data.dataset import ReadRequest
+from trainer.data.formats import images
+from trainer.data.formats.columns import Profile
+from trainer.data.listing import Listing
+from trainer.errors import DataError, Location
+
+_MAX_FOLDERS = 2000
+_MIN_FOUND = 0.9
+
+
+@dataclass(frozen=True)
+class ImagePaths:
+    """Turns the paths that a table names into files.
+
+    Tables name images below their own folder, below the data folder, or below a folder that the
+    table leaves out, with or without an extension.
+
+    Attributes:
+        listing: the files of the data set.
+        request: how they are read.
+        folder: folder, below the root of the data, that the paths are below.
+        suffix: extension that the paths lack.
+    """
+
+    listing: Listing
+    request: ReadRequest
+    folder: str = ""
+    suffix: str = ""
+
+    @classmethod
+    def find(
+        cls, column: Profile, table: Path, listing: Listing, request: ReadRequest
+    ) -> ImagePaths | None:
+        """Returns how the values of a column name images; None if they do not.
+
+        Args:
+            column: names, or nine in ten of them, must be those of images that are there.
+            table: the table that has the column.
+            listing: the files of the data set.
+            request: how they are read.
+        """
+        values = column.samples
+        if any(storage.is_remote(value) for value in values):
+            return cls(listing, request)
+        best, best_count = None, 0
+        for folder, suffix in _places(table, listing, values):
+            paths = cls(listing, request, folder, suffix)
+            count = sum(paths.exists(value) for value in values)
+            if count > best_count:
+                best, best_count = paths, count
+                if count == len(values):
+                    break
+        # Of a column that certainly names images, some may be missing.
+        enough = best_count >= _MIN_FOUND * len(values) or column.is_image
+        return best if enough else None
+
+    def exists(self, value: str) -> bool:
+        """Returns whether there is a file for a value of the column."""
+        return self._file(value) is not None
+
+    def resolve(self, value: str, location: Location) -> Path | str:
+        """Returns the image that a row names: a Path if local, a str in a bucket.
+
+        Raises:
+            DataError: there is none.
+        """
+        value = value.strip()
+        if storage.is_remote(value):
+            return value
+        # A table from elsewhere must not read local files of this machine.
+        if self.request.remote and (value.startswith("/") or ".." in value.split("/")):
+            raise DataError(
+                f"{value}: expected {storage.SCHEME}bucket/path, or a path below the data", location
+            )
+        path = self._file(value)
+        if path is not None:
+            return path
+        if self.request.remote and not self.listing.is_folder:
+            return f"{self.listing.remote}/{value}{self.suffix}"
+        raise DataError(f"no such file: {value}")
+
+    def _file(self, value: str) -> Path | None:
+        path = Path(self.listing.root, self.folder, value.replace("\\", "/") + self.suffix)
+        found = self.listing.find(path)
+        if found is None and not self.request.remote:
+            # A table that was given without its folder. macOS stores "é" as two characters.
+            forms = (
+                str(path),
+                *(unicodedata.normalize(form, str(path)) for form in ("NFC", "NFD")),
+            )
+            found = next((Path(form) for form in forms if os.path.isfile(form)), None)
+        return found
+
+
+def _places(table: Path, listing: Listing, values: list[str]) -> Iterator[tuple[str, str]]:
+    """Yields the folders and extensions that could make the paths complete."""
+    own = os.path.relpath(table.parent, listing.root) if listing.is_folder else ""
+    files = listing.files if listing.is_folder else _beside(listing.root)
+    pictures = [file for file in files if images.is_image_name(file.name)]
+    folders = {os.path.relpath(file.parent, listing.root) for file in pictures[:100_000]}
+    # Folders above those of the images, too.
+    for folder in list(folders):
+        folders.update(str(parent) for parent in PurePosixPath(folder).parents)
+    suffixes = sorted({file.suffix for file in pictures})
+    bare = not any(images.is_image_name(value) for value in values)
+    ordered = ["" if own == "." else own, "", *sorted(folders)[:_MAX_FOLDERS]]
+    for suffix in suffixes if bare else [""]:
+        for folder in dict.fromkeys("" if folder == "." else folder for folder in ordered):
+            yield folder, suffix
+
+
+def _beside(folder: Path) -> list[Path]:
+    """Returns the images beside a table that was given without its folder."""
+    found = itertools.chain(folder.glob("*"), folder.glob("*/*"), folder.glob("*/*/*"))
+    return list(itertools.islice((path for path in found if path.is_file()), 100_000))
