@@ -68,6 +68,11 @@ def _check(arguments: Sequence[str], program: str) -> None:
         raise UnreadableInputError(
             f"{options.path}: {len(error.errors)} of {error.file_count} files are damaged"
         ) from None
+    source = data_statistics.source
+    if source is not None:
+        print(f"{options.path}: {source.summary}")
+        if source.left_out:
+            print(f"left out {source.left_out}")
     print(f"{options.path}: {data_page.describe(data_statistics)}")
     _print_counts(data_statistics)
     for finding in data_page.findings(data_statistics) or ["no duplicate examples"]:

@@ -19,6 +19,7 @@ SPLITS = ("train", "validation", "test")
 
 # Fraction of the training examples that becomes the test split if the data has none.
 TEST_FRACTION = 0.1
+_MAX_SHOWN = 10
 
 # Streams of the random generator, one per purpose, so that one choice does not shift another.
 _TEST_STREAM, _VALIDATION_STREAM, _FOLD_STREAM, _SUBSAMPLE_STREAM, _SUBSAMPLE_VALIDATION_STREAM = (
@@ -121,6 +122,21 @@ class ReadRequest:
     shuffled: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """How a data set was read.
+
+    Attributes:
+        format: name of its format, as for --data-format; "shards" for shards.
+        summary: what was read, for the user.
+        left_out: files that were not read, with the reasons, for the user; "" if there are none.
+    """
+
+    format: str
+    summary: str
+    left_out: str = ""
+
+
 @dataclass(frozen=True)
 class RawSplits:
     """Splits as a format reads them, before checks and before anything is held out.
@@ -130,12 +146,14 @@ class RawSplits:
         test: the same for the test split; None if there is none.
         classes: class names; None if classes only have indices.
         validation: the same for the validation split; None if there is none.
+        source: how they were read; None if a program made them.
     """
 
     train: tuple[Array | Shards, Array]
     test: tuple[Array | Shards, Array] | None = None
     classes: tuple[str, ...] | None = None
     validation: tuple[Array | Shards, Array] | None = None
+    source: Source | None = None
 
 
 def evaluation_split(raw: RawSplits, classes: tuple[str, ...]) -> tuple[Split, str]:
@@ -187,6 +205,7 @@ class Dataset:
         fingerprint: SHA-256 of every example, label and class name, split by split.
         leaked: by split, how many of its examples are also in the training split. Splits of shards
             without digests are left out.
+        source: how the data was read; None if a program made it.
     """
 
     spec: Spec
@@ -195,6 +214,15 @@ class Dataset:
     test: Split
     fingerprint: str
     leaked: dict[str, int]
+    source: Source | None = None
+
+    def describe(self) -> str:
+        """Returns what was understood of the data, for the user."""
+        sizes = ", ".join(f"{name} {size:,}" for name, size in self.spec.sizes.items())
+        names = self.spec.classes
+        shown = ", ".join(names[:_MAX_SHOWN]) + (", ..." if len(names) > _MAX_SHOWN else "")
+        what = "" if self.source is None else f"{self.source.summary}; "
+        return f"{what}{sizes}; {len(names)} classes: {shown}"
 
     @property
     def size_bytes(self) -> int:
@@ -240,7 +268,13 @@ class Dataset:
             checks.check_classes(name, split.labels, classes)
         spec = _spec(train, classes, {name: len(split) for name, split in present.items()})
         return cls(
-            spec, train, validation, test, _fingerprint(present, classes), _count_leaked(present)
+            spec,
+            train,
+            validation,
+            test,
+            _fingerprint(present, classes),
+            _count_leaked(present),
+            raw.source,
         )
 
     def class_counts(self) -> Array:

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from trainer import storage
 from trainer.errors import DataError, Location, UsageError
-from trainer.runtime.log import LOGGER
 
 if TYPE_CHECKING:
     from trainer.config import DataOptions, ReadOptions
-    from trainer.data.dataset import Dataset, RawSplits, ReadRequest
+    from trainer.data.dataset import Dataset, RawSplits, ReadRequest, Source
     from trainer.data.listing import Candidate
     from trainer.data.shards.shard_format import Stream
 
@@ -68,9 +67,9 @@ def read(data: str, options: ReadOptions, *, needs_training: bool = True) -> Raw
     shards = _read_shards(data, options)
     if shards is not None:
         return shards
-    with _open_files(data, options, needs_training=needs_training) as (candidate, request):
+    with _open_files(data, options, needs_training=needs_training) as (candidate, request, source):
         raw: RawSplits = candidate.format.read(candidate, request)
-    return raw
+    return dataclasses.replace(raw, source=source)
 
 
 @contextlib.contextmanager
@@ -92,10 +91,11 @@ def open_stream(data: str, options: ReadOptions, *, shuffled: bool = False) -> I
         with _locate(data):
             yield _stream_raw(shards, shuffled=shuffled)
         return
-    with _open_files(data, options, shuffled=shuffled) as (candidate, request):
+    with _open_files(data, options, shuffled=shuffled) as (candidate, request, source):
         module = candidate.format
         stream = module.stream(candidate, request) if hasattr(module, "stream") else None
-        yield stream or _stream_raw(module.read(candidate, request), shuffled=shuffled)
+        stream = stream or _stream_raw(module.read(candidate, request), shuffled=shuffled)
+        yield dataclasses.replace(stream, source=source)
 
 
 def _stream_raw(raw: RawSplits, *, shuffled: bool) -> Stream:
@@ -136,15 +136,13 @@ def _locate(data: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _open_files(
     data: str, options: ReadOptions, *, needs_training: bool = True, shuffled: bool = False
-) -> Iterator[tuple[Candidate, ReadRequest]]:
-    """Yields how the data is read, from its local files, and the request for its format.
-
-    Logs what was understood, and what is left out.
+) -> Iterator[tuple[Candidate, ReadRequest, Source]]:
+    """Yields how the data is read from its local files, the request for its format, and its source.
 
     Files of a bucket are copied to a temporary folder; errors name their path in the bucket.
     """
     from trainer.data import discovery, listing
-    from trainer.data.dataset import ReadRequest
+    from trainer.data.dataset import ReadRequest, Source
 
     path = str(_BUILTIN / data) if data in SHIPPED else data
     with storage.local_copy(path) as local:
@@ -171,8 +169,12 @@ def _open_files(
         try:
             files = listing.list_files(local, folder if request.remote else "")
             candidate = discovery.decide(files, request)
-            _log(data, candidate, discovery.left_out(candidate, files))
-            yield candidate, request
+            source = Source(
+                format=candidate.name,
+                summary=candidate.summary,
+                left_out=discovery.left_out(candidate, files),
+            )
+            yield candidate, request, source
         except DataError as error:
             raise error.relocated(original) from None
 
@@ -205,11 +207,3 @@ def _add_split(raw: RawSplits, split: str, data: str, other: RawSplits) -> RawSp
             raise DataError(f"{flag}: {error}, the classes of the training split") from None
     addition: dict[str, Any] = {split: (examples, labels)}
     return dataclasses.replace(raw, **addition)
-
-
-def _log(data: str, candidate: Candidate, left_out: str) -> None:
-    """Logs what a data set holds, unless it is a shipped one."""
-    if data not in SHIPPED:
-        LOGGER.info("%s: %s", data, candidate.summary)
-        if left_out:
-            LOGGER.warning("%s: left out %s", data, left_out)

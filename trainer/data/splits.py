@@ -52,8 +52,12 @@ def group_by_split(examples: Array, labels: Sequence[str], split_names: Sequence
         DataError: as `encode_labels`.
     """
     classes, indices, rows = encode_labels(labels, split_names)
+    groups = {split: (examples[at], indices[at]) for split, at in rows.items()}
     return RawSplits(
-        **{split: (examples[at], indices[at]) for split, at in rows.items()}, classes=classes
+        train=groups["train"],
+        validation=groups.get("validation"),
+        test=groups.get("test"),
+        classes=classes,
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from trainer.config import ReadOptions
 from trainer.data import digests, loader
-from trainer.data.dataset import Array, Split
+from trainer.data.dataset import Array, Source, Split
 from trainer.errors import DamagedFilesError, DataError
 
 _MAX_CLASSES = 20
@@ -31,6 +31,7 @@ class Statistics:
         leaked: by split, how many examples are also in the training split.
         conflicting: number of distinct examples that have more than one label.
         uniform: number of images of a single colour.
+        source: how the data is read; None if a program made it.
     """
 
     shape: tuple[int, ...]
@@ -43,6 +44,7 @@ class Statistics:
     leaked: dict[str, int]
     conflicting: int
     uniform: int
+    source: Source | None = None
 
     @property
     def kind(self) -> str:
@@ -94,6 +96,7 @@ def collect(data: str, options: ReadOptions) -> Statistics:
             np.concatenate(list(labels.values())),
         ),
         uniform=sum(scan.uniform for scan in scans.values()),
+        source=stream.source,
     )
 
 

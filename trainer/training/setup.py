@@ -139,7 +139,11 @@ def _check_exists(flag: str, path: str) -> None:
 
 
 def _warn_about_data(config: LocatedConfig, data: Dataset) -> None:
-    """Warns about test examples in the training split and about rare classes."""
+    """Says what was understood; warns of files left out, of leaked examples and rare classes."""
+    if config.data not in loader.SHIPPED:
+        LOGGER.info("%s: %s", config.data, data.describe())
+    if data.source is not None and data.source.left_out:
+        LOGGER.warning("%s: left out %s", config.data, data.source.left_out)
     for split, count in data.leaked.items():
         if count:
             LOGGER.warning(

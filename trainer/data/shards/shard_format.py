@@ -14,7 +14,7 @@ import pydantic
 from trainer import storage
 from trainer.data import digests
 from trainer.data.checks import MAX_CLASSES
-from trainer.data.dataset import Array, RawSplits, Split
+from trainer.data.dataset import Array, RawSplits, Source, Split
 from trainer.data.shards.cache import ShardCache
 from trainer.data.shards.external_shuffle import shuffle_rows
 from trainer.data.shards.reader import Shard, Shards, crc32c, parse_npy, rechunk
@@ -93,7 +93,8 @@ def read(folder: Folder, cache: ShardCache | None = None) -> RawSplits | None:
             all_digests=None if entry.digests is None else _read_array(folder, entry.digests),
         )
         splits[name] = shards, _read_array(folder, entry.labels)
-    return RawSplits(**splits, classes=tuple(index.classes))
+    source = Source(format="shards", summary="shards of `trainer data convert`")
+    return RawSplits(**splits, classes=tuple(index.classes), source=source)
 
 
 def _parse_index(content: bytes, location: Location) -> _Index:
@@ -130,6 +131,7 @@ class Stream:
         low: minimum value of the examples.
         high: maximum value of the examples.
         texts: whether the examples are texts.
+        source: how the data is read; None if a program made it.
     """
 
     splits: Mapping[str, tuple[Iterable[Array], Array]]
@@ -137,6 +139,7 @@ class Stream:
     low: float = 0.0
     high: float = 255.0
     texts: bool = False
+    source: Source | None = None
 
 
 def stream_splits(
