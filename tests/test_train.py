@@ -315,14 +315,16 @@ def test_accuracy(job: Job, tmp_path: Path, model: str) -> None:
     assert 100 * metrics["test"]["accuracy"] >= TARGETS[model]
 
 
-# Slow ones; tests/models and tests/runs train all models in shorter tests.
+# Slow ones. tests/models trains all models on easy data, tests/inference/export exports all runs.
 LONG = ("cnn", "cnn_accurate", "image", "ngram", "text")
 
 
 @pytest.mark.parametrize(
     "model", [pytest.param(m, marks=pytest.mark.long if m in LONG else ()) for m in MODELS]
 )
-def test_the_training_loss_of_every_model_falls(trained: Callable[[str], Path], model: str) -> None:
+def test_a_job_with_each_model_writes_a_report_and_lowers_the_loss(
+    trained: Callable[[str], Path], model: str
+) -> None:
     run = trained(model)
     assert (run / filenames.REPORT).exists()
     history = (run / filenames.HISTORY).read_text().splitlines()
