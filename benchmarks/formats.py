@@ -98,7 +98,7 @@ def table(kind: Kind, forms: Iterable[Format], shipped: Dataset, each: tuple[int
             line, result = row(kind, form, whole, Path(folder))
         print(line, flush=True)
         # A model that flattens its input gives the same result for images and for vectors.
-        group = form.examples.replace("as vectors", "the same")
+        group = form.examples.replace("as vectors", "identical")
         if group != "lossy":
             groups.setdefault(group, []).append(result)
     equal = True

@@ -6,8 +6,10 @@ are made once for all processes; the gs:// server, its proxy and the browser bel
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
+import logging
 import os
 import subprocess
 import sys
@@ -32,8 +34,12 @@ from trainer.data import loader
 from trainer.data.dataset import Dataset
 from trainer.data.shards import shard_format
 from trainer.data.shards.shard_format import Stream
+from trainer.runtime.log import LOGGER
 
 Job = Callable[..., "subprocess.CompletedProcess[str]"]
+
+# The log of a report or summary that failed; the run continues without it, and exits with 0.
+INTERNAL_ERROR = "internal error"
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -143,9 +149,27 @@ def shared_run(shared: SharedFolders) -> Callable[..., Path]:
 
 def train(*flags: str) -> None:
     """Trains in this process."""
-    with pytest.raises(SystemExit) as ended:
+    with no_internal_errors(), pytest.raises(SystemExit) as ended:
         task.main([*flags])
     assert ended.value.code == 0
+
+
+@contextlib.contextmanager
+def no_internal_errors() -> Iterator[None]:
+    """Asserts that the program logs no internal error within."""
+    messages: list[str] = []
+
+    class Recorder(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            messages.append(self.format(record))
+
+    recorder = Recorder(logging.ERROR)
+    LOGGER.addHandler(recorder)
+    try:
+        yield
+    finally:
+        LOGGER.removeHandler(recorder)
+    assert [message for message in messages if INTERNAL_ERROR in message] == []
 
 
 @pytest.fixture(scope="session")
@@ -181,7 +205,10 @@ def job(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Job:
-    """Runs the job in an empty folder: in this process, or in its own if marked `process`."""
+    """Runs the job in an empty folder: in this process, or in its own if marked `process`.
+
+    Fails if the job logs an internal error.
+    """
     if request.node.get_closest_marker("process"):
         return functools.partial(_run_process, tmp_path)
 
@@ -192,7 +219,8 @@ def job(
             patch.syspath_prepend(tmp_path)
             for name, value in environment.items():
                 patch.setenv(name, value)
-            code = _run_here([str(argument) for argument in arguments])
+            with no_internal_errors():
+                code = _run_here([str(argument) for argument in arguments])
         for name, module in [*sys.modules.items()]:
             if str(getattr(module, "__file__", None)).startswith(f"{tmp_path}/"):
                 del sys.modules[name]
@@ -206,7 +234,7 @@ def _run_process(
 ) -> subprocess.CompletedProcess[str]:
     # As a user's shell: without what TensorFlow and this program set in the test process.
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
-    return subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "trainer.task", *map(str, arguments)],
         cwd=folder,
         env={**inherited, "PYTHONPATH": f"{ROOT}:{folder}", **environment},
@@ -214,6 +242,8 @@ def _run_process(
         text=True,
         timeout=300,
     )
+    assert INTERNAL_ERROR not in result.stdout + result.stderr, result.stderr
+    return result
 
 
 def _run_here(arguments: list[str]) -> int:

@@ -77,7 +77,7 @@ def test_converting_has_a_row_for_each_variant(tmp_path: Path) -> None:
 def test_formats_compares_local_files_with_a_bucket(tmp_path: Path) -> None:
     output = run("benchmarks.formats", "--only", "CSV, `;`", "--train", 4, "--test", 2)
     assert re.search(r"\| CSV, `;` \| 1 \| [\d,]+ \| [\d.]+ s \| [\d.]+ s \| [\d.]+ % \|", output)
-    assert "the same: 1 x 2 locations, one result, bit-identical" in output
+    assert "identical: 1 x 2 locations, one result, bit-identical" in output
 
 
 def test_workers_prints_tables_and_writes_the_chart(tmp_path: Path) -> None:

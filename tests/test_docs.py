@@ -134,12 +134,12 @@ def test_flags_that_are_named_exist(page: Path) -> None:
     """In tables and text; those of other programs stand in code blocks."""
     own = [options_class(name) for name in main.COMMANDS if name not in ("train", "data")]
     kinds = [Config, *own, *DATA_OPTIONS.values()]
-    known = {flag_name(setting.name) for kind in kinds for setting in option_specs(kind)}
+    flags = {flag_name(setting.name) for kind in kinds for setting in option_specs(kind)}
     others = {"--gpus", "--read-only", "--tmpfs", "--help", "--memory", "--target"}
     others |= {"--substitutions", "--version"}
     text = re.sub(r"^    .*$", "", page.read_text(), flags=re.MULTILINE)
     named = set(re.findall(r"`[^`]*?(--[a-z][a-z-]+)", text))
-    assert named - known - others - EXAMPLE_FLAGS == set()
+    assert named - flags - others - EXAMPLE_FLAGS == set()
 
 
 def test_the_reference_of_flags_is_up_to_date() -> None:

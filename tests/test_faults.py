@@ -78,9 +78,9 @@ def test_the_result_is_bit_identical_despite_a_transient_fault(
 ) -> None:
     injected = proxy.add(**TRANSIENT[fault])
     out = f"{bucket}/run"
-    done = job(*ARGUMENTS, f"--data={data}", f"--out={out}")
+    result = job(*ARGUMENTS, f"--data={data}", f"--out={out}")
     assert injected.hits, "the fault did not occur"
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     assert without_data_path(fingerprint(out, tmp_path)) == undisturbed
 
 
@@ -127,10 +127,10 @@ def test_a_permanent_fault_is_an_error_and_the_run_can_be_resumed(
     assert re.search(message, failed.stderr.splitlines()[-1])
     assert storage.folder(out).read(filenames.MANIFEST) is None
     proxy.clear()
-    done = job(*command)
-    assert done.returncode == 0, done.stderr
+    result = job(*command)
+    assert result.returncode == 0, result.stderr
     if "halfway" in fault or "final write" in fault:
-        assert "resuming from" in done.stderr
+        assert "resuming from" in result.stderr
     assert without_data_path(fingerprint(out, tmp_path)) == undisturbed
     shutil.rmtree(tmp_path / "runs", ignore_errors=True)
 
@@ -150,7 +150,7 @@ class Machine:
     def run(self, script: str) -> list[str]:
         """Runs a shell script with the function `job`; returns its lines of stdout and stderr."""
         (self.folder / "disk").mkdir(exist_ok=True)
-        done = subprocess.run(
+        result = subprocess.run(
             ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c",
              f"cd {self.folder}\n{self._job}\n{script}"],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -159,7 +159,7 @@ class Machine:
             text=True,
             timeout=300,
         )  # fmt: skip
-        return done.stdout.splitlines()
+        return result.stdout.splitlines()
 
 
 @pytest.fixture
@@ -280,13 +280,13 @@ def test_too_little_memory_is_an_error_before_training(job: Job, digits: Path) -
     try:
         enter = f"import os; open('{group}/cgroup.procs', 'w').write(str(os.getpid()));"
         call = f"from trainer import task; task.main(['--model=mlp', '--data={digits}'])"
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-c", enter + call], cwd=ROOT, capture_output=True, text=True
         )
     finally:
         group.rmdir()
-    assert done.returncode == 2, done.stderr
-    assert "the memory limit is 200 MB, expected at least 30" in done.stderr
+    assert result.returncode == 2, result.stderr
+    assert "the memory limit is 200 MB, expected at least 30" in result.stderr
 
 
 def test_a_network_too_large_for_memory_is_one_line(job: Job, tmp_path: Path, digits: Path) -> None:
@@ -297,6 +297,6 @@ def test_a_network_too_large_for_memory_is_one_line(job: Job, tmp_path: Path, di
         "              keras.layers.Dense(2**40), keras.layers.Dense(10, 'softmax')]\n"
         "    return keras.Sequential(layers)\n"
     )
-    done = job("--model=huge:build", f"--data={digits}")
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("python -m trainer.task: error: out of memory")
+    result = job("--model=huge:build", f"--data={digits}")
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith("python -m trainer.task: error: out of memory")

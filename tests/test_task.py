@@ -61,15 +61,15 @@ def test_help_lists_every_flag_without_importing_large_packages(flag: str) -> No
         "atexit.register(lambda: print([m for m in heavy if m in sys.modules], file=sys.stderr));"
         f"task.main(['{flag}'])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "[]\n")
-    letters = "".join(done.stdout.split())  # Lines are wrapped at spaces and hyphens.
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "[]\n")
+    letters = "".join(result.stdout.split())  # Lines are wrapped at spaces and hyphens.
     for option in option_specs(Config):
-        assert f"\n  {option.flag}" in done.stdout
+        assert f"\n  {option.flag}" in result.stdout
         assert "".join(help.text(option, task.NAMES).split()) in letters
     for name in (*MODELS, *SHIPPED):
-        assert name in done.stdout
-    assert "FIRE" not in done.stdout
+        assert name in result.stdout
+    assert "FIRE" not in result.stdout
 
 
 MISTAKES: list[tuple[list[str], str]] = [
@@ -93,35 +93,35 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").touch()
     before = sorted(tmp_path.rglob("*"))
-    done = job(*arguments)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert message.replace("file: . is", "file is") in done.stderr
-    assert done.stderr.startswith("python -m trainer.task: error: ")
-    assert done.stderr.count("\n") == 1
+    result = job(*arguments)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert message.replace("file: . is", "file is") in result.stderr
+    assert result.stderr.startswith("python -m trainer.task: error: ")
+    assert result.stderr.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_an_error_is_a_json_line_with_a_json_log(job: Job) -> None:
-    done = job("--epochs", "0", "--log", "json")
-    assert done.returncode == 2
-    assert done.stderr == ""
-    entry = json.loads(done.stdout)
+    result = job("--epochs", "0", "--log", "json")
+    assert result.returncode == 2
+    assert result.stderr == ""
+    entry = json.loads(result.stdout)
     assert entry["severity"] == "ERROR"
     assert entry["message"].startswith("--epochs: found '0'")
 
 
 def test_a_missing_bucket_is_one_line(job: Job, bucket: str) -> None:
-    done = job("--data", "gs://no-such-bucket/mnist")
-    assert done.returncode == 2
-    assert "gs://no-such-bucket/mnist: no such bucket or object (404)" in done.stderr
-    assert done.stderr.count("\n") == 1
+    result = job("--data", "gs://no-such-bucket/mnist")
+    assert result.returncode == 2
+    assert "gs://no-such-bucket/mnist: no such bucket or object (404)" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.process
 def test_an_error_in_a_users_model_has_a_traceback(job: Job, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def build(spec):\n    return 1 / 0\n")
-    done = job("--model", "mine:build")
-    assert done.returncode == 1
-    assert 'mine.py", line 2, in build' in done.stderr
-    assert "ZeroDivisionError" in done.stderr
+    result = job("--model", "mine:build")
+    assert result.returncode == 1
+    assert 'mine.py", line 2, in build' in result.stderr
+    assert "ZeroDivisionError" in result.stderr

@@ -41,9 +41,9 @@ def test_a_diverging_loss_stops_the_run_and_names_the_last_checkpoint(
     job: Job, digits: Path
 ) -> None:
     arguments = ("--model=mlp", f"--data={digits}", "--learning-rate=1e38", "--out=run")
-    done = job(*arguments, "--checkpoint-steps=1")
-    assert done.returncode == 2
-    last = done.stderr.splitlines()[-1]
+    result = job(*arguments, "--checkpoint-steps=1")
+    assert result.returncode == 2
+    last = result.stderr.splitlines()[-1]
     assert re.search(r"the loss became (nan|inf) in epoch 1, step \d+; expected a finite", last)
     assert re.search(r"The last good checkpoint: run/checkpoints/\w+\.h5$", last)
 
@@ -64,10 +64,10 @@ def test_rare_classes_and_leaked_examples_are_reported_and_class_weights_help(
     np.savez(tmp_path / "rare.npz", x_train=x, y_train=y, x_test=x_test, y_test=y_test)
     recalls = []
     for kind in ("none", "balanced"):
-        done = job("--model=mlp", "--data=rare.npz", f"--out={kind}", f"--class-weights={kind}")
-        assert "rare.npz: 3 of 400 test examples are also in the training split" in (done.stderr)
+        result = job("--model=mlp", "--data=rare.npz", f"--out={kind}", f"--class-weights={kind}")
+        assert "rare.npz: 3 of 400 test examples are also in the training split" in (result.stderr)
         warning = "rare.npz: 1000 training examples of class '0' and 40 of '1'; --class-weights bal"
-        assert (warning in done.stderr) == (kind == "none")
+        assert (warning in result.stderr) == (kind == "none")
         metrics = json.loads((tmp_path / kind / filenames.METRICS).read_text())
         assert metrics["leaked_from_training"] == {"test": 3}
         recalls.append(metrics["per_class"][1]["recall"])
@@ -76,9 +76,11 @@ def test_rare_classes_and_leaked_examples_are_reported_and_class_weights_help(
 
 @pytest.mark.process
 def test_a_job_writes_a_complete_run_directory(job: Job, digits: Path, tmp_path: Path) -> None:
-    done = job("--model=mlp", "--data", digits, "--out=run", "--epochs=2", "--validation-split=0.2")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "run\n"
+    result = job(
+        "--model=mlp", "--data", digits, "--out=run", "--epochs=2", "--validation-split=0.2"
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "run\n"
     run = tmp_path / "run"
     names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     events = {name for name in names if re.match(r"tensorboard/events\.out\.tfevents\.\d+\.", name)}
@@ -107,7 +109,7 @@ def test_a_job_writes_a_complete_run_directory(job: Job, digits: Path, tmp_path:
     settings = json.loads((run / filenames.CONFIG).read_text())
     assert (settings["batch_size"], settings["learning_rate"], settings["seed"]) == (128, 0.001, 0)
 
-    lines = done.stderr.splitlines()
+    lines = result.stderr.splitlines()
     assert lines[0].startswith(f"training mlp on {digits}, ")
     assert [line.split()[:2] for line in lines[1:3]] == [["epoch", "1/2"], ["epoch", "2/2"]]
     assert lines[3].startswith("test accuracy")
@@ -124,10 +126,10 @@ def test_a_job_reads_from_and_writes_to_a_bucket(job: Job, bucket: str, sentence
     for path in sentences.iterdir():
         storage.folder(f"{bucket}/data").write(path.name, path)
     arguments = ["--model=sentiment", f"--data={bucket}/data", f"--out={bucket}/runs/7"]
-    done = job(*arguments, "--epochs=1", "--log=json")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    entries = [json.loads(line) for line in done.stdout.splitlines()]
+    result = job(*arguments, "--epochs=1", "--log=json")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    entries = [json.loads(line) for line in result.stdout.splitlines()]
     assert {entry["severity"] for entry in entries} == {"INFO"}
     assert entries[-1]["message"] == f"{bucket}/runs/7"
 
@@ -178,10 +180,10 @@ def test_a_bucket_that_may_not_be_written_is_an_error_before_training(
     job: Job, bucket: str, proxy: FaultProxy, digits: Path
 ) -> None:
     proxy.add(match="POST", status=403, times=1000)
-    done = job("--model=mlp", "--data", digits, f"--out={bucket}/run", "--epochs=1")
-    assert done.returncode == 2
-    assert "permission denied (403)" in done.stderr
-    assert done.stderr.count("\n") == 1
+    result = job("--model=mlp", "--data", digits, f"--out={bucket}/run", "--epochs=1")
+    assert result.returncode == 2
+    assert "permission denied (403)" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_a_run_from_the_config_of_another_is_bit_identical(
@@ -189,8 +191,8 @@ def test_a_run_from_the_config_of_another_is_bit_identical(
 ) -> None:
     flags = ("--model=mlp", f"--data={digits}", "--epochs=1", "--seed=3")
     runs = (shared_run("seed_3", *flags), tmp_path / "second")
-    done = job("--config", runs[0] / "config.json", "--out=second")
-    assert done.returncode == 0, done.stderr
+    result = job("--config", runs[0] / "config.json", "--out=second")
+    assert result.returncode == 0, result.stderr
     first, second = (json.loads((run / filenames.METRICS).read_text()) for run in runs)
     for timing in ("seconds", "examples_per_second"):
         first.pop(timing), second.pop(timing)
@@ -236,8 +238,8 @@ def test_a_model_can_be_defined_in_one_file(job: Job, digits: Path, tmp_path: Pa
     assert refused.returncode == 2
     assert "EarlyStopping monitors val_loss; give --validation-split 0.1" in refused.stderr
     assert not (tmp_path / "run").exists()
-    done = job(*arguments, "--validation-split=0.1")
-    assert done.returncode == 0, done.stderr
+    result = job(*arguments, "--validation-split=0.1")
+    assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "run" / filenames.METRICS).read_text())["epochs"] == 2
 
 
@@ -261,39 +263,39 @@ def test_a_model_that_cannot_be_saved_is_refused_before_training(
     job: Job, digits: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.py").write_text(SUBCLASS)
-    done = job("--model=mine:build", "--data", digits, "--out=run")
-    assert done.returncode == 2
-    assert "--model mine:build: cannot be saved, expected a Sequential or" in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("python -m trainer.task: error: ")
+    result = job("--model=mine:build", "--data", digits, "--out=run")
+    assert result.returncode == 2
+    assert "--model mine:build: cannot be saved, expected a Sequential or" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("python -m trainer.task: error: ")
     assert not (tmp_path / "run").exists()
 
 
 def test_weights_that_overflow_in_the_last_step_are_an_error(
     job: Job, digits: Path, tmp_path: Path
 ) -> None:
-    done = job(
+    result = job(
         "--model=mlp", "--data", digits, "--learning-rate=1e39", "--epochs=1",
         "--batch-size=1000", "--out=run",
     )  # fmt: skip
-    assert done.returncode == 2
-    assert "the model returns NaN for class probabilities" in done.stderr
+    assert result.returncode == 2
+    assert "the model returns NaN for class probabilities" in result.stderr
     assert not (tmp_path / "run" / filenames.MANIFEST).exists()
 
 
 def test_a_shipped_data_set_and_the_default_run_directory(job: Job, tmp_path: Path) -> None:
-    done = job("--model=sentiment_small", "--epochs=1")
-    assert done.returncode == 0, done.stderr
+    result = job("--model=sentiment_small", "--epochs=1")
+    assert result.returncode == 0, result.stderr
     (run,) = (tmp_path / "runs").iterdir()
-    assert done.stdout == f"runs/{run.name}\n"
+    assert result.stdout == f"runs/{run.name}\n"
     assert run.name.startswith("sentiment_small-20")
 
 
 def test_damaged_data_writes_nothing(job: Job, digits: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(digits, tmp_path / "data"))
     write_idx(folder / "train-labels-idx1-ubyte.gz", np.zeros(7))
-    done = job("--data=data", "--out=run")
-    assert done.returncode == 2
-    assert "data/train-labels-idx1-ubyte.gz: 7 labels, but" in done.stderr
+    result = job("--data=data", "--out=run")
+    assert result.returncode == 2
+    assert "data/train-labels-idx1-ubyte.gz: 7 labels, but" in result.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -307,20 +309,22 @@ TARGETS = {
 @pytest.mark.long
 @pytest.mark.parametrize("model", TARGETS)
 def test_accuracy(job: Job, tmp_path: Path, model: str) -> None:
-    done = job("--model", model, "--out=run")
-    assert done.returncode == 0, done.stderr
+    result = job("--model", model, "--out=run")
+    assert result.returncode == 0, result.stderr
     metrics = json.loads((tmp_path / "run" / filenames.METRICS).read_text())
     assert 100 * metrics["test"]["accuracy"] >= TARGETS[model]
 
 
-# Slow ones; tests/models and tests/runs train all models in shorter tests.
+# Slow ones. tests/models trains all models on easy data, tests/inference/export exports all runs.
 LONG = ("cnn", "cnn_accurate", "image", "ngram", "text")
 
 
 @pytest.mark.parametrize(
     "model", [pytest.param(m, marks=pytest.mark.long if m in LONG else ()) for m in MODELS]
 )
-def test_the_training_loss_of_every_model_falls(trained: Callable[[str], Path], model: str) -> None:
+def test_a_job_with_each_model_writes_a_report_and_lowers_the_loss(
+    trained: Callable[[str], Path], model: str
+) -> None:
     run = trained(model)
     assert (run / filenames.REPORT).exists()
     history = (run / filenames.HISTORY).read_text().splitlines()

@@ -145,8 +145,8 @@ def test_checkpoints_of_another_run_are_not_changed(
         shared.write(name, tmp_path / "checkpoint")
     folders = (f"--out={bucket}/run", f"--checkpoint-dir={bucket}/checkpoints")
     for _ in range(2):  # The second command finds a finished run.
-        done = job(
+        result = job(
             "--model=mlp", f"--data={digits}", *folders, "--epochs=2", "--checkpoint-steps=2"
         )
-        assert done.returncode == 0, done.stderr
+        assert result.returncode == 0, result.stderr
     assert shared.names() == sorted(other_files)

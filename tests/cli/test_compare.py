@@ -111,11 +111,11 @@ def test_it_does_not_import_tensorflow(finished_run: Path, other_run: Path, here
         "atexit.register(lambda: print([m for m in heavy if m in sys.modules], file=sys.stderr));"
         f"main.main(['compare', {str(finished_run)!r}, {str(other_run)!r}])"
     )
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", program],
         cwd=here, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
     )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "[]\n")
+    assert (result.returncode, result.stderr) == (0, "[]\n")
 
 
 @pytest.mark.parametrize(

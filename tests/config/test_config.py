@@ -76,11 +76,11 @@ def test_a_wrong_config_file_is_reported_with_its_name(text: str, message: str) 
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("path", "expected"),
     [("runs/1/", "runs/1"), ("gs://b/runs//", "gs://b/runs"), ("gs://b/", "gs://b"), ("/", "/")],
 )
-def test_a_trailing_slash_is_ignored(given: str, expected: str) -> None:
-    assert resolve({"out": given}).out == expected
+def test_a_trailing_slash_is_ignored(path: str, expected: str) -> None:
+    assert resolve({"out": path}).out == expected
 
 
 def test_flags_win_over_the_file() -> None:

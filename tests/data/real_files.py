@@ -56,8 +56,8 @@ class Format:
     Attributes:
         name: name for the table of results.
         write: writes the data to an empty folder.
-        examples: how the examples compare with those of the other formats: "the same", "in another
-            order", "as vectors" or "lossy".
+        examples: how the examples compare with those of the other formats: "identical",
+            "other order", "as vectors" or "lossy".
         flags: flags that are needed to read it.
         pattern: pattern below the folder, if the data is given by a pattern.
         validation: whether the data also has a validation split.
@@ -66,7 +66,7 @@ class Format:
 
     name: str
     write: Write
-    examples: str = "the same"
+    examples: str = "identical"
     flags: tuple[str, ...] = ()
     pattern: str = ""
     validation: bool = False
@@ -471,8 +471,8 @@ KINDS = (
                 pattern="/*.jsonl",
                 remote=True,
             ),
-            Format("shards of `.npz`", converted(npz), "in another order"),
-            Format("shards of class folders", converted(class_folders()), "in another order"),
+            Format("shards of `.npz`", converted(npz), "other order"),
+            Format("shards of class folders", converted(class_folders()), "other order"),
         ),
     ),
     Kind(
@@ -563,7 +563,7 @@ KINDS = (
             Format(
                 "Parquet of `trainer data convert`",
                 converted(table(delimited(), ".csv", texts)),
-                "in another order",
+                "other order",
             ),
         ),
     ),

@@ -161,8 +161,8 @@ def test_predictions_for_long_texts_are_limited() -> None:
 
 def test_importing_the_module_does_not_import_matplotlib_or_jinja2() -> None:
     program = "import sys, trainer.reports.report; print({'matplotlib', 'jinja2'} & {*sys.modules})"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout == "set()\n", done.stderr
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.stdout == "set()\n", result.stderr
 
 
 def test_an_internal_error_in_the_report_is_logged_and_does_not_fail_the_run(

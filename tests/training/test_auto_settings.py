@@ -109,9 +109,9 @@ def test_two_workers_select_the_same_architecture_as_one(texts: Path, tmp_path: 
 def test_a_class_too_small_for_a_validation_split_is_an_error(job: Job, tmp_path: Path) -> None:
     lines = ["good,yes", "fine,yes", "great,yes", "bad,no", "awful,no"]
     (tmp_path / "few.csv").write_text("\n".join(["text,label", *lines]))
-    done = job("--model=text", "--data=few.csv", "--out=run")
-    assert done.returncode == 2
-    assert done.stderr.endswith(
+    result = job("--model=text", "--data=few.csv", "--out=run")
+    assert result.returncode == 2
+    assert result.stderr.endswith(
         "class 'no' has 1 example, too few to hold one out, to compare --architecture ngram and "
         "convolution; set --architecture\n"
     )

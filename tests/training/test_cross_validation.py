@@ -29,10 +29,10 @@ def test_each_example_is_tested_once_by_a_model_not_trained_on_it(
     assert earlier.returncode == 0, earlier.stderr
     before = (tmp_path / "cv/fold-1" / filenames.MANIFEST).stat().st_mtime_ns
 
-    done = job(*ARGUMENTS, "--data", digits, "--out=cv")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "cv\n"
-    assert "3 folds: test accuracy " in done.stderr.splitlines()[-1]
+    result = job(*ARGUMENTS, "--data", digits, "--out=cv")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "cv\n"
+    assert "3 folds: test accuracy " in result.stderr.splitlines()[-1]
     assert (tmp_path / "cv/fold-1" / filenames.MANIFEST).stat().st_mtime_ns == before
     for number in (1, 2, 3):
         folder = storage.folder(str(tmp_path / f"cv/fold-{number}"))
@@ -55,10 +55,10 @@ def test_a_folder_with_other_files_is_refused(job: Job, digits: Path, tmp_path: 
     out = tmp_path / "mine"
     out.mkdir()
     (out / "thesis.txt").write_text("all my work")
-    done = job(*ARGUMENTS, "--data", digits, "--out=mine", "--overwrite")
-    assert done.returncode == 2
+    result = job(*ARGUMENTS, "--data", digits, "--out=mine", "--overwrite")
+    assert result.returncode == 2
     expected = "--out mine: holds files that do not belong to 3 folds (thesis.txt, 1 in total)"
-    assert expected in done.stderr
+    assert expected in result.stderr
     assert [path.name for path in out.iterdir()] == ["thesis.txt"]
 
 
@@ -67,20 +67,20 @@ def test_finished_folds_of_other_data_are_refused_before_training(
 ) -> None:
     data = tmp_path / "data"
     shutil.copytree(digits, data)
-    done = job(*ARGUMENTS, "--data", data, "--fold=3", "--out=cv/fold-3")
-    assert done.returncode == 0, done.stderr
+    result = job(*ARGUMENTS, "--data", data, "--fold=3", "--out=cv/fold-3")
+    assert result.returncode == 0, result.stderr
     write_digits(data, examples=900)
-    done = job(*ARGUMENTS, "--data", data, "--out=cv")
-    assert done.returncode == 2
-    assert "--out cv/fold-3: holds this fold of other data" in done.stderr
+    result = job(*ARGUMENTS, "--data", data, "--out=cv")
+    assert result.returncode == 2
+    assert "--out cv/fold-3: holds this fold of other data" in result.stderr
     assert [path.name for path in (tmp_path / "cv").iterdir()] == ["fold-3"]
 
 
 def test_a_fold_beyond_the_number_of_folds_is_refused(job: Job, digits: Path) -> None:
     assert job(*ARGUMENTS, "--data", digits, "--fold=3", "--out=cv/fold-3").returncode == 0
-    done = job("--model=mlp", "--folds=2", "--data", digits, "--out=cv", "--overwrite")
-    assert done.returncode == 2
-    assert "files that do not belong to 2 folds (fold-3/config.json" in done.stderr
+    result = job("--model=mlp", "--folds=2", "--data", digits, "--out=cv", "--overwrite")
+    assert result.returncode == 2
+    assert "files that do not belong to 2 folds (fold-3/config.json" in result.stderr
 
 
 @pytest.mark.long

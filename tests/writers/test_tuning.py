@@ -58,8 +58,8 @@ def test_a_trial_reports_its_validation_metrics(job: Job, digits: Path, tmp_path
     refused = job(*arguments, "--out=refused", **trial)
     assert refused.returncode == 2
     assert "--validation-split: a tuning trial needs validation data" in refused.stderr
-    done = job(*arguments, "--out=run", "--validation-split=0.2", "--batch_size=64.0", **trial)
-    assert done.returncode == 0, done.stderr
+    result = job(*arguments, "--out=run", "--validation-split=0.2", "--batch_size=64.0", **trial)
+    assert result.returncode == 0, result.stderr
     history = (tmp_path / "run" / "history.csv").read_text().splitlines()
     column = history[0].split(",").index("val_accuracy")
     lines = [json.loads(line) for line in (tmp_path / "metrics").read_text().splitlines()]

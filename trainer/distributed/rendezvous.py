@@ -62,14 +62,14 @@ def join(cluster: Cluster, info: WorkerInfo) -> None:
 
 def release(cluster: Cluster) -> None:
     """Ends the other workers of a finished run, as far as they connect within a minute."""
-    with contextlib.suppress(WorkerLostError), _Server(cluster) as server:
+    with contextlib.suppress(WorkerLostError), _RendezvousServer(cluster) as server:
         server.wait_for_workers(time.monotonic() + _RELEASE_TIMEOUT_S)
         server.answer(_FINISHED)
 
 
 def _serve(cluster: Cluster, info: WorkerInfo, deadline: float) -> str:
     """Waits for all workers and answers them; returns how they differ, "" if they do not."""
-    with _Server(cluster) as server:
+    with _RendezvousServer(cluster) as server:
         missing = server.wait_for_workers(deadline)
         if missing:
             names = ", ".join(f"{index} ({cluster.addresses[index]})" for index in missing)
@@ -88,7 +88,7 @@ def _serve(cluster: Cluster, info: WorkerInfo, deadline: float) -> str:
     return problem
 
 
-class _Server:
+class _RendezvousServer:
     """The chief's port, to which the other workers connect.
 
     Attributes:
@@ -111,7 +111,7 @@ class _Server:
                 f"TF_CONFIG: cannot listen at {cluster.addresses[0]}: {error.strerror}"
             ) from None
 
-    def __enter__(self) -> _Server:
+    def __enter__(self) -> _RendezvousServer:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.config import ResolvedConfig, flag_name
+from trainer.config import Config, ResolvedConfig, option_specs
 from trainer.data.dataset import Array, Dataset
 from trainer.reports import occlusion, pages, samples
 from trainer.reports.occlusion import Predict
@@ -75,9 +74,12 @@ def _page(inputs: ReportInputs, folder: Path) -> str:
             inputs.data.train, inputs.data.class_counts(), inputs.data.spec.classes
         ),
         settings=[
-            (flag_name(name), value, name in inputs.config.auto_settings)
-            for name, value in dataclasses.asdict(inputs.config).items()
-            if name != "auto_settings"
+            (
+                each.flag,
+                getattr(inputs.config, each.name),
+                each.name in inputs.config.auto_settings,
+            )
+            for each in option_specs(Config)
         ],
         versions=manifest.versions(),
         origin={

@@ -56,8 +56,8 @@ def test_a_folder_is_read_in_the_order_of_its_names(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(good)
     (tmp_path / "empty").mkdir()
-    found = summarize(read_items(GREY, tmp_path), tmp_path)
-    assert found == dict.fromkeys(["a.jpg", "b.png", "b/10.png", "b/2.png", "c/d/e"], "7")
+    summary = summarize(read_items(GREY, tmp_path), tmp_path)
+    assert summary == dict.fromkeys(["a.jpg", "b.png", "b/10.png", "b/2.png", "c/d/e"], "7")
 
 
 def test_damaged_files_have_an_error_and_the_others_are_read(tmp_path: Path) -> None:
@@ -70,9 +70,10 @@ def test_damaged_files_have_an_error_and_the_others_are_read(tmp_path: Path) -> 
     (tmp_path / "7.png").symlink_to("nowhere")
     (tmp_path / "8").symlink_to(tmp_path)
     (tmp_path / "9.txt").write_text("hello")
-    found = summarize(read_items(GREY, tmp_path, tmp_path / "none.png"), tmp_path)
+    summary = summarize(read_items(GREY, tmp_path, tmp_path / "none.png"), tmp_path)
     assert {
-        name[0]: re.split(r": | \(", text)[-1 if ":" in text else 0] for name, text in found.items()
+        name[0]: re.split(r": | \(", text)[-1 if ":" in text else 0]
+        for name, text in summary.items()
     } == {
         "1": "0",
         "2": "image file is truncated",
@@ -127,9 +128,9 @@ def test_each_line_of_a_text_file_is_an_example(tmp_path: Path) -> None:
 def test_a_file_that_is_not_text_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one\ntwo\n" * 100, encoding="utf-16")
     (tmp_path / "b").write_bytes(png(PIXELS))
-    found = summarize(read_items(TEXT, tmp_path), tmp_path)
-    assert set(found) == {"a.txt", "b"}
-    assert all("found NUL characters" in error for error in found.values())
+    summary = summarize(read_items(TEXT, tmp_path), tmp_path)
+    assert set(summary) == {"a.txt", "b"}
+    assert all("found NUL characters" in error for error in summary.values())
 
 
 def test_csv_texts_are_in_a_named_column(tmp_path: Path) -> None:
@@ -156,8 +157,8 @@ def test_csv_numbers_have_an_optional_header(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     for header, first in (("", 1), ("x,y,z\n", 2)):
         file.write_text(f"{header}1,2,3\n4,5\n1,x,3\n7,8,nan\n\n 9 ,1e3,-2\n")
-        found = summarize(read_items(VECTOR, file), tmp_path)
-        assert found == {
+        summary = summarize(read_items(VECTOR, file), tmp_path)
+        assert summary == {
             f"a.csv:{first}": "1.0",
             f"a.csv:{first + 1}": "found 2 columns, expected 3, a list of 3 numbers",
             f"a.csv:{first + 2}": "found 'x', expected a list of 3 numbers",
@@ -188,11 +189,11 @@ def test_each_json_line_is_an_example_or_holds_one(tmp_path: Path) -> None:
         "[" * 9999,
     ]
     file.write_text("\n".join(lines))
-    found = summarize(read_items(TEXT, file), tmp_path)
-    assert list(found.values())[:3] == [
+    summary = summarize(read_items(TEXT, file), tmp_path)
+    assert list(summary.values())[:3] == [
         "one", "two", "no field 'text', found 'id'; name the field with --column",
     ]  # fmt: skip
-    assert [error.split(":")[0] for error in list(found.values())[3:]] == [
+    assert [error.split(":")[0] for error in list(summary.values())[3:]] == [
         "not JSON", "found a number, expected a text",
         "found a text that is not valid Unicode", "not JSON",
     ]  # fmt: skip
@@ -209,9 +210,9 @@ def test_arrays_of_examples_are_read(tmp_path: Path) -> None:
     np.save(tmp_path / "b.npy", images[..., np.newaxis].astype(">f4"))
     write_idx(tmp_path / "c-idx3-ubyte.gz", images)
     write_idx(tmp_path / "d.idx", images)
-    found = summarize(read_items(GREY, tmp_path), tmp_path)
+    summary = summarize(read_items(GREY, tmp_path), tmp_path)
     names = ("a.npy", "b.npy", "c-idx3-ubyte.gz", "d.idx")
-    assert found == {f"{name}:{n}": str(n - 1) for name in names for n in (1, 2)}
+    assert summary == {f"{name}:{n}": str(n - 1) for name in names for n in (1, 2)}
 
 
 def test_arrays_that_do_not_fit_or_are_damaged_are_errors(tmp_path: Path) -> None:
@@ -226,8 +227,8 @@ def test_arrays_that_do_not_fit_or_are_damaged_are_errors(tmp_path: Path) -> Non
     np.save(tmp_path / "size.npy", images[:, :1])
     (tmp_path / "text.npy").write_text("hello")
     (tmp_path / "zip-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(5000))[:20])
-    found = summarize(read_items(GREY, tmp_path), tmp_path)
-    errors = {name.split(".")[0]: error for name, error in found.items() if not error.isdigit()}
+    summary = summarize(read_items(GREY, tmp_path), tmp_path)
+    errors = {name.split(".")[0]: error for name, error in summary.items() if not error.isdigit()}
     assert "shape ()" in errors["labels-idx1-ubyte"]
     assert errors["long"] == "found more than the 2 examples of the header"
     assert "an array of Python objects" in errors["objects"]
@@ -236,7 +237,7 @@ def test_arrays_that_do_not_fit_or_are_damaged_are_errors(tmp_path: Path) -> Non
     assert "shape (1, 3)" in errors["size"]
     assert "no .npy, or a damaged one" in errors["text"] or "magic number" in errors["text"]
     assert "damaged or truncated gzip" in errors["zip-idx3-ubyte"]
-    assert [name for name, value in found.items() if value.isdigit()] == [
+    assert [name for name, value in summary.items() if value.isdigit()] == [
         "long.npy:1", "long.npy:2", "short.npy:1",
     ]  # fmt: skip
 
@@ -308,20 +309,20 @@ def test_a_bucket_is_read_like_a_folder(tmp_path: Path, bucket: str, proxy: Faul
         put = functools.partial(storage.folder(bucket).write, if_generation_match=0)
         list(pool.map(put, files.keys(), files.values()))
     proxy.requests.clear()
-    found = summarize(read_items(GREY, f"{bucket}/images"), f"{bucket}/images")
+    summary = summarize(read_items(GREY, f"{bucket}/images"), f"{bucket}/images")
     expected = {f"{number:03}.png": str(number) for number in range(200)}
     expected["100.png"] = "not an image, or a damaged one: found 5 bytes of another kind"
-    assert found == expected
-    assert list(found) == sorted(found)
+    assert summary == expected
+    assert list(summary) == sorted(summary)
     assert len(proxy.requests) <= 203  # A listing, and one request per file.
-    found = summarize(
+    summary = summarize(
         read_items(GREY, f"{bucket}/images/00*.png", f"{bucket}/images/010.png"), bucket
     )
-    assert list(found) == [f"images/{n:03}.png" for n in range(11)]
-    found = summarize(
+    assert list(summary) == [f"images/{n:03}.png" for n in range(11)]
+    summary = summarize(
         read_items(GREY, f"{bucket}/none", f"{bucket}/*.png", "gs://none-there"), "gs:/"
     )
-    assert [error.partition(" (")[0] for error in found.values()] == [
+    assert [error.partition(" (")[0] for error in summary.values()] == [
         "no files there", "no files there", "no such bucket or object",
     ]  # fmt: skip
 
@@ -333,9 +334,9 @@ def test_a_large_object_is_read_like_a_file(
     file = tmp_path / "a.txt"
     file.write_text("\n".join(f"line {number} \N{SNOWMAN}" for number in range(100)))
     storage.folder(bucket).write("a.txt", file)
-    found = summarize(read_items(TEXT, f"{bucket}/a.txt"), bucket)
-    assert found == summarize(read_items(TEXT, file), tmp_path)
-    assert found["a.txt:100"] == "line 99 \N{SNOWMAN}"
+    summary = summarize(read_items(TEXT, f"{bucket}/a.txt"), bucket)
+    assert summary == summarize(read_items(TEXT, file), tmp_path)
+    assert summary["a.txt:100"] == "line 99 \N{SNOWMAN}"
 
 
 def test_a_storage_outage_is_not_an_unreadable_file(

@@ -24,7 +24,7 @@ _GRACE_S = 8  # Below the 10 s after which docker stop kills.
 _KEEP_ALIVE_S = 620
 
 
-class _Server(uvicorn.Server):
+class _HttpServer(uvicorn.Server):
     """Announces when it is ready, and returns normally after a signal."""
 
     def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
@@ -87,7 +87,7 @@ def run(app: ASGIApp, listener: socket.socket, announce: Callable[[str], None]) 
     if ipaddress.ip_address(host).is_unspecified:
         host = "localhost"
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    server = _Server(config, lambda: announce(url))
+    server = _HttpServer(config, lambda: announce(url))
     for number in uvicorn.server.HANDLED_SIGNALS:
         signal.signal(number, server.handle_exit)  # uvicorn installs it too, a moment later.
     # A garbage collection of TensorFlow's million objects would stop all requests for 0.2 s.
