@@ -27,6 +27,7 @@ from trainer.distributed.gpu_diagnostics import (
     unusable_gpu_message,
 )
 from trainer.errors import DeviceError, UsageError
+from trainer.runtime import control_groups
 from trainer.runtime.keras_internals import initialize_on_each_worker
 from trainer.runtime.log import LOGGER
 
@@ -179,7 +180,7 @@ def set_cpu_threads() -> bool:
     """
     if {"TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"} & {*os.environ}:
         return True
-    cores = len(os.sched_getaffinity(0))
+    cores = control_groups.cores()
     try:
         tf.config.threading.set_inter_op_parallelism_threads(_CPU_MICROBATCHES)
         tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // _CPU_MICROBATCHES))
@@ -244,7 +245,7 @@ def _open_cpu(precision: str, xla: str, cluster: Cluster | None) -> Devices:
     name = re.search(r"^model name\s*: (.+)$", cpuinfo, re.MULTILINE)
     if precision == "auto":
         precision = cpu_precision(cpuinfo)
-    cores = len(os.sched_getaffinity(0))
+    cores = control_groups.cores()
     description = (
         f"CPU: {name[1] if name else 'CPU'}, {cores} cores, {precision}{', XLA' * (xla == 'on')}"
     )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import sys
 from collections.abc import Iterator
 
+from trainer.runtime import control_groups
 from trainer.runtime.log import suppress_native_logs
 
 
@@ -50,3 +52,20 @@ def _import_keras() -> None:
     finally:
         if hidden:
             del sys.modules[pyplot]
+    _limit_threads()
+
+
+def _limit_threads() -> None:
+    """Sets TensorFlow's threads to the quota of the control group, if there is one.
+
+    TensorFlow starts a thread per core of the machine. The kernel stops all threads of a group that
+    has used its quota, so more threads than the quota make each step slower.
+    """
+    cores = control_groups.cores()
+    if cores == len(os.sched_getaffinity(0)) or "TF_NUM_INTRAOP_THREADS" in os.environ:
+        return
+    import tensorflow as tf
+
+    with contextlib.suppress(RuntimeError):  # TensorFlow has started its threads already.
+        tf.config.threading.set_inter_op_parallelism_threads(cores)
+        tf.config.threading.set_intra_op_parallelism_threads(cores)

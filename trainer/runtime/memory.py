@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import resource
-from pathlib import Path
 
 from trainer.errors import DataError, DeviceError, Location
+from trainer.runtime import control_groups
 
 # Memory of TensorFlow and Keras without data: resident bytes and address space in bytes (measured
 # by lowering the limits of a cgroup and of `ulimit -v` until they fail, TensorFlow 2.21 for CPU).
@@ -20,7 +20,7 @@ _COPIES = 3
 def limit() -> int:
     """Returns the limit of resident bytes: of the machine or of its control group."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([physical, *_control_group_limits()])
+    return min([physical, *control_groups.memory_limits()])
 
 
 def check_data(size_bytes: int, description: str, location: Location | None = None) -> None:
@@ -65,28 +65,3 @@ def check_training(data_bytes: int) -> None:
 def format_size(size: int) -> str:
     """Formats a number of bytes as 12 MB, 3.4 GB or 1,200.0 GB."""
     return f"{size / 1e6:.0f} MB" if size < 1e9 else f"{size / 1e9:,.1f} GB"
-
-
-def _control_group_limits(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    """Returns the limits, in bytes, of this process's visible control groups, version 1 or 2.
-
-    Inside a container its own group is the root; outside, /proc/self/cgroup holds the path.
-    """
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    paths = [root / "memory.max", root / "memory" / "memory.limit_in_bytes"]
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            paths.append(root / path.lstrip("/") / "memory.max")
-        elif controllers == "memory":
-            paths.append(root / "memory" / path.lstrip("/") / "memory.limit_in_bytes")
-    limits = []
-    for file in paths:
-        try:
-            limits.append(int(file.read_text()))
-        except (OSError, ValueError):  # Missing, or "max".
-            continue
-    return limits

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-import os
 import re
 import threading
 import warnings
@@ -20,7 +19,7 @@ from trainer.data.dataset import Array, ReadRequest
 from trainer.data.shards.external_shuffle import shuffle_rows
 from trainer.data.shards.shard_format import Stream
 from trainer.errors import DamagedFilesError, DataError, Location
-from trainer.runtime import memory
+from trainer.runtime import control_groups, memory
 
 # Usual file name extensions; other files of a folder are not taken for images.
 SUFFIXES = (
@@ -252,7 +251,7 @@ def _decode_all(
     batches = storage.concurrent_map(
         lambda batch: list(map(try_decode, batch)),
         _batches(items),
-        threads=len(os.sched_getaffinity(0)),
+        threads=control_groups.cores(),
     )
     for outcome in itertools.chain.from_iterable(batches):
         if isinstance(outcome, DataError):
