@@ -7,6 +7,7 @@ import inspect
 import json
 import logging
 import os
+import pydoc
 import subprocess
 import sys
 import threading
@@ -174,10 +175,19 @@ def test_mypy_knows_the_settings_and_the_results(tmp_path: Path) -> None:
 def test_help_lists_every_setting_with_its_text() -> None:
     names = {option.name for option in option_specs(Config)}
     assert set(inspect.signature(trainer.train).parameters) == names
-    text = inspect.getdoc(trainer.api.train) or ""
+    text = inspect.getdoc(trainer.train) or ""
+    assert text.startswith("Trains a model, writes its run directory")
+    page = pydoc.plaintext.document(trainer.train)  # What `help(trainer.train)` prints.
     for option in option_specs(Config):
-        assert f"    {option.name}: {option.help.split('{')[0].split('. ')[0]}" in text
+        line = f"    {option.name}: {option.help.split('{')[0].split('. ')[0]}"
+        assert line in text
+        assert line in page
     assert "{" not in text
+
+
+def test_a_setting_without_a_name_is_refused() -> None:
+    with pytest.raises(UsageError, match="found 'mlp' without a name, expected settings by name"):
+        trainer.train("mlp")
 
 
 def test_a_run_has_the_results_of_its_files(run: trainer.Run, finished_run: Path) -> None:

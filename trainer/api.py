@@ -269,7 +269,7 @@ _OPTIONS = option_specs(Config)
 
 
 @_with_parameters_of(Config)
-def train(**settings: Any) -> Run:
+def train(*_unnamed: Any, **settings: Any) -> Run:
     """Trains a model, writes its run directory, and returns the finished run.
 
     The settings are those of the command line, by the same names with `_` for `-`; error messages
@@ -291,7 +291,7 @@ def train(**settings: Any) -> Run:
         The finished run.
 
     Raises:
-        UsageError: an unknown setting, or a value that cannot work.
+        UsageError: an unknown setting, one without a name, or a value that cannot work.
         DataError: the data is missing, damaged, or does not fit the model.
         DeviceError: the device is missing, cannot be opened, or is out of memory.
         RunExistsError: `out` holds another run, or another process is training it.
@@ -299,6 +299,11 @@ def train(**settings: Any) -> Run:
         DivergedError: the loss is not finite any more.
         StoppedError: SIGTERM stopped the training; a checkpoint is saved.
     """
+    if _unnamed:
+        raise UsageError(
+            f"train: found {_unnamed[0]!r} without a name, expected settings by name, such as "
+            'model="mlp"'
+        )
     config = _check_settings(settings)
     if not _training.acquire(blocking=False):
         raise UsageError(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
-import sys
-import types
+import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,7 @@ from trainer.distributed import rendezvous
 from trainer.distributed.cluster import Cluster
 from trainer.errors import WorkerLostError
 from trainer.runs.directory import RunDirectory
+from trainer.runtime.callable_module import make_callable
 from trainer.runtime.log import LOGGER
 from trainer.runtime.timers import StageTimer
 from trainer.training import setup
@@ -23,7 +22,6 @@ from trainer.training.setup import TrainingJob
 if TYPE_CHECKING:
     import keras
 
-    from trainer.api import Run
     from trainer.data.dataset import Array
     from trainer.engine.loop import MetricWriter, TrainingHook
     from trainer.engine.train_state import Logs
@@ -58,16 +56,12 @@ def run(config: Config, *, cluster: Cluster | None = None, started: float | None
 
     saved = directory.saved_auto_settings()
     job = setup.prepare(located, model_entry, timer, cluster, saved)
-    # Imported before the training starts, so that its time does not count as training.
-    from trainer.checkpoint import hooks  # noqa: F401
-    from trainer.distributed import devices
-    from trainer.engine import loop
-    from trainer.reports import report
-    from trainer.runs import metrics, model_files, predictions
-    from trainer.writers import progress, tensorboard  # noqa: F401
-
+    _import_later_stages()
     timer.record("import")
-    resolved, test = job.config, job.data.test
+    from trainer.runs import metrics
+    from trainer.writers import tensorboard
+
+    resolved = job.config
     directory = RunDirectory(resolved)
     with (
         directory.locked() as lease,
@@ -75,24 +69,7 @@ def run(config: Config, *, cluster: Cluster | None = None, started: float | None
     ):
         history = _train(job, lease, events, timer)
         timer.record("train")
-        with devices.translate_errors():
-            probabilities = loop.predict(job.model, test, batch_size=resolved.batch_size)
-        timer.record("evaluate")
-        with directory.commit(job.data.fingerprint, job.devices.description) as folder:
-            model_files.write(job.model, folder)
-            timer.record("write")
-            result = {
-                **metrics.test(probabilities, test.labels, job.data.spec.classes),
-                **_describe(job, history),
-                "seconds": timer.seconds(),
-            }
-            report.write(_report_inputs(job, probabilities, history, result), folder)
-            if events is None:
-                tensorboard.write(resolved, job.model, history, result, folder)
-            timer.record("report")
-            result["seconds"] = timer.seconds()
-            metrics.write(result, history, folder)
-            predictions.write(probabilities, test, job.data.spec.classes, folder)
+        result = _write_results(job, history, directory, events, timer)
         if events is not None:
             events.close(result)
     with contextlib.suppress(WorkerLostError):  # The other workers hold nothing of the run.
@@ -171,6 +148,46 @@ def _run_loop(
         return training.run()
 
 
+def _write_results(
+    job: TrainingJob,
+    history: list[Logs],
+    directory: RunDirectory,
+    events: EventFile | None,
+    timer: StageTimer,
+) -> dict[str, Any]:
+    """Evaluates the model on the test split, and writes all files of the run.
+
+    Returns:
+        The content of `metrics.json`.
+    """
+    from trainer.distributed import devices
+    from trainer.engine import loop
+    from trainer.reports import report
+    from trainer.runs import metrics, model_files, predictions
+    from trainer.writers import tensorboard
+
+    test, classes = job.data.test, job.data.spec.classes
+    with devices.translate_errors():
+        probabilities = loop.predict(job.model, test, batch_size=job.config.batch_size)
+    timer.record("evaluate")
+    with directory.commit(job.data.fingerprint, job.devices.description) as folder:
+        model_files.write(job.model, folder)
+        timer.record("write")
+        result = {
+            **metrics.test(probabilities, test.labels, classes),
+            **_describe(job, history),
+            "seconds": timer.seconds(),
+        }
+        report.write(_report_inputs(job, probabilities, history, result), folder)
+        if events is None:
+            tensorboard.write(job.config, job.model, history, result, folder)
+        timer.record("report")
+        result["seconds"] = timer.seconds()
+        metrics.write(result, history, folder)
+        predictions.write(probabilities, test, classes, folder)
+    return result
+
+
 def _report_inputs(
     job: TrainingJob, probabilities: Array, history: list[Logs], result: dict[str, Any]
 ) -> report.ReportInputs:
@@ -210,21 +227,19 @@ def _describe(job: TrainingJob, history: list[Logs]) -> dict[str, Any]:
     }
 
 
-class _CallableModule(types.ModuleType):
-    """The class of this module, so that `trainer.train(...)` is a call of `trainer.api.train`."""
-
-    def __call__(self, **settings: Any) -> Run:
-        """Trains a model and returns its run; see `help(trainer.api.train)`."""
-        from trainer import api
-
-        return api.train(**settings)
-
-    @property
-    def __signature__(self) -> inspect.Signature:
-        """The parameters of the call, for `help()` and for completion in editors."""
-        from trainer import api
-
-        return inspect.signature(api.train)
+def _import_later_stages() -> None:
+    """Imports what is used from now on, so that `seconds` counts it as import, not as training."""
+    for module in (
+        "trainer.checkpoint.hooks",
+        "trainer.engine.loop",
+        "trainer.reports.report",
+        "trainer.runs.model_files",
+        "trainer.runs.predictions",
+        "trainer.writers.progress",
+        "trainer.writers.tensorboard",
+    ):
+        importlib.import_module(module)
 
 
-sys.modules[__name__].__class__ = _CallableModule
+# `trainer.train(...)` is the Python interface, documented in `trainer/api.py`.
+make_callable(__name__, module_of="trainer.api", name="train")
