@@ -57,7 +57,8 @@ def _folders(controller: str, root: Path, groups: Path) -> list[tuple[int, Path]
             paths[2] = PurePosixPath(path.lstrip("/"))
         elif controller in controllers.split(","):
             paths[1] = PurePosixPath(path.lstrip("/"))
-            mounts.append((1, root / controllers))  # As in /sys/fs/cgroup/cpu,cpuacct.
+            if controllers != controller:  # Mounted as /sys/fs/cgroup/cpu,cpuacct, for example.
+                mounts.append((1, root / controllers))
     return [
         (version, mount / group)
         for version, mount in mounts
