@@ -57,7 +57,9 @@ def test_augmentation_layers_are_inactive_in_saved_models(
     saved = tf.saved_model.load(tmp_path / filenames.SAVED_MODEL)
     files = (tmp_path / filenames.MODEL_KERAS, tmp_path / filenames.MODEL_H5)
     loaded = map(keras.models.load_model, files)
-    for function in (model, saved.serve, *loaded):
+    outputs = saved.serve(data.test.examples)[models.OUTPUT]
+    np.testing.assert_allclose(outputs, expected, atol=1e-5)
+    for function in (model, *loaded):
         np.testing.assert_allclose(function(data.test.examples), expected, atol=1e-5)
     training_outputs = model(data.test.examples, training=True)
     assert np.abs(training_outputs - expected).max() > 0.1
@@ -80,14 +82,34 @@ def test_every_file_gives_the_outputs_of_the_trained_model(
 
     raw = models.as_input(data.test.examples)
     saved = tf.saved_model.load(tmp_path / filenames.SAVED_MODEL)
+    signature = saved.signatures["serving_default"]
+    assert list(signature.structured_input_signature[1]) == [data.spec.kind]
+    assert list(signature.structured_outputs) == ["probabilities"]
     loaded = keras.models.load_model(tmp_path / filenames.MODEL_KERAS)
+    assert [tensor.name for tensor in loaded.inputs] == [data.spec.kind]
+    assert loaded.layers[-1].name == "probabilities"
     assert type(loaded.optimizer) is type(model.optimizer)
     for ours, theirs in zip(model.optimizer.variables, loaded.optimizer.variables, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     outputs = {
         filenames.MODEL_KERAS: loaded(raw),
         filenames.MODEL_H5: keras.models.load_model(tmp_path / filenames.MODEL_H5)(raw),
-        filenames.SAVED_MODEL: saved.serve(raw),
+        filenames.SAVED_MODEL: saved.serve(raw)[models.OUTPUT],
     }
     for name, output in outputs.items():
         np.testing.assert_allclose(output, expected, atol=1e-6, err_msg=name)
+
+
+def test_the_names_of_input_and_output_do_not_depend_on_earlier_models(
+    digits: Path, tmp_path: Path
+) -> None:
+    spec = loader.load(DataOptions(data=str(digits), seed=0)).spec
+    model_entry = ModelEntry("mine:build", augmenting, Recipe())
+    for number in range(2):
+        model = models.build(model_entry, spec, learning_rate=0.01, steps=100, seed=0)
+        (tmp_path / str(number)).mkdir()
+        model_files.write(model, tmp_path / str(number))
+        saved = tf.saved_model.load(tmp_path / str(number) / filenames.SAVED_MODEL)
+        for signature in saved.signatures.values():
+            assert list(signature.structured_input_signature[1]) == ["image"]
+            assert list(signature.structured_outputs) == ["probabilities"]

@@ -43,6 +43,9 @@ MODELS = {
 # Name of a layer at the front of a model that is fixed before training, such as a vocabulary. Its
 # outputs are computed once per example, not at each step.
 PREPROCESS = "preprocess"
+# Name of the output in files that name it, and of the last layer. The input is named as its kind:
+# "image", "vector" or "text".
+OUTPUT = "probabilities"
 # Name of a layer that is fixed in the same way during the first `--frozen-epochs`.
 BACKBONE = "backbone"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trainer.errors import DataError
-from trainer.models import Recipe
+from trainer.models import OUTPUT, Recipe
 from trainer.models.scaling import to_unit_range
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def build(spec: Spec) -> keras.Model:
         )
     return keras.Sequential(
         [
-            keras.Input(spec.shape, dtype=spec.dtype),
+            keras.Input(spec.shape, dtype=spec.dtype, name=spec.kind),
             to_unit_range(spec),
             layers.Conv2D(32, 6, activation="relu"),
             layers.Conv2D(20, 6, activation="relu"),
@@ -53,7 +53,7 @@ def build(spec: Spec) -> keras.Model:
             layers.Flatten(),
             layers.Dense(128, activation="relu"),
             layers.Dropout(0.4),
-            layers.Dense(len(spec.classes), activation="softmax"),
+            layers.Dense(len(spec.classes), activation="softmax", name=OUTPUT),
         ],
         name="cnn",
     )

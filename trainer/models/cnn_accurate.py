@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from trainer.models import cnn_fast
+from trainer.models import OUTPUT, cnn_fast
 from trainer.models.augmentation import Distort
 from trainer.models.scaling import to_unit_range
 
@@ -39,14 +39,14 @@ def build(spec: Spec) -> keras.Model:
     cnn_fast.check_side(spec, "cnn_accurate", min_side=14)
     return keras.Sequential(
         [
-            keras.Input(spec.shape, dtype=spec.dtype),
+            keras.Input(spec.shape, dtype=spec.dtype, name=spec.kind),
             to_unit_range(spec),
             *cnn_fast.with_normalization(layers.Conv2D(16, 5, use_bias=False), pooled=True),
             *cnn_fast.with_normalization(layers.Conv2D(32, 3, use_bias=False)),
             *cnn_fast.with_normalization(layers.Conv2D(64, 3, use_bias=False), pooled=True),
             layers.Flatten(),
             *cnn_fast.with_normalization(layers.Dense(256, use_bias=False)),
-            layers.Dense(len(spec.classes), activation="softmax"),
+            layers.Dense(len(spec.classes), activation="softmax", name=OUTPUT),
         ],
         name="cnn_accurate",
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trainer.errors import DataError
-from trainer.models import Recipe, cropping
+from trainer.models import OUTPUT, Recipe, cropping
 from trainer.models.augmentation import Shift
 from trainer.models.scaling import to_unit_range
 
@@ -66,14 +66,14 @@ def build(spec: Spec) -> keras.Model:
     check_side(spec, "cnn_fast", min_side=_MIN_SIDE)
     return keras.Sequential(
         [
-            keras.Input(spec.shape, dtype=spec.dtype),
+            keras.Input(spec.shape, dtype=spec.dtype, name=spec.kind),
             *cropping.to_content(spec, min_side=_MIN_SIDE),
             to_unit_range(spec),
             *with_normalization(layers.Conv2D(16, 5, use_bias=False), pooled=True),
             *with_normalization(layers.Conv2D(64, 3, use_bias=False), pooled=True),
             layers.Flatten(),
             *with_normalization(layers.Dense(256, use_bias=False)),
-            layers.Dense(len(spec.classes), activation="softmax"),
+            layers.Dense(len(spec.classes), activation="softmax", name=OUTPUT),
         ],
         name="cnn_fast",
     )

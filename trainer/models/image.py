@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from trainer.models import Recipe, backbones
+from trainer.models import OUTPUT, Recipe, backbones
 from trainer.models.cnn_fast import one_cycle
 from trainer.models.scaling import to_unit_range
 
@@ -108,13 +108,13 @@ def build(
     import keras
     from keras import layers
 
-    images = keras.Input(spec.shape, dtype=spec.dtype)
+    images = keras.Input(spec.shape, dtype=spec.dtype, name=spec.kind)
     if backbone is None:
         features = _residual(to_unit_range(spec)(images), width, depth)
     else:
         features = backbones.features(images, spec, backbone, weights)
     features = layers.Dropout(_DROPOUT)(features)
-    outputs = layers.Dense(len(spec.classes), activation="softmax")(features)
+    outputs = layers.Dense(len(spec.classes), activation="softmax", name=OUTPUT)(features)
     return keras.Model(images, outputs, name="image")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trainer.models import Recipe
+from trainer.models import OUTPUT, Recipe
 from trainer.models.scaling import to_unit_range
 
 if TYPE_CHECKING:
@@ -31,14 +31,14 @@ def build(spec: Spec) -> keras.Model:
 
     return keras.Sequential(
         [
-            keras.Input(spec.shape, dtype=spec.dtype),
+            keras.Input(spec.shape, dtype=spec.dtype, name=spec.kind),
             to_unit_range(spec),
             layers.Flatten(),
             layers.Dense(512, activation="relu"),
             layers.Dropout(0.2),
             layers.Dense(512, activation="relu"),
             layers.Dropout(0.2),
-            layers.Dense(len(spec.classes), activation="softmax"),
+            layers.Dense(len(spec.classes), activation="softmax", name=OUTPUT),
         ],
         name="mlp",
     )

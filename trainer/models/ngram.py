@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from trainer.errors import DataError
-from trainer.models import PREPROCESS, Recipe, as_input
+from trainer.models import OUTPUT, PREPROCESS, Recipe, as_input
 from trainer.runtime import memory
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def build(spec: Spec) -> keras.Model:
     ids = layers.Concatenate()(ids_of_kinds) if len(ids_of_kinds) > 1 else ids_of_kinds[0]
     text_to_ids = keras.Model(text, ids, name=PREPROCESS)
 
-    text = keras.Input(spec.shape, dtype=spec.dtype)
+    text = keras.Input(spec.shape, dtype=spec.dtype, name=spec.kind)
     ids = text_to_ids(text)  # (N, longest)
     importance = layers.Embedding(
         tokens,
@@ -100,9 +100,9 @@ def build(spec: Spec) -> keras.Model:
     factor = layers.Embedding(tokens, classes, embeddings_initializer="zeros", name="factor")
     # Summed over the n-grams of a text: (N, classes, 1).
     scores = layers.Dot(axes=1)([factor(ids), importance(ids)])
-    outputs = layers.Dense(classes, activation="softmax", kernel_initializer="identity")(
-        layers.Flatten()(scores)
-    )
+    outputs = layers.Dense(
+        classes, activation="softmax", kernel_initializer="identity", name=OUTPUT
+    )(layers.Flatten()(scores))
     return keras.Model(text, outputs, name="ngram")
 
 

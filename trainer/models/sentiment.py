@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trainer.errors import DataError
-from trainer.models import PREPROCESS, Recipe, as_input
+from trainer.models import OUTPUT, PREPROCESS, Recipe, as_input
 from trainer.models.scaling import to_unit_range
 
 if TYPE_CHECKING:
@@ -62,11 +62,11 @@ def _build(spec: Spec, *, min_count: int, max_count: int | None) -> keras.Model:
         first = to_unit_range(spec)
     return keras.Sequential(
         [
-            keras.Input(spec.shape, dtype=spec.dtype),
+            keras.Input(spec.shape, dtype=spec.dtype, name=spec.kind),
             first,
             layers.Dense(200, activation="relu"),
             layers.Dropout(0.2),
-            layers.Dense(len(spec.classes), activation="softmax"),
+            layers.Dense(len(spec.classes), activation="softmax", name=OUTPUT),
         ],
         name="sentiment",
     )

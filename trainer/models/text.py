@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from trainer.models import PREPROCESS, Recipe, ngram
+from trainer.models import OUTPUT, PREPROCESS, Recipe, ngram
 from trainer.models.cnn_fast import one_cycle
 from trainer.models.sentiment import frequent_words
 
@@ -90,7 +90,7 @@ def build(
     from keras import layers
 
     words = frequent_words(np.asarray(spec.train.examples), min_count=2)[:max_tokens]
-    text = keras.Input(spec.shape, dtype=spec.dtype)
+    text = keras.Input(spec.shape, dtype=spec.dtype, name=spec.kind)
     ids = layers.TextVectorization(
         vocabulary=words, output_sequence_length=sequence_length, name=PREPROCESS
     )(text)
@@ -101,5 +101,5 @@ def build(
         )(x)
         x = layers.Add()([x, inner])
     features = layers.Dropout(_DROPOUT)(layers.GlobalMaxPooling1D()(x))
-    outputs = layers.Dense(len(spec.classes), activation="softmax")(features)
+    outputs = layers.Dense(len(spec.classes), activation="softmax", name=OUTPUT)(features)
     return keras.Model(text, outputs, name="text")

@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from trainer import storage
+from trainer import models, storage
 from trainer.errors import UsageError
 from trainer.runs import filenames
 
@@ -45,10 +45,26 @@ def write(model: keras.Model, folder: Path) -> None:
 
 
 def _export(model: keras.Model, folder: Path) -> None:
+    """Writes the SavedModel; input and output have the same names in every run.
+
+    `model.export` would name them keras_tensor_6 and output_0, by the number of earlier models.
+    """
+    (tensor,) = model.inputs
+    spec = keras.InputSpec(tensor.dtype, (None, *tensor.shape[1:]), name=_input_name(tensor))
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint("serve", lambda examples: {models.OUTPUT: model(examples)}, [spec])
     try:
-        model.export(folder / filenames.SAVED_MODEL, format="tf_saved_model", verbose=False)
+        archive.write_out(folder / filenames.SAVED_MODEL, verbose=False)
     except tf.errors.ResourceExhaustedError as error:  # The disk is full.
         raise OSError(errno.ENOSPC, error.message) from error
+
+
+def _input_name(tensor: keras.KerasTensor) -> str:
+    """Returns the kind of the examples that a model takes: "image", "vector" or "text"."""
+    if tensor.dtype == "string":
+        return "text"
+    return "image" if len(tensor.shape) == 4 else "vector"
 
 
 def _save(model: keras.Model, folder: Path, *, include_optimizer: bool) -> None:

@@ -30,7 +30,7 @@ from trainer.runs.finished_run import load_model, read_run
 
 def predict_saved_model(path: Path, examples: Array) -> Any:
     loaded = tf.saved_model.load(path)
-    return loaded.serve(models.as_input(examples))
+    return loaded.serve(models.as_input(examples))[models.OUTPUT]
 
 
 def predict_keras(path: Path, examples: Array) -> Any:

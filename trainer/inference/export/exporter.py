@@ -46,8 +46,6 @@ FORMATS = {
     "h5": "trainer.inference.export.h5",
 }
 
-OUTPUT = "probabilities"  # Name of the output, in formats where the exporter chooses it.
-
 _EXAMPLES = 1000  # To compare a file in 32 bits on.
 _TOLERANCE = 1e-4  # Maximum difference of a probability.
 # In 8 bits, rounding changes some predictions; below this fraction of equal ones, the file is bad.

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.inference.export.exporter import OUTPUT
+from trainer.models import OUTPUT
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Array

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer import __version__, storage
-from trainer.inference.export.exporter import OUTPUT
+from trainer.models import OUTPUT
 from trainer.runs import filenames
 
 if TYPE_CHECKING:
