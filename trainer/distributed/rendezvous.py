@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 import sys
 import time
@@ -17,10 +16,9 @@ from typing import Any
 
 from trainer.distributed.cluster import Cluster
 from trainer.errors import DeviceError, WorkerLostError
+from trainer.runtime import variables
 from trainer.runtime.log import LOGGER
 
-TIMEOUT_VARIABLE = "TRAINER_WORKERS_TIMEOUT_S"
-_DEFAULT_TIMEOUT_S = 1800.0  # Nodes with GPUs can take that long to start.
 _POLL_S = 0.2
 _HELLO_TIMEOUT_S = 5.0  # For the line that a worker sends when it connects.
 _RELEASE_TIMEOUT_S = 60.0
@@ -35,7 +33,8 @@ WorkerInfo = dict[str, Any]
 def join(cluster: Cluster, info: WorkerInfo) -> None:
     """Returns when all workers have called it, within moments of each other.
 
-    The time limit is TRAINER_WORKERS_TIMEOUT_S seconds, by default half an hour.
+    The time limit is TRAINER_WORKERS_TIMEOUT_S seconds, by default half an hour: nodes with GPUs
+    can take that long to start.
 
     Args:
         cluster: the workers.
@@ -46,7 +45,7 @@ def join(cluster: Cluster, info: WorkerInfo) -> None:
         DeviceError: the workers' devices or precision differ.
         SystemExit: with code 0, on all workers but the chief, if the run is finished already.
     """
-    timeout_s = float(os.environ.get(TIMEOUT_VARIABLE, _DEFAULT_TIMEOUT_S))
+    timeout_s = variables.seconds(variables.WORKERS_TIMEOUT)
     deadline = time.monotonic() + timeout_s
     if cluster.is_chief:
         problem = _serve(cluster, info, deadline)
@@ -74,7 +73,8 @@ def _serve(cluster: Cluster, info: WorkerInfo, deadline: float) -> str:
         if missing:
             names = ", ".join(f"{index} ({cluster.addresses[index]})" for index in missing)
             raise WorkerLostError(
-                f"worker {names} did not connect in time; {TIMEOUT_VARIABLE} sets the time limit"
+                f"worker {names} did not connect in time; {variables.WORKERS_TIMEOUT} sets the "
+                "time limit"
             )
         problem = ""
         for index, other in server.infos.items():
@@ -160,8 +160,8 @@ def _ask_chief(cluster: Cluster, info: WorkerInfo, deadline: float) -> str:
                 return answer
         time.sleep(_POLL_S)
     raise WorkerLostError(
-        f"the chief ({cluster.addresses[0]}) did not answer in time; {TIMEOUT_VARIABLE} sets the "
-        "time limit"
+        f"the chief ({cluster.addresses[0]}) did not answer in time; "
+        f"{variables.WORKERS_TIMEOUT} sets the time limit"
     )
 
 

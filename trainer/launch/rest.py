@@ -6,7 +6,6 @@ its response.
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from typing import Any
@@ -19,6 +18,7 @@ from google.auth import exceptions as auth
 from google.auth.transport.requests import AuthorizedSession
 
 from trainer.errors import UsageError
+from trainer.runtime import variables
 
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _LOGIN = "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
@@ -154,4 +154,4 @@ def _credentials() -> google.auth.credentials.Credentials:
 
 
 def _retry_s() -> float:
-    return float(os.environ.get("TRAINER_RETRY_SECONDS", "120"))
+    return variables.seconds(variables.RETRY)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import time
@@ -13,6 +12,7 @@ from trainer.errors import RemoteJobError
 from trainer.launch.jobs import Jobs
 from trainer.launch.logs import JobLog
 from trainer.launch.rest import RequestError
+from trainer.runtime import variables
 
 _STATE = "JOB_STATE_"
 _SUCCEEDED = "SUCCEEDED"
@@ -83,4 +83,4 @@ def _print_new(log: JobLog) -> bool:
 
 
 def _poll_s() -> float:
-    return float(os.environ.get("TRAINER_POLL_SECONDS", "10"))
+    return variables.seconds(variables.POLL)

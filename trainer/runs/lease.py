@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from trainer import storage
 from trainer.errors import ConflictError, RunExistsError, StorageError, TransientStorageError
+from trainer.runtime import variables
 from trainer.runtime.log import LOGGER
 
 _NAME = ".lease"
@@ -85,7 +86,7 @@ class _BucketLease:
     def __init__(self, out: str) -> None:
         self._out = out
         self._folder = storage.folder(out)
-        self._expires_s = float(os.environ.get("TRAINER_LEASE_SECONDS", "30"))
+        self._expires_s = variables.seconds(variables.LEASE)
         self._generation = 0
         self._count = 0
         self._lost = ""  # The reason, if the lease is lost.

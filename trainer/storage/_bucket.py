@@ -323,7 +323,7 @@ def _request_options() -> dict[str, Any]:
     """Returns the timeout of a request and the period over which it is retried, in seconds."""
     from google.cloud.storage.retry import DEFAULT_RETRY
 
-    seconds = float(os.environ.get("TRAINER_RETRY_SECONDS", "120"))
+    seconds = variables.seconds(variables.RETRY)
     return {"timeout": seconds / 4, "retry": DEFAULT_RETRY.with_timeout(seconds)}
 
 
