@@ -146,11 +146,15 @@ def parse_values(
         return nothing
 
     _set_signature(command, options)
+    spelled = _for_fire(arguments, options)
+    _check_values(spelled, options, program)
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             result = fire.Fire(
                 command,
-                command=_for_fire(arguments, options),
+                # Fire would take a bare "-" for the end of the command, unless another separator
+                # is set.
+                command=[*spelled, "--", "--separator=\0"],
                 name=program,
                 serialize=lambda _: None,
             )
@@ -170,14 +174,47 @@ def _for_fire(arguments: Sequence[str], options: Sequence[OptionSpec]) -> list[s
     """Returns the arguments in the spelling that fire reads as other programs would."""
     switches = {option.flag for option in options if option.kind is bool}
     # Fire would take any word behind a switch for its value.
-    spelled = [
+    return [
         f"{argument}=True"
         if argument.replace("_", "-") in switches and following.lower() not in _SWITCH_VALUES
         else argument
         for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue="")
     ]
-    # Fire would take a bare "-" for the end of the command, unless another separator is set.
-    return [*spelled, "--", "--separator=\0"]
+
+
+def _check_values(arguments: Sequence[str], options: Sequence[OptionSpec], program: str) -> None:
+    """Raises UsageError for a flag without a value, for which fire would take "True".
+
+    Args:
+        arguments: as `_for_fire` returns them, in which a switch has its value.
+        options: of the command.
+        program: how the command is called.
+    """
+    by_name = {option.name: option for option in options if not option.many}
+    values = iter(itertools.zip_longest(arguments, arguments[1:]))
+    for argument, following in values:
+        if not _is_flag(argument):
+            continue
+        name, equals, value = argument.lstrip("-").partition("=")
+        name = name.replace("-", "_")
+        has_word = not equals and following is not None and not _is_flag(following)
+        if has_word:
+            value = str(following)
+            next(values)
+        # Fire reads -m as the only option that begins with m, and a bare --nofolds as --folds=False.
+        near = [each for each in by_name if len(name) == 1 and each.startswith(name)]
+        option = by_name.get(name, by_name[near[0]] if len(near) == 1 else None)
+        if option is None and not equals and not has_word and name.removeprefix("no") in by_name:
+            raise UsageError(_explain(f"Could not consume arg: {argument}", options, program))
+        if option is not None and not value.strip():
+            label = option.name.upper() if option.positional else option.flag
+            before = "" if equals or has_word or following is None else f" before {following}"
+            raise UsageError(f"{label}: found no value{before}, expected a value")
+
+
+def _is_flag(argument: str) -> bool:
+    """Returns whether fire takes a word for a flag; -1 is a number."""
+    return argument.startswith("--") or re.match("-[a-zA-Z]", argument) is not None
 
 
 def _set_signature(function: Any, options: Sequence[OptionSpec]) -> None:

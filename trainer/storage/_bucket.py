@@ -22,6 +22,7 @@ from typing import Any
 import google_crc32c
 
 from trainer.errors import ConflictError, DataError, StorageError, TransientStorageError
+from trainer.runtime import variables
 from trainer.storage._errors import translate_errors
 from trainer.storage._paths import (
     PARTIAL,
