@@ -13,10 +13,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from trainer import task  # noqa: E402
-from trainer.cli import compare, data, evaluate, export, predict, serve, submit, verify  # noqa: E402
+from trainer.cli import compare, data, evaluate, export, predict, serve, verify  # noqa: E402
 from trainer.config import Config, option_specs  # noqa: E402
 from trainer.config.fields import OptionSpec  # noqa: E402
 from trainer.launch import machines, tuning  # noqa: E402
+from trainer.launch.options import SubmitOptions  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference" / "flags.md"
 
@@ -30,7 +31,7 @@ COMMANDS = {
     "trainer verify RUN": verify.VerifyOptions,
     "trainer data check PATH": data.CheckOptions,
     "trainer data convert PATH OUT": data.ConvertOptions,
-    "trainer submit": submit.SubmitOptions,
+    "trainer submit": SubmitOptions,
 }
 NAMES = {
     **task.NAMES,

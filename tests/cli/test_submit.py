@@ -504,7 +504,7 @@ def test_a_name_leaves_room_for_the_names_of_pods(capsys: pytest.CaptureFixture[
     assert "expected at most 46 characters with --workers 2" in err[-1]
 
 
-def test_help_behind_the_dashes_is_that_of_the_job(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_after_the_dashes_is_that_of_the_job(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = submit(capsys, "--", "--help")
     assert code == 0
     assert any("--learning-rate" in line for line in out)
@@ -536,11 +536,11 @@ def test_help_behind_the_dashes_is_that_of_the_job(capsys: pytest.CaptureFixture
         ([*VERTEX, "--", "--model=cn"], "--model: unknown model 'cn'. Expected one of: mlp, cnn"),
         (
             [*VERTEX, "--", "--overwrite"],
-            "--overwrite: found it behind '--'. When the service restarts",
+            "--overwrite: found it after `--`. When the service restarts",
         ),
         ([*VERTEX, "--workers=2", "--", "--dry-run"], "--dry-run: found 2 workers, expected one"),
         ([*KUBERNETES, "--workers=2", "--", "--folds=5"], "--folds: found 2 workers, expected one"),
-        ([*VERTEX, "--", "--out=x"], "--out: found 'x' behind '--', expected it before '--'"),
+        ([*VERTEX, "--", "--out=x"], "--out: found 'x' after `--`, expected it before `--`"),
         (
             [*VERTEX, "--", "--data=./digits"],
             "--data: found './digits', which the job's machine does not have, expected mnist, "

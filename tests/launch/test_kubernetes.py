@@ -10,14 +10,19 @@ import pytest
 
 from trainer.distributed.cluster import Cluster, read_cluster
 from trainer.launch import kubernetes
+from trainer.launch.machines import Machine
+from trainer.launch.options import SubmitOptions
 
 
-def job(**settings: Any) -> dict[str, Any]:
-    defaults = {
-        "name": "cnn-1", "image": "i", "arguments": ["--model=cnn"], "out": "gs://b/r",
-        "gpu": "nvidia-l4", "gpus": 1,
-    }  # fmt: skip
-    return kubernetes.job(**(defaults | settings))
+def job(
+    *, name: str = "cnn-1", gpu: str | None = "nvidia-l4", gpus: int = 1, **settings: Any
+) -> dict[str, Any]:
+    return kubernetes.job(
+        SubmitOptions(image="i", out="gs://b/r", kubernetes=True, **settings),
+        name=name,
+        arguments=["--model=cnn"],
+        machine=Machine("g2-standard-8", gpu, gpus),
+    )
 
 
 def pod(**settings: Any) -> dict[str, Any]:

@@ -93,12 +93,12 @@ def test_an_invalid_search_is_refused(text: str, message: str) -> None:
 
 
 def test_a_setting_is_either_searched_or_fixed() -> None:
-    with pytest.raises(UsageError, match="--tune epochs: found --epochs 3 behind '--' too"):
+    with pytest.raises(UsageError, match="--tune epochs: found --epochs 3 after `--` too"):
         study("epochs=3..9", "--epochs=3")
 
 
 def test_a_trial_is_one_run() -> None:
-    with pytest.raises(UsageError, match="--tune: found --folds behind '--', expected one run"):
+    with pytest.raises(UsageError, match="--tune: found --folds after `--`, expected one run"):
         study("epochs=3..9", "--folds=5")
 
 

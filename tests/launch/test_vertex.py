@@ -11,6 +11,7 @@ from google.cloud.aiplatform_v1 import JobServiceClient
 
 from tests.vertex_server import TYPES, VertexServer, served
 from trainer.launch import job_flags, machines, tuning, vertex
+from trainer.launch.options import SubmitOptions
 
 
 def documents() -> list[tuple[str, dict[str, Any]]]:
@@ -19,26 +20,25 @@ def documents() -> list[tuple[str, dict[str, Any]]]:
     )
     specs = [
         vertex.job_spec(
-            image="i",
+            SubmitOptions(image="i", out="gs://b"),
             arguments=job.arguments,
             machine=machines.choose(None, None, None),
-            out="gs://b",
         ),
         vertex.job_spec(
-            image="us-docker.pkg.dev/p/r/trainer@sha256:0",
+            SubmitOptions(
+                image="us-docker.pkg.dev/p/r/trainer@sha256:0",
+                out="gs://bucket/runs/1",
+                spot=True,
+                service_account="trainer@p.iam.gserviceaccount.com",
+                timeout_hours=1.5,
+            ),
             arguments=job.arguments,
             machine=machines.choose("nvidia-h100-80gb", 8, None),
-            out="gs://bucket/runs/1",
-            spot=True,
-            service_account="trainer@p.iam.gserviceaccount.com",
-            timeout_hours=1.5,
         ),
         vertex.job_spec(
-            image="i",
+            SubmitOptions(image="i", out="gs://b", workers=3),
             arguments=job.arguments,
             machine=machines.choose("nvidia-l4", 2, None),
-            out="gs://b",
-            workers=3,
         ),
     ]
     study = tuning.study("learning_rate=1e-4..1e-2:log epochs=3..9", "val_accuracy", job)

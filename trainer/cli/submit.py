@@ -7,141 +7,20 @@ import re
 import secrets
 import sys
 from collections.abc import Collection, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any
 
-from pydantic import AfterValidator
-from pydantic.dataclasses import dataclass
-
-from trainer import storage, task
+from trainer import task
 from trainer.config import check, command_line, flag_name, option_specs
-from trainer.config.fields import Count, Place, Rate, Text, option
 from trainer.errors import TrainerError, UsageError
 from trainer.launch import job_flags, kubernetes, machines, tuning, vertex
 from trainer.launch.job_flags import JobFlags
 from trainer.launch.machines import Machine
+from trainer.launch.options import DEFAULT_PARALLEL, DEFAULT_TRIALS, SubmitOptions
 
-_TRIALS = 20
-_PARALLEL = 4
 _TUNE_OPTIONS = ("trials", "parallel", "metric")
 _VERTEX_OPTIONS = ("project", "region", "machine", "tune", *_TUNE_OPTIONS, "dry_run", "yes")
 # A letter comes first, so that YAML cannot read a name as a number.
 _DNS_LABEL = r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?"
-
-
-def _region(value: str) -> str:
-    if not re.fullmatch(r"[a-z]+-[a-z]+\d+", value):
-        raise ValueError("a region like us-central1, without a zone")
-    return value
-
-
-def _in_bucket(value: str) -> str:
-    if not storage.has_bucket(value):
-        raise ValueError("gs://bucket/path: the job's machine is deleted with its disk")
-    return value
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobOptions:
-    """The job: its image, its output, and under which name and account it runs."""
-
-    GROUP: ClassVar = "Job"
-
-    image: Text | None = option(
-        None, "Container image of the job, in a registry that the service can read. Required."
-    )
-    out: Annotated[Place, AfterValidator(_in_bucket)] | None = option(
-        None,
-        "Output folder, gs://bucket/path. The run directory is OUT/model on Vertex AI, "
-        "OUT/TRIAL/model with --tune, and OUT on Kubernetes. Required.",
-    )
-    name: Text | None = option(None, "Name of the job. Default: MODEL-DATE-TIME.")
-    service_account: Text | None = option(
-        None,
-        "Service account of the job: an e-mail address; with --kubernetes, the name of a "
-        "Kubernetes service account. Default: that of the project or namespace.",
-    )
-    timeout_hours: Rate | None = option(
-        None, "Hours after which the job is ended. Default: 168 on Vertex AI, none on Kubernetes."
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobMachineOptions:
-    """The machines that the job runs on."""
-
-    GROUP: ClassVar = "Machine"
-
-    gpu: Text | None = option(None, "GPU, one of: {gpus}. Default: none, train on the CPU.")
-    gpus: Count | None = option(None, "Number of GPUs per machine. Default: 1 with --gpu.")
-    workers: Count = option(
-        1, "Number of machines that train together, each on its share of every batch."
-    )
-    machine: Text | None = option(
-        None, "Machine type. Default: a standard one with these GPUs; {without_gpu} without --gpu."
-    )
-    spot: bool = option(
-        False,
-        "Use spot capacity: cheaper, but can be preempted. The job then restarts and resumes.",
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class VertexOptions:
-    """What only Vertex AI needs."""
-
-    GROUP: ClassVar = "Vertex AI"
-
-    project: Text | None = option(
-        None, "Google Cloud project that runs the job and is billed for it. Required."
-    )
-    region: Annotated[Text, AfterValidator(_region)] | None = option(
-        None, "Google Cloud region of the job, like us-central1. Required."
-    )
-    dry_run: bool = option(
-        False, "Print the job as YAML for gcloud ai ... create --config, and submit nothing."
-    )
-    yes: bool = option(False, "Submit without asking for confirmation.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchOptions:
-    """A hyperparameter search on Vertex AI."""
-
-    GROUP: ClassVar = "Hyperparameter search"
-
-    tune: Text | None = option(
-        None,
-        "Hyperparameter search over ranges (:log for a logarithmic scale) and lists of {tunable}; "
-        "for example 'learning_rate=1e-4..1e-2:log batch_size=64,128'. Default: no search.",
-    )
-    trials: Count | None = option(None, f"With --tune: total number of trials. Default: {_TRIALS}.")
-    parallel: Count | None = option(
-        None, f"With --tune: number of trials that run at the same time. Default: {_PARALLEL}."
-    )
-    metric: Literal["val_accuracy", "val_loss"] = option(
-        "val_accuracy", "With --tune: metric that ranks the trials."
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class KubernetesOptions:
-    """A Job for Kubernetes in place of one for Vertex AI."""
-
-    GROUP: ClassVar = "Kubernetes"
-
-    kubernetes: bool = option(
-        False,
-        "Print the YAML of a Kubernetes Job for GKE instead (a JobSet with --workers); submit "
-        "nothing.",
-    )
-    namespace: Text | None = option(
-        None, "With --kubernetes: namespace of the Job. Default: that of kubectl's context."
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SubmitOptions(KubernetesOptions, SearchOptions, VertexOptions, JobMachineOptions, JobOptions):
-    """Options of the command."""
 
 
 def main(arguments: Sequence[str], *, program: str) -> None:
@@ -172,7 +51,7 @@ def main(arguments: Sequence[str], *, program: str) -> None:
 
 
 def _split(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-    """Returns the arguments before and behind the first bare `--`."""
+    """Returns the arguments before and after the first bare `--`."""
     if "--" not in arguments:
         return arguments, ()
     separator = list(arguments).index("--")
@@ -197,10 +76,10 @@ def _check_combination(options: SubmitOptions, flags: Collection[str]) -> None:
         for name in names:
             if name in flags and not applies:
                 raise UsageError(f"{flag_name(name)}: {problem}")
-    if (options.parallel or 1) > (options.trials or _TRIALS):
+    if (options.parallel or 1) > (options.trials or DEFAULT_TRIALS):
         raise UsageError(
             f"--parallel: found {options.parallel}, expected at most --trials, "
-            f"{options.trials or _TRIALS}"
+            f"{options.trials or DEFAULT_TRIALS}"
         )
 
 
@@ -234,38 +113,19 @@ def _kubernetes_job(options: SubmitOptions, job: JobFlags, machine: Machine) -> 
     # GKE reads severities from JSON lines. On Vertex AI the job itself selects this format.
     log = [] if "log" in job.values else ["--log=json"]
     return kubernetes.job(
-        name=name,
-        image=str(options.image),
-        arguments=[*_arguments(job, machine), *log],
-        out=str(options.out),
-        gpu=machine.gpu,
-        gpus=machine.gpus,
-        workers=workers,
-        spot=options.spot,
-        namespace=options.namespace,
-        service_account=options.service_account,
-        timeout_hours=options.timeout_hours,
+        options, name=name, arguments=[*_arguments(job, machine), *log], machine=machine
     )
 
 
 def _run_on_vertex(options: SubmitOptions, job: JobFlags, machine: Machine) -> None:
-    spec = vertex.job_spec(
-        image=str(options.image),
-        arguments=_arguments(job, machine),
-        machine=machine,
-        out=str(options.out),
-        workers=options.workers,
-        spot=options.spot,
-        service_account=options.service_account,
-        timeout_hours=options.timeout_hours,
-    )
+    spec = vertex.job_spec(options, arguments=_arguments(job, machine), machine=machine)
     if options.tune:
-        trials = options.trials or _TRIALS
+        trials = options.trials or DEFAULT_TRIALS
         spec = vertex.tuning_spec(
             spec,
             tuning.study(options.tune, options.metric, job),
             trials=trials,
-            parallel=options.parallel or min(_PARALLEL, trials),
+            parallel=options.parallel or min(DEFAULT_PARALLEL, trials),
         )
     if options.dry_run:
         print(_yaml(spec), end="")

@@ -1,4 +1,4 @@
-"""Checks the flags behind `--`, which are those of the job, before anything is submitted."""
+"""Checks the flags after `--`, which are those of the job, before anything is submitted."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read(arguments: Sequence[str], *, program: str, mounted_buckets: bool) -> Jo
     """Returns the job's flags, checked as the job itself does; prints the help for `--help`.
 
     Args:
-        arguments: the words behind `--`.
+        arguments: the words after `--`.
         program: name of the command, for the help.
         mounted_buckets: whether the job's machine has buckets as folders below `/gcs/`.
 
@@ -55,10 +55,10 @@ def read(arguments: Sequence[str], *, program: str, mounted_buckets: bool) -> Jo
     config = resolve(values)
     check_model(config.model)
     if config.out:
-        raise UsageError(f"--out: found {config.out!r} behind '--', expected it before '--'")
+        raise UsageError(f"--out: found {config.out!r} after `--`, expected it before `--`")
     if config.overwrite:
         raise UsageError(
-            "--overwrite: found it behind '--'. When the service restarts the job, it would "
+            "--overwrite: found it after `--`. When the service restarts the job, it would "
             "replace a finished run. Use another --out instead"
         )
     for name in (*_INPUTS, *_OUTPUTS):

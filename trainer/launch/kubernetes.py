@@ -12,6 +12,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from trainer.launch.machines import Machine
+from trainer.launch.options import SubmitOptions
+
 _USER = 10001  # The user of the image.
 _SPOT = "cloud.google.com/gke-spot"
 _GPU = "nvidia.com/gpu"
@@ -29,56 +32,45 @@ def longest_pod_name(name: str, workers: int) -> str:
 
 
 def job(
-    *,
-    name: str,
-    image: str,
-    arguments: Sequence[str],
-    out: str,
-    gpu: str | None,
-    gpus: int,
-    workers: int = 1,
-    spot: bool = False,
-    namespace: str | None = None,
-    service_account: str | None = None,
-    timeout_hours: float | None = None,
+    options: SubmitOptions, *, name: str, arguments: Sequence[str], machine: Machine
 ) -> dict[str, Any]:
     """Returns the manifest of a Job whose single pod runs the image until it succeeds.
 
     For several workers, returns the manifest of a JobSet, whose pods train together.
 
     Args:
+        options: options of `trainer submit`; `image` and `out` are set. `timeout_hours` counts
+            over all restarts; for several workers, since the last restart.
         name: name of the Job, a DNS label.
-        image: container image.
         arguments: arguments of the container, without `--out`.
-        out: run directory, gs://.
-        gpu: GKE's label of the GPU; None for the CPU.
-        gpus: number of GPUs per worker.
-        workers: number of pods that train together.
-        spot: whether to run on spot nodes.
-        namespace: namespace of the Job; None for that of the user's context.
-        service_account: Kubernetes service account of the pod.
-        timeout_hours: hours until the Job is ended, over all restarts; for several workers, since
-            the last restart.
+        machine: GPUs of each pod; its `gpu` is GKE's label.
     """
+    workers, spot = options.workers, options.spot
     metadata: dict[str, Any] = {"name": name, "labels": dict(_LABELS)}
-    if namespace:
-        metadata["namespace"] = namespace
+    if options.namespace:
+        metadata["namespace"] = options.namespace
     spec: dict[str, Any] = {
         **(_SINGLE_POD if workers == 1 else _indexed_pods(workers)),
         # Start a new pod only after the old one has ended: both would write the run directory.
         "podReplacementPolicy": "Failed",
     }
-    if timeout_hours:
-        spec["activeDeadlineSeconds"] = math.ceil(timeout_hours * 3600)
+    if options.timeout_hours:
+        spec["activeDeadlineSeconds"] = math.ceil(options.timeout_hours * 3600)
+    account = options.service_account
     pod = {
-        **_placement(gpu, spot),
-        **({"serviceAccountName": service_account} if service_account else {}),
-        **_pod(image, [*arguments, f"--out={out}"], gpus, spot),
+        **_placement(machine.gpu, spot),
+        **({"serviceAccountName": account} if account else {}),
+        **_pod(str(options.image), [*arguments, f"--out={options.out}"], machine.gpus, spot),
     }
     spec["template"] = {"metadata": {"labels": dict(_LABELS)}, "spec": pod}
     if workers == 1:
         return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
     pod["containers"][0]["env"] = _environment(name, workers)
+    return _job_set(metadata, spec, spot)
+
+
+def _job_set(metadata: dict[str, Any], spec: dict[str, Any], spot: bool) -> dict[str, Any]:
+    """Returns the manifest of a JobSet that restarts all pods of a Job when one of them fails."""
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",

@@ -31,11 +31,11 @@ def study(text: str, metric: str, job: JobFlags) -> dict[str, Any]:
     """
     if not (job.config.validation_split or job.config.validation_data):
         raise UsageError(
-            "--tune: expected --validation-split 0.1 or --validation-data behind '--'. Selecting "
+            "--tune: expected --validation-split 0.1 or --validation-data after `--`. Selecting "
             "trials by the test split would make its accuracy too optimistic"
         )
     if job.config.folds:
-        raise UsageError("--tune: found --folds behind '--', expected one run per trial")
+        raise UsageError("--tune: found --folds after `--`, expected one run per trial")
     parameters: dict[str, dict[str, Any]] = {}
     for word in text.split():
         parameter = _parameter(word, job)
@@ -59,7 +59,7 @@ def _parameter(word: str, job: JobFlags) -> dict[str, Any]:
         raise UsageError(f"--tune: found {name!r}, expected one of: {', '.join(TUNABLE)}")
     if name in job.values:
         fixed = f"{flag_name(name)} {job.values[name]}"
-        raise UsageError(f"--tune {name}: found {fixed} behind '--' too, expected it once")
+        raise UsageError(f"--tune {name}: found {fixed} after `--` too, expected it once")
     if ".." in values:
         return {"parameterId": name, **_range(name, values, job)}
     return {"parameterId": name, **_list(name, values, job)}
@@ -67,7 +67,7 @@ def _parameter(word: str, job: JobFlags) -> dict[str, Any]:
 
 def _range(name: str, values: str, job: JobFlags) -> dict[str, Any]:
     bounds, _, scale = values.partition(":")
-    low, high = (_checked(name, bound, job) for bound in bounds.split("..", 1))
+    low, high = (_check_value(name, bound, job) for bound in bounds.split("..", 1))
     if isinstance(low, str):
         raise UsageError(f"--tune {name}: found {values!r}, expected a list like mlp,cnn")
     if low >= high:
@@ -84,7 +84,7 @@ def _range(name: str, values: str, job: JobFlags) -> dict[str, Any]:
 
 
 def _list(name: str, values: str, job: JobFlags) -> dict[str, Any]:
-    choices = [_checked(name, value, job) for value in values.split(",")]
+    choices = [_check_value(name, value, job) for value in values.split(",")]
     if len(set(choices)) < max(2, len(choices)):
         raise UsageError(
             f"--tune {name}: found {values!r}, expected a range like 1..5, or different values "
@@ -95,7 +95,7 @@ def _list(name: str, values: str, job: JobFlags) -> dict[str, Any]:
     return {"discreteValueSpec": {"values": sorted(choices)}}  # The API requires ascending order.
 
 
-def _checked(name: str, value: str, job: JobFlags) -> Any:
+def _check_value(name: str, value: str, job: JobFlags) -> Any:
     """Returns a value in the type of its setting, checked as the job does."""
     labels = {name: f"--tune {name}"}
     setting = getattr(check(Config, {**job.values, name: value}, labels=labels), name)

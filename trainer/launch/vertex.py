@@ -12,24 +12,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from trainer.launch.machines import Machine
+from trainer.launch.options import SubmitOptions
 
 LABEL = "trainer-submit"
 
 
 def job_spec(
-    *,
-    image: str,
-    arguments: Sequence[str],
-    machine: Machine,
-    out: str,
-    workers: int = 1,
-    spot: bool = False,
-    service_account: str | None = None,
-    timeout_hours: float | None = None,
+    options: SubmitOptions, *, arguments: Sequence[str], machine: Machine
 ) -> dict[str, Any]:
-    """Returns a CustomJobSpec that runs the image on one machine, or on `workers` machines.
+    """Returns a CustomJobSpec that runs the image on one machine, or on several.
 
     The replica of the first pool is the chief in TF_CONFIG.
+
+    Args:
+        options: options of `trainer submit`; `image` and `out` are set.
+        arguments: arguments of the container, without `--out`.
+        machine: type of all machines.
     """
     machine_spec: dict[str, Any] = {"machineType": machine.type}
     if machine.gpu:
@@ -38,23 +36,23 @@ def job_spec(
     pool = {
         "machineSpec": machine_spec,
         "replicaCount": 1,
-        "containerSpec": {"imageUri": image, "args": list(arguments)},
+        "containerSpec": {"imageUri": options.image, "args": list(arguments)},
     }
     pools = [pool]
     scheduling: dict[str, Any] = {}
-    if workers > 1:
-        pools.append({**copy.deepcopy(pool), "replicaCount": workers - 1})
+    if options.workers > 1:
+        pools.append({**copy.deepcopy(pool), "replicaCount": options.workers - 1})
         scheduling["restartJobOnWorkerRestart"] = True  # Workers cannot train alone.
-    if spot:
+    if options.spot:
         scheduling["strategy"] = "SPOT"
-    if timeout_hours:
-        scheduling["timeout"] = f"{math.ceil(timeout_hours * 3600)}s"
+    if options.timeout_hours:
+        scheduling["timeout"] = f"{math.ceil(options.timeout_hours * 3600)}s"
     spec: dict[str, Any] = {"workerPoolSpecs": pools}
     if scheduling:
         spec["scheduling"] = scheduling
-    if service_account:
-        spec["serviceAccount"] = service_account
-    spec["baseOutputDirectory"] = {"outputUriPrefix": out}
+    if options.service_account:
+        spec["serviceAccount"] = options.service_account
+    spec["baseOutputDirectory"] = {"outputUriPrefix": options.out}
     return spec
 
 
