@@ -35,6 +35,11 @@ def test_values_are_not_converted_by_fire() -> None:
     [
         (["--epoch", "5"], r"Unknown flag '--epoch'\. Did you mean --epochs\?"),
         (["--epoch=5"], r"Unknown flag '--epoch=5'\. Did you mean --epochs\?"),
+        (["-e", "3"], r"Unknown flag '-e'\. Did you mean --encoding or --epochs\?"),
+        (["-e=3"], r"Unknown flag '-e=3'\. Did you mean --encoding or --epochs\?"),
+        (["-b", "--epochs", "3"], r"Unknown flag '-b'\. Did you mean --backbone or --batch-size\?"),
+        (["-d"], r"Unknown flag '-d'\. python -m trainer\.task --help lists the flags"),
+        (["-epochs", "3"], r"Unknown flag '-epochs'\. Did you mean --epochs\?"),
         (["--colour", "red"], r"Unknown flag '--colour'\. python -m trainer\.task --help lists"),
         (["cnn"], "Unexpected word 'cnn'"),
         (["--model", "cnn", "seed"], "Unexpected word 'seed'"),
@@ -43,7 +48,7 @@ def test_values_are_not_converted_by_fire() -> None:
         (["--", "--epochs", "5"], "Unexpected '--'"),
         (["--", "--interactive"], "Unexpected '--'"),
         (["--overwrite", "cnn"], "Unexpected word 'cnn'"),
-        (["--epochs"], "--epochs: found 'True', expected a valid integer"),
+        (["--epochs"], "--epochs: found no value, expected a value"),
         (["--epochs", "1_0"], "--epochs: found '1_0'"),
     ],
 )

@@ -24,6 +24,7 @@ from trainer.errors import TrainerError, UsageError
 from trainer.runtime import cloud_environment, log
 
 _SWITCH_VALUES = ("true", "false", "yes", "no", "on", "off")
+_MAX_SUGGESTED = 3  # Flags that are named in place of -x.
 
 _Options = TypeVar("_Options")
 
@@ -183,7 +184,9 @@ def _for_fire(arguments: Sequence[str], options: Sequence[OptionSpec]) -> list[s
 
 
 def _check_values(arguments: Sequence[str], options: Sequence[OptionSpec], program: str) -> None:
-    """Raises UsageError for a flag without a value, for which fire would take "True".
+    """Raises UsageError for a flag without a value, for which fire would take "True", and for -x.
+
+    Fire reads -e as the only flag that begins with e, so a new flag would change what -e means.
 
     Args:
         arguments: as `_for_fire` returns them, in which a switch has its value.
@@ -201,9 +204,10 @@ def _check_values(arguments: Sequence[str], options: Sequence[OptionSpec], progr
         if has_word:
             value = str(following)
             next(values)
-        # Fire reads -m as the only option that begins with m, and a bare --nofolds as --folds=False.
-        near = [each for each in by_name if len(name) == 1 and each.startswith(name)]
-        option = by_name.get(name, by_name[near[0]] if len(near) == 1 else None)
+        if not argument.startswith("--"):
+            raise UsageError(_explain(f"Could not consume arg: {argument}", options, program))
+        # Fire reads a bare --nofolds as --folds=False.
+        option = by_name.get(name)
         if option is None and not equals and not has_word and name.removeprefix("no") in by_name:
             raise UsageError(_explain(f"Could not consume arg: {argument}", options, program))
         if option is not None and not value.strip():
@@ -250,8 +254,14 @@ def _explain(message: str, options: Sequence[OptionSpec], program: str) -> str:
     if word == "-" or not word.startswith("-"):
         expected = " Expected flags only, like --model cnn." if "--model" in names else ""
         return f"Unexpected word {word!r}.{expected}"
-    near = difflib.get_close_matches(word.split("=")[0], names, n=1, cutoff=0.75)
+    flag = word.split("=")[0]
+    near = difflib.get_close_matches(flag, names, n=1, cutoff=0.75)
+    initial = [name for name in names if len(flag) == 2 and name.startswith(f"-{flag}")]
+    if len(initial) <= _MAX_SUGGESTED:
+        near += initial
     hint = f"{program} --help lists the flags." if names else f"{program} has no flags."
     if any(option.many for option in options):
         hint += " Words that begin with - may follow a bare --."
-    return f"Unknown flag {word!r}. {f'Did you mean {near[0]}?' if near else hint}"
+    if near:
+        hint = f"Did you mean {' or '.join(near)}?"
+    return f"Unknown flag {word!r}. {hint}"
