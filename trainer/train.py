@@ -219,6 +219,7 @@ def _describe(job: TrainingJob, history: list[Logs]) -> dict[str, Any]:
         "epochs": len(history),
         "parameters": job.model.count_params(),
         "input": dataclasses.asdict(InputSignature.from_spec(job.data.spec)),
+        "source": None if job.data.source is None else dataclasses.asdict(job.data.source),
         "device": job.devices.description,
         "leaked_from_training": job.data.leaked,
         "seed": job.config.seed,

@@ -89,5 +89,5 @@ def test_a_manifest_cannot_name_files_outside_of_the_run(
     run.mkdir()
     (tmp_path / "secret").touch()
     entry = {"name": "../secret", "size_bytes": 0, "sha256": "0"}
-    (run / "manifest.json").write_text(json.dumps({"format": 2, "files": [entry]}))
+    (run / "manifest.json").write_text(json.dumps({"format": 3, "files": [entry]}))
     assert verify(run, capsys)[1] == ["missing: ../secret"]

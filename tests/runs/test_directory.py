@@ -57,7 +57,7 @@ def test_the_manifest_lists_every_other_file(out: str) -> None:
         crc32c = base64.b64encode(google_crc32c.Checksum(file).digest()).decode()
         assert entry["size_bytes"] == len(file)
         assert (entry["sha256"], entry["crc32c"]) == (hashlib.sha256(file).hexdigest(), crc32c)
-    assert manifest["format"] == 2
+    assert manifest["format"] == 3
     assert manifest["data_fingerprint"] == "fingerprint"
     assert manifest["versions"]["tensorflow"].startswith("2.")
 

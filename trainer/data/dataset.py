@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import collections
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,9 @@ from trainer.config import ReadOptions
 from trainer.data import checks, digests
 from trainer.data.shards.reader import Shards
 from trainer.errors import DataError
+
+if TYPE_CHECKING:
+    from trainer.data.formats.columns import Columns
 
 SPLITS = ("train", "validation", "test")
 
@@ -112,6 +116,7 @@ class ReadRequest:
         needs_labels: whether data without labels is an error.
         shuffled: whether a stream yields its examples in the random order of `external_shuffle`;
             otherwise in the order of the files.
+        columns: columns of tables, as a run was trained on; None if their content decides.
     """
 
     options: ReadOptions = ReadOptions()
@@ -120,6 +125,7 @@ class ReadRequest:
     needs_training: bool = True
     needs_labels: bool = True
     shuffled: bool = False
+    columns: Columns | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,11 +136,37 @@ class Source:
         format: name of its format, as for --data-format; "shards" for shards.
         summary: what was read, for the user.
         left_out: files that were not read, with the reasons, for the user; "" if there are none.
+        columns: columns of its tables; None for other data.
+        encoding: value of --encoding; None if the content of each file decides.
+        whole_files: whether each text is a file of its own, and some have several lines.
     """
 
     format: str
     summary: str
     left_out: str = ""
+    columns: Columns | None = None
+    encoding: str | None = None
+    whole_files: bool = False
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Source:
+        """Returns a source from the result of `dataclasses.asdict`, perhaps read from JSON.
+
+        Raises:
+            ValueError: a field is missing, unknown or invalid.
+        """
+        from trainer.data.formats.columns import Columns
+
+        try:
+            columns = fields["columns"]
+            return cls(
+                **{
+                    **fields,
+                    "columns": None if columns is None else Columns.from_dict(columns),
+                }
+            )
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"source: {error}") from None
 
 
 @dataclass(frozen=True)

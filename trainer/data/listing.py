@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainer import storage
 from trainer.data import splits
 from trainer.errors import DataError, Location
+
+if TYPE_CHECKING:
+    from trainer.data.formats.columns import Columns
 
 _HIDDEN = (".", "__MACOSX")  # macOS adds the latter to archives.
 # Written by desktops into every folder.
@@ -79,6 +83,7 @@ class Candidate:
         summary: what is read, for the user.
         left_out: why other files that the format could read are left out.
         plan: what the module needs to read the files.
+        columns: columns of tables that are read; None for other data.
         error: why they cannot be read; None if they can.
     """
 
@@ -88,6 +93,7 @@ class Candidate:
     summary: str
     left_out: dict[Path, str] = field(default_factory=dict)
     plan: Any = None
+    columns: Columns | None = None
     error: DataError | None = None
 
     @property
@@ -140,7 +146,9 @@ def _walk(
                 if entry.is_dir():
                     left_out[path] = "hidden"
                 continue
-            if entry.is_dir():
+            if _is_loop(entry):
+                left_out[path] = "a link to itself"
+            elif entry.is_dir():
                 yield from _walk(path, left_out, around | {identity})
             elif not entry.is_file():
                 kind = "a link to nothing" if entry.is_symlink() else "not a file"
@@ -151,6 +159,17 @@ def _walk(
                 left_out[path] = "notes"
             else:
                 yield path
+
+
+def _is_loop(entry: os.DirEntry[str]) -> bool:
+    """Returns whether a link leads to itself."""
+    try:
+        entry.is_file()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return True
+        raise
+    return False
 
 
 def _is_note(name: str) -> bool:

@@ -14,6 +14,7 @@ from trainer.errors import DataError, Location, UsageError
 if TYPE_CHECKING:
     from trainer.config import DataOptions, ReadOptions
     from trainer.data.dataset import Dataset, RawSplits, ReadRequest, Source
+    from trainer.data.formats.columns import Columns
     from trainer.data.listing import Candidate
     from trainer.data.shards.shard_format import Stream
 
@@ -22,11 +23,12 @@ SHIPPED = ("mnist", "movie_reviews")
 _BUILTIN = Path(__file__).parent / "builtin"
 
 
-def load(options: DataOptions) -> Dataset:
+def load(options: DataOptions, *, columns: Columns | None = None) -> Dataset:
     """Reads, checks and splits a data set.
 
     Args:
         options: which data, how its files are read, and how it is split; `data` must be set.
+        columns: columns of tables, as a run was trained on; None if their content decides.
 
     Raises:
         DataError: the data is damaged, inconsistent or in no known format.
@@ -37,11 +39,14 @@ def load(options: DataOptions) -> Dataset:
 
     if options.data is None:
         raise UsageError("--data: not given, expected a data set")
-    raw = read(options.data, options)
+    raw = read(options.data, options, columns=columns)
     separate = {"validation": options.validation_data, "test": options.test_data}
+    if raw.source is not None:
+        columns = raw.source.columns
     for name, data in separate.items():
         if data is not None:
-            raw = _add_split(raw, name, data, read(data, options))
+            other = read(data, options, columns=columns)
+            raw = _add_split(raw, name, data, other)
     with _locate(options.data):
         return Dataset.split(
             raw,
@@ -51,7 +56,13 @@ def load(options: DataOptions) -> Dataset:
         )
 
 
-def read(data: str, options: ReadOptions, *, needs_training: bool = True) -> RawSplits:
+def read(
+    data: str,
+    options: ReadOptions,
+    *,
+    needs_training: bool = True,
+    columns: Columns | None = None,
+) -> RawSplits:
     """Reads a data set without checking or splitting it.
 
     Args:
@@ -59,6 +70,7 @@ def read(data: str, options: ReadOptions, *, needs_training: bool = True) -> Raw
         options: how its files are read.
         needs_training: whether a training split is required; otherwise a test split alone is read
             as unsplit data.
+        columns: columns of tables, as a run was trained on; None if their content decides.
 
     Raises:
         DataError: the data is damaged, or in no known format.
@@ -67,9 +79,20 @@ def read(data: str, options: ReadOptions, *, needs_training: bool = True) -> Raw
     shards = _read_shards(data, options)
     if shards is not None:
         return shards
-    with _open_files(data, options, needs_training=needs_training) as (candidate, request, source):
+    with _open_files(data, options, needs_training=needs_training, columns=columns) as opened:
+        candidate, request, source = opened
         raw: RawSplits = candidate.format.read(candidate, request)
-    return dataclasses.replace(raw, source=source)
+    whole_files = candidate.name == "class_folders" and _has_line_feeds(raw)
+    return dataclasses.replace(raw, source=dataclasses.replace(source, whole_files=whole_files))
+
+
+def _has_line_feeds(raw: RawSplits) -> bool:
+    """Returns whether the examples are texts, some of several lines."""
+    splits = (raw.train, raw.validation, raw.test)
+    return any(
+        split is not None and split[0].dtype == object and any("\n" in text for text in split[0])
+        for split in splits
+    )
 
 
 @contextlib.contextmanager
@@ -135,7 +158,12 @@ def _locate(data: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _open_files(
-    data: str, options: ReadOptions, *, needs_training: bool = True, shuffled: bool = False
+    data: str,
+    options: ReadOptions,
+    *,
+    needs_training: bool = True,
+    shuffled: bool = False,
+    columns: Columns | None = None,
 ) -> Iterator[tuple[Candidate, ReadRequest, Source]]:
     """Yields how the data is read from its local files, the request for its format, and its source.
 
@@ -154,6 +182,7 @@ def _open_files(
             remote=storage.is_remote(path),
             needs_training=needs_training,
             shuffled=shuffled,
+            columns=columns,
         )
 
         def original(location: Location | None) -> Location:
@@ -173,6 +202,8 @@ def _open_files(
                 format=candidate.name,
                 summary=candidate.summary,
                 left_out=discovery.left_out(candidate, files),
+                columns=candidate.columns,
+                encoding=options.encoding,
             )
             yield candidate, request, source
         except DataError as error:

@@ -20,7 +20,7 @@ from trainer.runs import filenames, manifest
 from trainer.runtime import imports
 
 if TYPE_CHECKING:
-    from trainer.data.dataset import Array
+    from trainer.data.dataset import Array, Source
     from trainer.data.inputs import InputSignature
 
 
@@ -34,6 +34,7 @@ class FinishedRun:
         config: the settings, by name.
         metrics: content of `metrics.json`.
         input: kind, shape and dtype of the model's input.
+        source: how the training data was read; None if a program made it.
         classes: class names.
     """
 
@@ -42,6 +43,7 @@ class FinishedRun:
     config: Mapping[str, Any] = field(repr=False)
     metrics: Mapping[str, Any] = field(repr=False)
     input: InputSignature
+    source: Source | None
     classes: tuple[str, ...]
 
     @property
@@ -120,6 +122,7 @@ def read_run(path: str) -> FinishedRun:
         StorageError: the directory holds no finished run.
         DamagedRunError: files differ from the manifest, or do not describe a model.
     """
+    from trainer.data.dataset import Source
     from trainer.data.inputs import InputSignature
 
     folder = storage.folder(path)
@@ -137,6 +140,7 @@ def read_run(path: str) -> FinishedRun:
                 config=config,
                 metrics=metrics,
                 input=InputSignature.from_dict(metrics["input"]),
+                source=metrics["source"] and Source.from_dict(metrics["source"]),
                 classes=tuple(row["class"] for row in metrics["per_class"]),
             )
         except (FileNotFoundError, ValueError, KeyError, TypeError) as error:

@@ -19,7 +19,7 @@ from trainer.runs import filenames
 from trainer.storage import Folder
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "h5py")
-_FORMAT = 2  # Increased when keys of the manifest or of the files in it change.
+_FORMAT = 3  # Increased when keys of the manifest or of the files in it change.
 _ENTRY_TYPES = {"name": str, "size_bytes": int, "sha256": str}
 _COMMIT_VARIABLE = "TRAINER_GIT_COMMIT"  # Set in images, which contain no git repository.
 

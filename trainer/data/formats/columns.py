@@ -59,6 +59,7 @@ class Columns:
         shape: (height, width, channels) of pixels in columns; None for other data.
         split: column that assigns rows to splits, if any.
         unused: the other columns.
+        has_header: whether the tables name their columns; otherwise these are "1", "2", ...
     """
 
     label: str | None
@@ -67,6 +68,31 @@ class Columns:
     shape: tuple[int, int, int] | None = None
     split: str | None = None
     unused: tuple[str, ...] = ()
+    has_header: bool = True
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Columns:
+        """Returns columns from the result of `dataclasses.asdict`, perhaps read from JSON.
+
+        Raises:
+            ValueError: a field is missing, unknown or invalid.
+        """
+        try:
+            shape = fields["shape"]
+            columns = cls(
+                **{
+                    **fields,
+                    "inputs": tuple(fields["inputs"]),
+                    "unused": tuple(fields["unused"]),
+                    "shape": None if shape is None else tuple(map(int, shape)),
+                }
+            )
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"columns: {error}") from None
+        names = (*columns.inputs, *columns.unused, columns.label or "", columns.split or "")
+        if not columns.inputs or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"columns: {dict(fields)}")
+        return columns
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -332,7 +358,7 @@ def _find_label(rest: Mapping[str, Profile], *, needs_label: bool) -> str | None
     hint = f", for example --label-column {categories[0].name!r}" if categories else ""
     raise DataError(
         f"found the columns {format_columns(rest)}; give the column of the labels with "
-        f"--label-column{hint}"
+        f"--label-column{hint}; or --no-header, if the first line is data"
     )
 
 

@@ -56,6 +56,11 @@ def read(file: Path, options: ReadOptions, columns: Sequence[str] | None = None)
     yield from reader(file, options, columns)
 
 
+def is_delimited(file: Path) -> bool:
+    """Returns whether a table is delimited text, which may have no header."""
+    return _READERS.get(inner_suffix(file), _delimited) is _delimited and not _is_fasttext(file)
+
+
 def inner_suffix(file: Path) -> str:
     """Returns the lower-case extension of a table: .tsv of a.tsv.gz, .tfrecord of a.tfrecord-1-of-2.
 
@@ -278,7 +283,7 @@ def _tf_records(file: Path, options: ReadOptions, columns: Sequence[str] | None)
             yield Row(Location(file, f"record {number}"), dict(sorted(row.items())))
     except (tf.errors.OpError, DecodeError) as error:
         # The rest of the message names TensorFlow's own functions.
-        reason = str(getattr(error, "message", error)).split("\n")[0].split("; ")[0]
+        reason = str(getattr(error, "message", error)).split("\n")[0].split("}} ")[-1]
         raise DataError(
             f"not TFRecord of tf.train.Example, or damaged: {reason}",
             Location(file, f"record {number + 1}"),

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from trainer import storage
+from trainer.config import ReadOptions
 from trainer.data import checks, labels, splits
 from trainer.data.dataset import Array, RawSplits, ReadRequest
 from trainer.data.formats import columns as column_types
-from trainer.data.formats import images, rows, vertex_jsonl
+from trainer.data.formats import delimited, images, rows, vertex_jsonl
 from trainer.data.formats.columns import Columns, Profile
 from trainer.data.formats.delimited import MAX_CHARACTERS, Row
 from trainer.data.formats.image_paths import ImagePaths
@@ -152,6 +153,7 @@ def propose(listing: Listing, request: ReadRequest) -> Candidate | None:
         summary=f"{'/'.join(sorted(kinds))} with {plan.columns.describe()}",
         left_out=left_out,
         plan=plan,
+        columns=plan.columns,
     )
 
 
@@ -277,6 +279,12 @@ def _plan(
         left_out |= {table: "not named as a split, beside others that are" for table in unnamed}
     else:
         training = unnamed or list(headers)
+    if request.columns is not None:
+        columns = _columns_of_run(request.columns, headers, request, left_out)
+        tables = [table for table in headers if table not in left_out]
+        columns = _without_absent(columns, [headers[table] for table in tables])
+        paths = _image_paths(columns, tables, listing, request)
+        return _Plan(tuple((table, split_of[table]) for table in tables), columns, paths), left_out
     if not training:
         raise DataError(f"no table, expected {NAME}")
     training, columns, paths = _choose_training(training, headers, listing, request, left_out)
@@ -290,6 +298,82 @@ def _plan(
         elif table not in left_out:
             used.append((table, split))
     return _Plan(tuple(used), columns, paths), left_out
+
+
+def _columns_of_run(
+    columns: Columns,
+    headers: Mapping[Path, frozenset[str]],
+    request: ReadRequest,
+    left_out: dict[Path, str],
+) -> Columns:
+    """Returns the columns of a run, or those that the user names in their place.
+
+    Leaves out tables that lack them, if others have them.
+
+    Raises:
+        DataError: no table has them.
+    """
+    columns = override(columns, request.options)
+    needed = [*columns.inputs, *([columns.label] if columns.label and request.needs_labels else [])]
+    missing = {
+        table: [name for name in needed if name not in header]
+        for table, header in headers.items()
+        if table not in left_out
+    }
+    if missing and all(missing.values()):
+        table, names = next(iter(missing.items()))
+        raise missing_columns(headers[table], names, columns.label).at(Location(table))
+    left_out.update(
+        {table: f"no column {names[0]!r}" for table, names in missing.items() if names}
+    )
+    return columns
+
+
+def missing_columns(
+    header: Iterable[str], missing: Sequence[str], label: str | None = None
+) -> DataError:
+    """Returns the error for a table that lacks columns that a run was trained on."""
+    flag = "--label-column" if label in missing else "--text-column or --image-column"
+    return DataError(
+        f"found the columns {column_types.format_columns(sorted(header))}, expected "
+        f"{column_types.format_columns(missing)} as in training; name another with {flag}"
+    )
+
+
+def override(columns: Columns, options: ReadOptions) -> Columns:
+    """Returns columns of a run with those that the user names in their place."""
+    if options.label_column is not None:
+        columns = dataclasses.replace(columns, label=options.label_column)
+    for kind, name in (("text", options.text_column), ("image", options.image_column)):
+        if name is not None and columns.inputs != (name,):
+            columns = dataclasses.replace(columns, inputs=(name,), kind=kind, shape=None)
+    return columns
+
+
+def _without_absent(columns: Columns, headers: Sequence[frozenset[str]]) -> Columns:
+    """Returns columns without those of labels and splits that not all tables have."""
+    shared = frozenset.intersection(*headers) if headers else frozenset()
+    used = {*columns.inputs, columns.label, columns.split}
+    return dataclasses.replace(
+        columns,
+        label=columns.label if columns.label in shared else None,
+        split=columns.split if columns.split in shared else None,
+        unused=tuple(sorted(shared - used)),
+    )
+
+
+def _image_paths(
+    columns: Columns, tables: Sequence[Path], listing: Listing, request: ReadRequest
+) -> ImagePaths | None:
+    """Returns where the images are that a known column names; None for other data."""
+    if columns.kind != "image":
+        return None
+    (column,) = columns.inputs
+    profile = column_types.profile(_profiled_rows(tables, request))[column]
+    paths = None
+    if profile.is_mostly("string"):
+        paths = ImagePaths.find(profile, tables[0], listing, request, certain=True)
+    return paths or ImagePaths(listing, request)
 
 
 def _choose_training(
@@ -341,12 +425,13 @@ def _choose_columns(
     found: dict[str, ImagePaths] = {}
 
     def names_images(profile: Profile) -> bool:
-        paths = ImagePaths.find(profile, tables[0], listing, request)
+        certain = profile.is_image or profile.name == options.image_column
+        paths = ImagePaths.find(profile, tables[0], listing, request, certain=certain)
         if paths is not None:
             found[profile.name] = paths
         return paths is not None
 
-    columns = column_types.choose(
+    chosen = column_types.choose(
         profiles,
         label=options.label_column,
         text=options.text_column,
@@ -354,6 +439,7 @@ def _choose_columns(
         needs_label=request.needs_labels,
         is_image=names_images,
     )
+    columns = dataclasses.replace(chosen, has_header=_has_header(tables[0], options))
     if columns.kind != "image":
         return columns, None
     (column,) = columns.inputs
@@ -366,6 +452,14 @@ def _choose_columns(
                 Location(tables[0]),
             )
     return columns, found.get(column) or ImagePaths(listing, request)
+
+
+def _has_header(table: Path, options: ReadOptions) -> bool:
+    """Returns whether a table names its columns; only delimited text may not."""
+    if not rows.is_delimited(table):
+        return True
+    encoding, no_header = options.encoding, options.no_header
+    return delimited.find_dialect(table, encoding=encoding, no_header=no_header).has_header
 
 
 def _profiled_rows(tables: Sequence[Path], request: ReadRequest) -> Iterator[dict[str, Any]]:
@@ -391,12 +485,13 @@ def _header(table: Path, request: ReadRequest) -> frozenset[str]:
         DataError: it has no row that can be read.
     """
     names: set[str] = set()
-    problem = "no rows, expected a header and at least one row"
+    error = DataError("no rows, expected a header and at least one row", Location(table))
     for row in itertools.islice(rows.read(table, request.options), _HEADER_ROWS):
         names.update(row.cells)
-        problem = row.problem or problem
+        if row.problem:
+            error = DataError(row.problem, row.location)
     if not names:
-        raise DataError(problem, Location(table))
+        raise error
     return frozenset(names)
 
 
