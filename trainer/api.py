@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import trainer.train as job
 from trainer import storage
-from trainer.config import Config, ResolvedConfig, check, option_specs, resolve
+from trainer.config import Config, ResolvedConfig, check, check_path, option_specs, resolve
 from trainer.data.loader import SHIPPED
 from trainer.distributed.cluster import read_cluster
 from trainer.errors import DataError, UsageError
@@ -214,7 +214,8 @@ class Run:
         from trainer.inference.predict.reader import STDIN, Reader
 
         reader = Reader(self._finished_run.input)
-        local = f"./{path}" if path == STDIN else path  # A file of that name, not stdin.
+        local = check_path("predict", path)
+        local = f"./{path}" if path == STDIN else local  # A file of that name, not stdin.
         items = list(itertools.islice(reader.items([local]), 2))
         if len(items) != 1 or items[0] is None:
             raise DataError(f"{path}: found several examples, expected one image file")
@@ -342,6 +343,7 @@ def load(path: str | os.PathLike[str]) -> Run:
     place = os.fspath(path)
     if not isinstance(place, str) or not place:
         raise UsageError(f"load: found {path!r}, expected the path of a run directory")
+    place = check_path("load", place)
     # So that the run is still found when the program changes its working directory.
     return Run(read_run(place.rstrip("/") if storage.is_remote(place) else os.path.abspath(place)))
 
@@ -360,7 +362,7 @@ def _check_settings(settings: dict[str, Any]) -> Config:
     values = {name: _plain(value) for name, value in settings.items() if value is not None}
     file_text = None
     if "config" in values:
-        file_text = storage.read_text(str(values["config"]))
+        file_text = storage.read_text(check_path("config", str(values["config"])))
     config = resolve(values, file_text, os.environ)
     if config.dry_run:
         raise UsageError("dry_run: returns no run; use the command, trainer train --dry-run")

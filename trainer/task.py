@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from trainer.config import Config, command_line, option_specs, resolve
+from trainer.config import Config, check_path, command_line, option_specs, resolve
 from trainer.data.loader import SHIPPED
 from trainer.distributed.cluster import Cluster, read_cluster
 from trainer.errors import UsageError
@@ -89,7 +89,7 @@ def parse(arguments: Sequence[str], *, program: str = PROGRAM) -> Config:
     if "config" in flags:
         from trainer import storage
 
-        file_text = storage.read_text(flags["config"])
+        file_text = storage.read_text(check_path("--config", flags["config"]))
     return resolve(flags, file_text, os.environ)
 
 

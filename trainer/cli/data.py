@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import pydantic
 
 from trainer import storage
 from trainer.config import ReadOptions, command_line
-from trainer.config.fields import Page, Place, Text, argument, option
+from trainer.config.fields import AnyPath, Page, Place, argument, option
+from trainer.config.help import format_commands
 from trainer.data.loader import SHIPPED
-from trainer.errors import DamagedFilesError, UnreadableInputError, UsageError
+from trainer.errors import DamagedFilesError, UnreadableInputError
 
 if TYPE_CHECKING:
     from trainer.data.statistics import Statistics
@@ -25,7 +27,7 @@ _PATH = "Data set: {datasets} (shipped), a local path, gs://bucket/path, or a pa
 class CheckOptions(ReadOptions):
     """The options of `trainer data check`."""
 
-    path: Text = argument(_PATH)
+    path: AnyPath = argument(_PATH)
     out: Page | None = option(
         None,
         "Write a page with examples of each class to this .html, local or gs://; replaces an "
@@ -37,21 +39,23 @@ class CheckOptions(ReadOptions):
 class ConvertOptions(ReadOptions):
     """The options of `trainer data convert`."""
 
-    path: Text = argument(_PATH)
+    path: AnyPath = argument(_PATH)
     out: Place = argument("New or empty folder, local or gs://bucket/path.")
 
 
 def main(arguments: Sequence[str], *, program: str) -> None:
     """Runs the subcommand that the first argument names; exits with its exit code."""
+    name, *rest = arguments or ["--help"]
+    if name in _COMMANDS:
+        with command_line.exit_codes(f"{program} {name}", rest):
+            _COMMANDS[name].run(rest, f"{program} {name}")
     with command_line.exit_codes(program, arguments):
-        name, *rest = arguments or ["--help"]
-        if name in ("--help", "-h"):
-            for command, (summary, _) in _COMMANDS.items():
-                print(f"{program} {command}: {summary}")
-        elif name in _COMMANDS:
-            _COMMANDS[name][1](rest, f"{program} {name}")
+        if name in ("--help", "-h", "help"):
+            lines = {command: each.line for command, each in _COMMANDS.items()}
+            closing = f"{program} COMMAND --help shows the flags of a command."
+            print(format_commands(program, lines, closing=closing))
         else:
-            raise UsageError(f"Unknown command {name!r}. Expected one of: {', '.join(_COMMANDS)}")
+            raise command_line.unknown_command(name, _COMMANDS)
 
 
 def _check(arguments: Sequence[str], program: str) -> None:
@@ -113,14 +117,34 @@ def _parse(kind: type[_Options], arguments: Sequence[str], program: str) -> _Opt
         kind,
         arguments,
         program=program,
-        summary=_COMMANDS[program.rpartition(" ")[2]][0],
+        summary=_COMMANDS[program.rpartition(" ")[2]].summary,
         names={"datasets": ", ".join(SHIPPED)},
     )
 
 
-_COMMANDS: dict[str, tuple[str, Callable[[Sequence[str], str], None]]] = {
-    "check": ("Prints the statistics of a data set and possible problems in it.", _check),
-    "convert": (
+@dataclass(frozen=True)
+class _Command:
+    """A command below `trainer data`.
+
+    Attributes:
+        line: what it does, in the help of `trainer data`.
+        summary: what it does, in its own help.
+        run: runs it with arguments and the way in which it was called.
+    """
+
+    line: str
+    summary: str
+    run: Callable[[Sequence[str], str], None]
+
+
+_COMMANDS = {
+    "check": _Command(
+        "print the statistics of a data set and possible problems in it",
+        "Prints the statistics of a data set and possible problems in it.",
+        _check,
+    ),
+    "convert": _Command(
+        "convert a data set to files that train fastest and need not fit into memory",
         "Converts a data set to files that train fastest and need not fit into memory: images and "
         "vectors to shards of plain arrays, texts to Parquet.",
         _convert,

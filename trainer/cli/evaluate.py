@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pydantic
 
 from trainer.config import command_line
-from trainer.config.fields import File, Text, argument, option
+from trainer.config.fields import AnyPath, File, Place, argument, option
 from trainer.runtime import preemption
 
 if TYPE_CHECKING:
@@ -19,14 +19,18 @@ if TYPE_CHECKING:
 
 _MAX_CLASSES = 40
 _MAX_PAIRS = 10
+_READING = (
+    "label_column", "text_column", "image_column", "no_header", "encoding", "max_bad",
+    "allow_pickle",
+)  # fmt: skip
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
     """The options of `trainer evaluate`."""
 
-    run: Text = argument("Finished run directory, local or gs://bucket/path.")
-    data: Text | None = option(
+    run: Place = argument("Finished run directory, local or gs://bucket/path.")
+    data: AnyPath | None = option(
         None,
         "Labelled data: {datasets}, a path or pattern, local or gs://. Its test split is used, or "
         "all of it if it has none. Default: the test split of the run.",
@@ -35,9 +39,41 @@ class EvaluateOptions:
     out: File | None = option(
         None, "JSON file to write the metrics to, local or gs://. Default: none is written."
     )
+    label_column: Text | None = option(
+        None, "Column of --data that holds the classes. Default: as in training."
+    )
+    text_column: Text | None = option(
+        None, "Column of --data that holds the texts. Default: as in training."
+    )
+    image_column: Text | None = option(
+        None, "Column of --data with images or their paths. Default: as in training."
+    )
+    no_header: bool = option(
+        False, "The first line of the CSV of --data is data. Default: as in training."
+    )
+    encoding: Codec | None = option(
+        None, "Encoding of the texts and CSV of --data, such as cp1251. Default: as in training."
+    )
+    max_bad: Fraction = option(
+        0.1,
+        "Largest fraction of damaged or incomplete rows and files to leave out; 0 refuses any.",
+    )
     allow_pickle: bool = option(
         False, "Read pickle files. Only NumPy and SciPy arrays are accepted from them."
     )
+
+    @property
+    def reading(self) -> ReadOptions:
+        """How the files of --data are read.
+
+        Raises:
+            UsageError: there is no --data, whose reading a flag could change.
+        """
+        values = {name: getattr(self, name) for name in _READING}
+        given = [name for name in _READING[:-2] if values[name]]
+        if self.data is None and given:
+            raise UsageError(f"{flag_name(given[0])}: expected --data beside it")
+        return ReadOptions(**values)
 
 
 def main(arguments: Sequence[str], *, program: str) -> None:
@@ -54,12 +90,13 @@ def main(arguments: Sequence[str], *, program: str) -> None:
             "labelled data, whose classes are matched by name.",
             names={"datasets": ", ".join(SHIPPED)},
         )
+        reading = options.reading
         from trainer import storage
         from trainer.inference import evaluate
         from trainer.runs.finished_run import load_model, read_run
 
         run = read_run(options.run)
-        data = evaluate.read_data(run, options.data, allow_pickle=options.allow_pickle)
+        data = evaluate.read_data(run, options.data, reading)
         if options.out is not None:
             storage.parent(options.out)[0].check_writable()
         with load_model(run) as model:

@@ -9,7 +9,7 @@ import pydantic
 from pydantic import AfterValidator
 
 from trainer.config import command_line
-from trainer.config.fields import Place, Text, argument, option
+from trainer.config.fields import AnyPath, Place, Text, argument, option
 from trainer.errors import UsageError
 from trainer.inference.export import exporter
 from trainer.runtime import preemption
@@ -40,7 +40,7 @@ class ExportOptions:
         "File to write (a folder for saved_model), local or gs://. Default: the run's name with "
         "the format's suffix, in the current folder.",
     )
-    data: Text | None = option(
+    data: AnyPath | None = option(
         None,
         "Data to compare the outputs on: name, path or gs://. Default: the path of the run's data.",
     )

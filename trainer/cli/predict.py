@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, TextIO
 import pydantic
 
 from trainer.config import command_line
-from trainer.config.fields import File, Text, argument, option
+from trainer.config.fields import AnyPath, File, Place, Text, argument, option
 from trainer.errors import UnreadableInputError
 from trainer.runtime import preemption
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 class PredictOptions:
     """The options of `trainer predict`."""
 
-    run: Text = argument("Finished run directory, local or gs://bucket/path.")
-    files: tuple[Text, ...] = argument(
+    run: Place = argument("Finished run directory, local or gs://bucket/path.")
+    files: tuple[AnyPath, ...] = argument(
         "Files, folders, or patterns such as 'part-*.csv', local or gs://; - for stdin. One image "
         "per file; .txt: one text per line; .csv: one example per row; .jsonl: one JSON value per "
         "line; .npy or IDX: an array of examples. From stdin, a text model reads lines of text, "

@@ -16,13 +16,14 @@ from typing import Any
 import pydantic
 from pydantic.dataclasses import dataclass
 
+from trainer.config import places
 from trainer.config.fields import (
     FORBID_EXTRA,
     GROUPS,
+    AnyPath,
     Count,
     Place,
     Rate,
-    Text,
     flag_name,
     option_specs,
 )
@@ -39,6 +40,7 @@ from trainer.errors import UsageError
 from trainer.runtime import cloud_environment
 
 __all__ = [
+    "CONTENT_SETTINGS",
     "GROUPS",
     "MODEL_SETTINGS",
     "Config",
@@ -53,6 +55,7 @@ __all__ = [
     "TrainOptions",
     "affects_result",
     "check",
+    "check_path",
     "complete",
     "differences",
     "flag_name",
@@ -83,7 +86,7 @@ class Config(MachineOptions, OutputOptions, TrainOptions, ModelOptions, DataOpti
 class LocatedConfig(Config):
     """Settings with data and run directory known; what the data decides may still be None."""
 
-    data: Text
+    data: AnyPath
     out: Place
 
 
@@ -106,6 +109,9 @@ MODEL_SETTINGS = (
     *(each.name for each in option_specs(ModelOptions) if each.name != "model"),
     "frozen_epochs",
 )
+
+# Settings that name files. The content of the files is compared, not how their path is written.
+CONTENT_SETTINGS = ("data", "validation_data", "test_data", "weights")
 
 _SAVED_AS = {each.name: each for each in option_specs(Config)}
 
@@ -165,6 +171,18 @@ def check(
             label = (labels or {}).get(name, words.get(name, flag_name(name)))
             problems.append(f"{label}: {_format_problem(detail, kind)}")
         raise UsageError("; ".join(problems)) from None
+
+
+def check_path(label: str, value: str) -> str:
+    """Returns a local or gs:// path as `places.normalise` does, for one that is in no option.
+
+    Raises:
+        UsageError: the path has another scheme, for example; the message begins with `label`.
+    """
+    try:
+        return places.normalise(value)
+    except ValueError as error:
+        raise UsageError(f"{label}: found {value!r}, expected {error}") from None
 
 
 _Located = typing.TypeVar("_Located", bound=LocatedConfig)

@@ -12,6 +12,7 @@ import pydantic
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from trainer import storage
+from trainer.config import places
 
 FORBID_EXTRA = pydantic.ConfigDict(extra="forbid")
 
@@ -34,12 +35,6 @@ def _encodable(value: str) -> str:
     if "\0" in value or any(0xD800 <= ord(character) < 0xE000 for character in value):
         raise ValueError("UTF-8 text without NUL characters")
     return value
-
-
-def _without_trailing_slash(value: str) -> str:
-    # Otherwise a bucket would hold "runs/1//config.json".
-    short = value.rstrip("/")
-    return value if not short or short.endswith(":") else short
 
 
 def _local(value: str) -> str:
@@ -70,11 +65,13 @@ def _codec(value: str) -> str:
 
 
 Text = Annotated[str, Field(min_length=1), AfterValidator(_encodable)]
-Place = Annotated[Text, AfterValidator(_without_trailing_slash)]  # A folder, local or in a bucket.
+# A file, folder or pattern, local or in a bucket; or the name of a data set.
+AnyPath = Annotated[Text, AfterValidator(places.normalise)]
+Place = Annotated[AnyPath, AfterValidator(places.without_trailing_slash)]  # A folder.
 LocalFolder = Annotated[Place, AfterValidator(_local)]
-File = Annotated[Text, AfterValidator(_plain_file)]  # A file to write.
+File = Annotated[AnyPath, AfterValidator(_plain_file)]  # A file to write.
 Codec = Annotated[Text, AfterValidator(_codec)]
-Page = Annotated[Text, AfterValidator(_html)]
+Page = Annotated[AnyPath, AfterValidator(_html)]
 Count = Annotated[int, BeforeValidator(_plain_number), Field(gt=0)]
 Number = Annotated[int, BeforeValidator(_plain_number), Field(ge=0)]
 Port = Annotated[int, BeforeValidator(_plain_number), Field(ge=0, le=65535)]

@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from trainer.config.fields import (
     FORBID_EXTRA,
+    AnyPath,
     Codec,
     Count,
     Folds,
@@ -111,15 +112,15 @@ class DataOptions(ReadOptions, SeedOptions):
 
     GROUP: ClassVar = "Data"
 
-    data: Text | None = option(
+    data: AnyPath | None = option(
         None,
         "Training data: {datasets} (shipped), a local path, gs://bucket/path, or a pattern such as "
         "folder/part-*.jsonl. Default: the model's usual data set.",
     )
-    validation_data: Text | None = option(
+    validation_data: AnyPath | None = option(
         None, "Validation data, if it is not part of --data; a path or pattern."
     )
-    test_data: Text | None = option(
+    test_data: AnyPath | None = option(
         None, "Test data, if it is not part of --data; a path or pattern."
     )
     validation_split: Fraction = option(
@@ -179,7 +180,7 @@ class ModelOptions:
         "Network of keras.applications to fine-tune (model image), for example MobileNetV2. "
         "Default: a small residual network trained from scratch.",
     )
-    weights: Text | None = option(
+    weights: AnyPath | None = option(
         None,
         "Pretrained weights of --backbone, a .weights.h5 or .h5 file that Keras saved, local or "
         "gs://. Default: random weights.",
@@ -271,7 +272,7 @@ class OutputOptions:
         "Run directory, local or gs://. Default: runs/MODEL-DATE-TIME.",
         affects_result=False,
     )
-    config: Text | None = option(
+    config: AnyPath | None = option(
         None, "JSON file with settings, local or gs://; flags win over it.", affects_result=False
     )
     overwrite: bool = option(False, "Replace the run in --out.", affects_result=False)
