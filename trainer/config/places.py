@@ -9,8 +9,8 @@ import urllib.parse
 from trainer import storage
 
 _EXPECTED = "a local path or gs://bucket/path"
-# "a:/" and "a://" begin like a URL, "C:\\" like a path of Windows; "a:b" is a usual name, unless a is
-# the scheme of a store.
+# "a:/" and "a://" begin like a URL, "C:\\" like a path of Windows; "a:b" is a usual name, unless a
+# is the scheme of a store.
 _URL = re.compile(
     r"([A-Za-z][A-Za-z0-9+.-]*):[/\\]|(gs|gcs|s3|s3a|s3n|file|https?):", re.IGNORECASE
 )
