@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic
 
-from trainer.config import command_line
-from trainer.config.fields import AnyPath, File, Place, argument, option
+from trainer.config import ReadOptions, command_line, flag_name
+from trainer.config.fields import AnyPath, Codec, File, Fraction, Place, Text, argument, option
+from trainer.errors import UsageError
 from trainer.runtime import preemption
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,14 +38,14 @@ class EvaluationData:
     shared: int
 
 
-def read_data(run: FinishedRun, data: str | None, *, allow_pickle: bool = False) -> EvaluationData:
+def read_data(run: FinishedRun, data: str | None, options: ReadOptions) -> EvaluationData:
     """Reads the data to evaluate a run's model on.
 
     Args:
         run: the run.
         data: labelled data, as `loader.read` takes it; None for the run's own. A copy of the run's
             own data is recognised by its fingerprint, and split as in the run.
-        allow_pickle: whether pickle files may be read.
+        options: how the files of `data` are read; what is not set is as in training.
 
     Raises:
         DataError: the data is damaged, or does not fit the model.
@@ -55,14 +56,12 @@ def read_data(run: FinishedRun, data: str | None, *, allow_pickle: bool = False)
         own = setup.reload(run)
         return _evaluation_data(run, config.data, "own", own.test, own.spec.classes)
     height, width, *_ = (*run.input.shape, 0, 0)
-    options = ReadOptions(
-        allow_pickle=allow_pickle,
+    options = dataclasses.replace(
+        as_in_training(run, options),
         image_size=height if height == width else None,  # As `trainer predict` resizes images.
-        text_column=config.text_column,
-        image_column=config.image_column,
-        label_column=config.label_column,
     )
-    source = loader.read(data, options, needs_training=False)
+    columns = run.source.columns if run.source is not None else None
+    source = loader.read(data, options, needs_training=False, columns=columns)
     own_copy = _split_like_run(config, source)
     if own_copy is not None and own_copy.fingerprint == run.manifest["data_fingerprint"]:
         return _evaluation_data(run, data, "own", own_copy.test, own_copy.spec.classes)
@@ -71,6 +70,18 @@ def read_data(run: FinishedRun, data: str | None, *, allow_pickle: bool = False)
     except DataError as error:
         raise error.at(Location(data)) from None
     return _evaluation_data(run, data, split, examples, run.classes)
+
+
+def as_in_training(run: FinishedRun, options: ReadOptions) -> ReadOptions:
+    """Returns options with the encoding and the header of the training data, unless given."""
+    if run.source is None:
+        return options
+    columns = run.source.columns
+    return dataclasses.replace(
+        options,
+        encoding=options.encoding or run.source.encoding,
+        no_header=options.no_header or (columns is not None and not columns.has_header),
+    )
 
 
 def evaluate(run: FinishedRun, data: EvaluationData, model: Predictor) -> dict[str, Any]:

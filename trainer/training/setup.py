@@ -233,7 +233,7 @@ def reload(run: FinishedRun, data: str | None = None) -> Dataset:
     labels = {name: f"{run.path}/config.json: {name}" for name in values}
     config = check(ResolvedConfig, values, labels=labels)
     try:
-        return loader.load(config)
+        return loader.load(config, columns=run.source.columns if run.source else None)
     except StorageError as error:
         if data is not None:
             raise
