@@ -167,7 +167,7 @@ def test_check_prints_every_damaged_file(data: Command, pictures: Path) -> None:
     code, lines, err = data("check", pictures)
     assert (code, len(lines)) == (3, 7)
     assert lines[0].startswith(f"{pictures}/red/3.png: not an image, or a damaged one")
-    assert err == f"trainer data: error: {pictures}: 7 of 110 files are damaged\n"
+    assert err == f"trainer data check: error: {pictures}: 7 of 110 files are damaged\n"
 
 
 def test_user_errors_are_one_line(data: Command, pictures: Path, tmp_path: Path) -> None:

@@ -30,6 +30,20 @@ def test_each_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) ->
     assert f"trainer {name}" in out
 
 
+@pytest.mark.parametrize("arguments", [("data",), ("data", "--help"), ("data", "-h")])
+def test_help_of_commands_below_a_command_has_the_same_form(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(*arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == ["usage: trainer data COMMAND [ARGUMENTS ...]", "", "Commands"]
+    assert [line.split()[0] for line in lines[3:-2]] == ["check", "convert"]
+    assert run_main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == ["usage: trainer COMMAND [ARGUMENTS ...]", "", "Commands"]
+    assert [line.split()[0] for line in lines[3:-2]] == list(main.COMMANDS)
+
+
 def test_help_after_arguments_is_the_help_of_the_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -51,6 +65,13 @@ def test_help_after_arguments_is_the_help_of_the_command(
             ("verify", "a", "--b"),
             "trainer verify: error: Unknown flag '--b'. trainer verify has no",
         ),
+        (("data", "chek"), "trainer data: error: Unknown command 'chek'. Did you mean check?"),
+        (("data", "x"), "trainer data: error: Unknown command 'x'. Expected one of: check, conv"),
+        (
+            ("data", "check", "a", "--epochs=3"),
+            "trainer data check: error: Unknown flag '--epochs=3'",
+        ),
+        (("data", "convert", "a"), "trainer data convert: error: Missing OUT."),
         (("train", "--epochs", "0"), "trainer train: error: --epochs: found '0'"),
     ],
 )

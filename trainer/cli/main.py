@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from collections.abc import Sequence
 
 from trainer import __version__
 from trainer.config import command_line
-from trainer.errors import UsageError
+from trainer.config.help import format_commands
 
 # By command: its module, which has `main(arguments, *, program)` that exits; its line in the help.
 COMMANDS = {
@@ -41,23 +40,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if name == "--version":
             print(__version__)
         elif name in ("--help", "-h", "help"):
-            print(_help())
+            summaries = {command: summary for command, (_, summary) in COMMANDS.items()}
+            closing = (
+                "trainer COMMAND --help shows a command's flags; trainer --version the version."
+            )
+            print(format_commands("trainer", summaries, closing=closing))
         else:
-            near = difflib.get_close_matches(name, COMMANDS, n=1)
-            hint = f"Did you mean {near[0]}?" if near else f"Expected one of: {', '.join(COMMANDS)}"
-            raise UsageError(f"Unknown command {name!r}. {hint}")
-
-
-def _help() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: trainer COMMAND [ARGUMENTS ...]",
-            "",
-            "Commands",
-            *lines,
-            "",
-            "trainer COMMAND --help shows the flags of a command; trainer --version the version.",
-        ]
-    )
+            raise command_line.unknown_command(name, COMMANDS)

@@ -12,7 +12,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import fire
@@ -169,6 +169,13 @@ def parse_values(
         if not values[many]:
             raise UsageError(f"Missing {many.upper()}.")
     return values
+
+
+def unknown_command(name: str, commands: Collection[str]) -> UsageError:
+    """Returns the error for a word in place of a command, with the nearest command."""
+    near = difflib.get_close_matches(name, commands, n=1)
+    hint = f"Did you mean {near[0]}?" if near else f"Expected one of: {', '.join(commands)}"
+    return UsageError(f"Unknown command {name!r}. {hint}")
 
 
 def _for_fire(arguments: Sequence[str], options: Sequence[OptionSpec]) -> list[str]:

@@ -41,8 +41,23 @@ def format_help(
     return "\n".join(lines)
 
 
+def format_commands(program: str, commands: Mapping[str, str], *, closing: str) -> str:
+    """Returns the help of a program that has commands.
+
+    Args:
+        program: how the program is called.
+        commands: what each command does, by its name.
+        closing: text of the last line.
+    """
+    width = max(map(len, commands))
+    lines = [f"  {name:{width}}  {summary}" for name, summary in commands.items()]
+    return "\n".join(
+        [f"usage: {program} COMMAND [ARGUMENTS ...]", "", "Commands", *lines, "", closing]
+    )
+
+
 def value_name(option: OptionSpec) -> str:
-    """Returns what stands for the value of a flag: its choices, N, NUMBER, PATH or TEXT."""
+    """Returns what stands for a flag's value: its choices, N, NUMBER, VALUE; "" for a switch."""
     if option.kind is bool:
         return ""
     if option.values:
