@@ -150,21 +150,7 @@ def _idx_cases() -> None:
     case("no images file", images=None)
     case("test images without labels", test_labels=None)
     CASES["idx: the same split twice"] = folder(IDX | {"more-train-images-idx3-ubyte": idx(X)})
-    CASES["idx: a link out of the folder"] = _link_out
     CASES["idx: images of 60000 x 60000, sparse on disk"] = _sparse_on_disk
-
-
-def _link_out(root: Path) -> list[str]:
-    outside = root / "outside"
-    inside = root / "inside"
-    outside.mkdir()
-    inside.mkdir()
-    for name, content in IDX.items():
-        (inside / name).write_bytes(content)
-    (outside / "secret").write_bytes(IDX[LABELS])
-    (inside / LABELS).unlink()
-    (inside / LABELS).symlink_to("../outside/secret")
-    return [f"--data={inside}"]
 
 
 def _sparse_on_disk(root: Path) -> list[str]:
@@ -320,19 +306,15 @@ def _text_cases() -> None:
     case("a byte order mark only", "\ufeff".encode())
     case("one class", good, None)
     case("one example", b"good film")
-    case("Latin-1", "schön\n".encode("latin1") * 50)
-    case("UTF-16", "\n".join(WORDS).encode("utf-16"))
-    case("UTF-16 without a mark", "\n".join(WORDS).encode("utf-16-le"))
+    case("KOI8-R", "хорошо\n".encode("koi8-r") * 50)
     case("UTF-32", "\n".join(WORDS).encode("utf-32-le"))
     case("a lone surrogate", good + b"\n\xed\xa0\x80 film\n" + good)
     case("an overlong NUL", good + b"\n\xc0\x80\n")
     case("beyond Unicode", good + b"\n\xf7\xbf\xbf\xbf\n")
-    case("cut within a character", good + "\nschö".encode()[:-1])
-    case("NUL characters", good + b"\n a\0b\n" + good)
+    case("NUL characters", good + b"\n a\0b\n" * 20 + good)
     case("zeros only", bytes(10_000))
     case("one line of 100 MB", b"word " * 20_000_000)
     case("a compressed file by another name", gzip.compress(good))
-    CASES["text: a link out of the folder"] = _text_link
     CASES["text: a link to nothing"] = _text_link_to_nothing
     CASES["text: a link to itself"] = _text_link_to_itself
     CASES["text: a pipe in the folder"] = _text_pipe
@@ -344,13 +326,6 @@ def _text_in(root: Path) -> Path:
     inside.mkdir()
     (inside / "neg.txt").write_text("\n".join(WORDS))
     return inside
-
-
-def _text_link(root: Path) -> list[str]:
-    inside = _text_in(root)
-    (root / "secret").write_text("secret\nsecrets\n" * 20)
-    (inside / "pos.txt").symlink_to(root / "secret")
-    return [f"--data={inside}", "--model=sentiment"]
 
 
 def _text_link_to_nothing(root: Path) -> list[str]:

@@ -12,6 +12,7 @@ from trainer.errors import DataError, Location
 
 _FORMATS_PACKAGE = "trainer.data.formats"
 _MAX_NAMED = 5
+_SEVERAL_FILES = ("idx", "vertex_jsonl")
 
 
 def decide(listing: Listing, request: ReadRequest) -> Candidate:
@@ -71,7 +72,7 @@ def _propose(name: str, listing: Listing, request: ReadRequest) -> Candidate | N
     if not files:
         return None
     error = None
-    if len(files) > 1 and name != "idx":
+    if len(files) > 1 and name not in _SEVERAL_FILES:
         names = ", ".join(file.name for file in files[:_MAX_NAMED])
         error = DataError(f"found {names}, expected one such file; give one of them to --data")
     others = {file: "no such file" for file in listing.files if file not in set(files)}

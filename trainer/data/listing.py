@@ -103,7 +103,7 @@ class Candidate:
         return name
 
 
-def list_files(path: Path, remote: str = "") -> Listing:
+def list_files(path: Path, remote: str = "", *, is_folder: bool = True) -> Listing:
     """Lists the files of a data set.
 
     Follows links, as users build data sets from them; a link to nothing is left out.
@@ -111,6 +111,8 @@ def list_files(path: Path, remote: str = "") -> Listing:
     Args:
         path: a folder, a file, or a pattern of file names.
         remote: name of `path` in a bucket, if it is a copy; its folder if `path` is a file.
+        is_folder: whether a folder stands for a folder, and not for copies of files that match a
+            pattern.
 
     Raises:
         DataError: there is neither a file nor a folder.
@@ -127,6 +129,8 @@ def list_files(path: Path, remote: str = "") -> Listing:
     files = sorted(_walk(path, left_out, frozenset()))
     root = _data_root(path, files)
     remote_root = "/".join([remote, *root.relative_to(path).parts]) if remote else ""
+    if not is_folder:
+        return Listing(path, path, tuple(files), False, left_out, remote)
     return Listing(root, path, tuple(files), True, left_out, remote_root)
 
 

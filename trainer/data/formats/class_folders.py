@@ -218,7 +218,10 @@ def _split_folders(paths: Sequence[tuple[Path, Sequence[str]]]) -> dict[str, str
     others = {top for top in within if top not in split_of and not _is_unlabelled(top)}
     several = len(set(split_of.values())) > 1
     if not training:
-        if several and not others and "train" in split_of.values():
+        nested = any(within[top] for top in split_of)
+        if nested and not others:
+            return split_of  # Without a training split, which is an error.
+        if several and not others:
             raise DataError(
                 f"found examples directly in {', '.join(sorted(split_of))}, expected one folder per "
                 "class in each, or a table with their labels"

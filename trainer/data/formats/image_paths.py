@@ -41,7 +41,7 @@ class ImagePaths:
 
     @classmethod
     def find(
-        cls, column: Profile, table: Path, listing: Listing, request: ReadRequest
+        cls, column: Profile, table: Path, listing: Listing, request: ReadRequest, *, certain: bool
     ) -> ImagePaths | None:
         """Returns how the values of a column name images; None if they do not.
 
@@ -50,6 +50,7 @@ class ImagePaths:
             table: the table that has the column.
             listing: the files of the data set.
             request: how they are read.
+            certain: whether the column names images in any case, of which some may be missing.
         """
         values = column.samples
         if any(storage.is_remote(value) for value in values):
@@ -62,9 +63,9 @@ class ImagePaths:
                 best, best_count = paths, count
                 if count == len(values):
                     break
-        # Of a column that certainly names images, some may be missing.
-        enough = best_count >= _MIN_FOUND * len(values) or column.is_image
-        return best if enough else None
+        if certain and best is None and request.remote:
+            return cls(listing, request)  # The rows decide: the images may not be copied yet.
+        return best if certain or best_count >= _MIN_FOUND * len(values) else None
 
     def exists(self, value: str) -> bool:
         """Returns whether there is a file for a value of the column."""
