@@ -10,7 +10,7 @@ import pydantic
 
 from trainer import storage
 from trainer.config import ReadOptions, command_line
-from trainer.config.fields import AnyPath, Page, Place, argument, option
+from trainer.config.fields import AnyPath, FolderPath, HtmlPath, argument, option
 from trainer.config.help import format_commands
 from trainer.data.loader import SHIPPED
 from trainer.errors import DamagedFilesError, UnreadableInputError
@@ -28,7 +28,7 @@ class CheckOptions(ReadOptions):
     """The options of `trainer data check`."""
 
     path: AnyPath = argument(_PATH)
-    out: Page | None = option(
+    out: HtmlPath | None = option(
         None,
         "Write a page with examples of each class to this .html, local or gs://; replaces an "
         "earlier page. Default: no page.",
@@ -40,7 +40,7 @@ class ConvertOptions(ReadOptions):
     """The options of `trainer data convert`."""
 
     path: AnyPath = argument(_PATH)
-    out: Place = argument("New or empty folder, local or gs://bucket/path.")
+    out: FolderPath = argument("New or empty folder, local or gs://bucket/path.")
 
 
 def main(arguments: Sequence[str], *, program: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pydantic
 
 from trainer.config import ReadOptions, command_line, flag_name
-from trainer.config.fields import AnyPath, Codec, File, Fraction, Place, Text, argument, option
+from trainer.config.fields import AnyPath, Codec, File, FolderPath, Fraction, Text, argument, option
 from trainer.errors import UsageError
 from trainer.runtime import preemption
 
@@ -30,7 +30,7 @@ _READING = (
 class EvaluateOptions:
     """The options of `trainer evaluate`."""
 
-    run: Place = argument("Finished run directory, local or gs://bucket/path.")
+    run: FolderPath = argument("Finished run directory, local or gs://bucket/path.")
     data: AnyPath | None = option(
         None,
         "Labelled data: {datasets}, a path or pattern, local or gs://. Its test split is used, or "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, TextIO
 import pydantic
 
 from trainer.config import command_line
-from trainer.config.fields import AnyPath, File, Place, Text, argument, option
+from trainer.config.fields import AnyPath, File, FolderPath, Text, argument, option
 from trainer.errors import UnreadableInputError
 from trainer.runtime import preemption
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class PredictOptions:
     """The options of `trainer predict`."""
 
-    run: Place = argument("Finished run directory, local or gs://bucket/path.")
+    run: FolderPath = argument("Finished run directory, local or gs://bucket/path.")
     files: tuple[AnyPath, ...] = argument(
         "Files, folders, or patterns such as 'part-*.csv', local or gs://; - for stdin. One image "
         "per file; .txt: one text per line; .csv: one example per row; .jsonl: one JSON value per "

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pydantic
 
 from trainer.config import command_line
-from trainer.config.fields import Place, argument
+from trainer.config.fields import FolderPath, argument
 from trainer.errors import DamagedRunError
 
 
@@ -16,7 +16,7 @@ from trainer.errors import DamagedRunError
 class VerifyOptions:
     """The options of `trainer verify`."""
 
-    run: Place = argument("Finished run directory, local or gs://bucket/path.")
+    run: FolderPath = argument("Finished run directory, local or gs://bucket/path.")
 
 
 def main(arguments: Sequence[str], *, program: str) -> None:

@@ -16,14 +16,14 @@ from typing import Any
 import pydantic
 from pydantic.dataclasses import dataclass
 
-from trainer.config import places
+from trainer.config import paths
 from trainer.config.fields import (
     FORBID_EXTRA,
     GROUPS,
     AnyPath,
-    Count,
-    Place,
-    Rate,
+    FolderPath,
+    PositiveFloat,
+    PositiveInt,
     flag_name,
     option_specs,
 )
@@ -87,7 +87,7 @@ class LocatedConfig(Config):
     """Settings with data and run directory known; what the data decides may still be None."""
 
     data: AnyPath
-    out: Place
+    out: FolderPath
 
 
 @dataclass(frozen=True, kw_only=True, config=FORBID_EXTRA)
@@ -98,9 +98,9 @@ class ResolvedConfig(LocatedConfig, ResolvedTrainOptions):
         auto_settings: names of the settings that the data decided, since the user gave none.
     """
 
-    epochs: Count
-    batch_size: Count
-    learning_rate: Rate
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    learning_rate: PositiveFloat
     auto_settings: tuple[str, ...] = ()
 
 
@@ -174,13 +174,13 @@ def check(
 
 
 def check_path(label: str, value: str) -> str:
-    """Returns a local or gs:// path as `places.normalise` does, for one that is in no option.
+    """Returns a local or gs:// path as `paths.normalise` does, for one that is in no option.
 
     Raises:
         UsageError: the path has another scheme, for example; the message begins with `label`.
     """
     try:
-        return places.normalise(value)
+        return paths.normalise(value)
     except ValueError as error:
         raise UsageError(f"{label}: found {value!r}, expected {error}") from None
 

@@ -12,7 +12,7 @@ import pydantic
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from trainer import storage
-from trainer.config import places
+from trainer.config import paths
 
 FORBID_EXTRA = pydantic.ConfigDict(extra="forbid")
 
@@ -66,17 +66,17 @@ def _codec(value: str) -> str:
 
 Text = Annotated[str, Field(min_length=1), AfterValidator(_encodable)]
 # A file, folder or pattern, local or in a bucket; or the name of a data set.
-AnyPath = Annotated[Text, AfterValidator(places.normalise)]
-Place = Annotated[AnyPath, AfterValidator(places.without_trailing_slash)]  # A folder.
-LocalFolder = Annotated[Place, AfterValidator(_local)]
+AnyPath = Annotated[Text, AfterValidator(paths.normalise)]
+FolderPath = Annotated[AnyPath, AfterValidator(paths.without_trailing_slash)]  # A folder.
+LocalFolder = Annotated[FolderPath, AfterValidator(_local)]
 File = Annotated[AnyPath, AfterValidator(_plain_file)]  # A file to write.
 Codec = Annotated[Text, AfterValidator(_codec)]
-Page = Annotated[AnyPath, AfterValidator(_html)]
-Count = Annotated[int, BeforeValidator(_plain_number), Field(gt=0)]
-Number = Annotated[int, BeforeValidator(_plain_number), Field(ge=0)]
+HtmlPath = Annotated[AnyPath, AfterValidator(_html)]
+PositiveInt = Annotated[int, BeforeValidator(_plain_number), Field(gt=0)]
+NonNegativeInt = Annotated[int, BeforeValidator(_plain_number), Field(ge=0)]
 Port = Annotated[int, BeforeValidator(_plain_number), Field(ge=0, le=65535)]
 Seed = Annotated[int, BeforeValidator(_plain_number), Field(ge=0, lt=2**31)]
-Rate = Annotated[float, BeforeValidator(_plain_number), Field(gt=0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, BeforeValidator(_plain_number), Field(gt=0, allow_inf_nan=False)]
 Folds = Annotated[int, BeforeValidator(_plain_number), Field(ge=2, le=100)]
 Fraction = Annotated[float, BeforeValidator(_plain_number), Field(ge=0, lt=1)]
 

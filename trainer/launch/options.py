@@ -9,7 +9,7 @@ from pydantic import AfterValidator
 from pydantic.dataclasses import dataclass
 
 from trainer import storage
-from trainer.config.fields import Count, Place, Rate, Text, option
+from trainer.config.fields import FolderPath, PositiveFloat, PositiveInt, Text, option
 
 DEFAULT_TRIALS = 20
 DEFAULT_PARALLEL = 4  # Trials at the same time.
@@ -36,7 +36,7 @@ class JobOptions:
     image: Text | None = option(
         None, "Container image of the job, in a registry that the service can read. Required."
     )
-    out: Annotated[Place, AfterValidator(_in_bucket)] | None = option(
+    out: Annotated[FolderPath, AfterValidator(_in_bucket)] | None = option(
         None,
         "Output folder, gs://bucket/path. The run directory is OUT/model on Vertex AI, "
         "OUT/TRIAL/model with --tune, and OUT on Kubernetes. Required.",
@@ -47,7 +47,7 @@ class JobOptions:
         "Service account of the job: an e-mail address; with --kubernetes, the name of a "
         "Kubernetes service account. Default: that of the project or namespace.",
     )
-    timeout_hours: Rate | None = option(
+    timeout_hours: PositiveFloat | None = option(
         None, "Hours after which the job is ended. Default: 168 on Vertex AI, none on Kubernetes."
     )
 
@@ -59,8 +59,8 @@ class JobMachineOptions:
     GROUP: ClassVar = "Machine"
 
     gpu: Text | None = option(None, "GPU, one of: {gpus}. Default: none, train on the CPU.")
-    gpus: Count | None = option(None, "Number of GPUs per machine. Default: 1 with --gpu.")
-    workers: Count = option(
+    gpus: PositiveInt | None = option(None, "Number of GPUs per machine. Default: 1 with --gpu.")
+    workers: PositiveInt = option(
         1, "Number of machines that train together, each on its share of every batch."
     )
     machine: Text | None = option(
@@ -103,10 +103,10 @@ class SearchOptions:
         "Hyperparameter search over ranges (:log for a logarithmic scale) and lists of {tunable}; "
         "for example 'learning_rate=1e-4..1e-2:log batch_size=64,128'. Default: no search.",
     )
-    trials: Count | None = option(
+    trials: PositiveInt | None = option(
         None, f"With --tune: total number of trials. Default: {DEFAULT_TRIALS}."
     )
-    parallel: Count | None = option(
+    parallel: PositiveInt | None = option(
         None,
         f"With --tune: number of trials that run at the same time. Default: {DEFAULT_PARALLEL}.",
     )

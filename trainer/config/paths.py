@@ -1,4 +1,4 @@
-"""Checks and normalises places: paths on this machine, and gs://bucket/path."""
+"""Checks and normalises paths: local ones, and gs://bucket/path."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _VARIABLE = re.compile(r"\$\{\w+\}|\$\(\w+\)|(?<![^/])\$[A-Za-z_]\w*(?=/|$)")
 
 
 def normalise(value: str) -> str:
-    """Returns a place in the form that this program uses.
+    """Returns a path in the form that this program uses.
 
     Understands GS:// and file:///path; expands ~ and $HOME at the beginning of a local path, as a
     shell would, since arguments of containers and configuration files pass through none.
 
     Raises:
-        ValueError: what was expected; the place has another scheme, an unknown user behind ~, a
+        ValueError: what was expected; the path has another scheme, an unknown user after ~, a
             variable that nothing expanded, or a space at its ends.
     """
     if value != value.strip() and not os.path.lexists(value):
