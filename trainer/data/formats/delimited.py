@@ -254,9 +254,12 @@ def _find_dialect(
     sample = start[skipped:]
     if _inner_suffix(file) in (".tsv", ".tab"):
         delimiters = "\t"
+    # Without escaped quotes this would only hide errors: Python drops quotes within a cell then.
+    escapes = any('\\"' in line for line in sample)
+    quotings = [name for name in _QUOTING if escapes or name != "backslash"]
     # The first of the best: CSV as RFC 4180 describes it comes first.
     delimiter, quoting = max(
-        itertools.product(delimiters, _QUOTING), key=lambda form: _regularity(sample, *form)
+        itertools.product(delimiters, quotings), key=lambda form: _regularity(sample, *form)
     )
     while skipped < len(start) - 1 and _is_comment(start[skipped:], delimiter, quoting):
         skipped += 1
