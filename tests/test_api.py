@@ -373,7 +373,7 @@ def test_several_examples_in_one_file_are_refused(
         ({"data": "none"}, StorageError, "none: no such file"),
         ({"config": "none.json"}, StorageError, "none.json: no such file"),
         ({"dry_run": True}, UsageError, "dry_run: returns no run"),
-        ({"folds": 3}, UsageError, "folds: found no fold"),
+        ({"folds": 3}, UsageError, "folds: requires fold, from 1"),
         ({"device": "gpu"}, DeviceError, "--device gpu: "),
     ],
 )

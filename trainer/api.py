@@ -193,6 +193,8 @@ class Run:
         """Returns one example in the shape and dtype of the model's input."""
         import numpy as np
 
+        from trainer.data.instances import InstanceReader
+
         signature = self._finished_run.input
         if signature.kind == "image" and isinstance(example, str | os.PathLike):
             return self._read_image(os.fspath(example))
@@ -208,7 +210,7 @@ class Run:
                 raise DataError(
                     f"found lists of unequal lengths, expected {signature.expected()}"
                 ) from None
-        return signature.from_json(example)
+        return InstanceReader.of(signature, self._finished_run.source).read(example)
 
     def _read_image(self, path: str) -> Array:
         from trainer.inference.predict.reader import STDIN, Reader
@@ -368,7 +370,7 @@ def _check_settings(settings: dict[str, Any]) -> Config:
         raise UsageError("dry_run: returns no run; use the command, trainer train --dry-run")
     if config.folds and not config.fold:
         raise UsageError(
-            "folds: found no fold, expected one beside it, from 1; trainer train --folds trains all"
+            "folds: requires fold, from 1, which is trained; trainer train --folds trains all folds"
         )
     if read_cluster(os.environ) is not None:
         raise UsageError("TF_CONFIG: found several workers, expected one; use trainer train there")

@@ -71,7 +71,7 @@ def test_accuracy_is_maximised_and_loss_minimised() -> None:
         ("out=a,b", "found 'out', expected one of"),
         ("epochs=3..9 epochs=1,2", "found epochs twice"),
         ("epochs=0..9", "--tune epochs: found '0', expected greater than 0"),
-        ("epochs=x..9", "--tune epochs: found 'x', expected a valid integer"),
+        ("epochs=x..9", "--tune epochs: found 'x', expected an integer"),
         ("epochs=..9", "--tune epochs: found ''"),
         ("epochs=1.5..9", "--tune epochs: found '1.5'"),
         ("epochs=9..3", "found '9..3', expected the smaller number first"),

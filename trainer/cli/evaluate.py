@@ -73,7 +73,7 @@ class EvaluateOptions:
         values = {name: getattr(self, name) for name in _READING}
         given = [name for name in _READING[:-2] if values[name]]
         if self.data is None and given:
-            raise UsageError(f"{flag_name(given[0])}: expected --data beside it")
+            raise UsageError(f"{flag_name(given[0])}: requires --data")
         return ReadOptions(**values)
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pydantic
@@ -78,7 +78,7 @@ class Config(MachineOptions, OutputOptions, TrainOptions, ModelOptions, DataOpti
     @classmethod
     def _check_weights_given(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
         if value is not None and info.data.get("weights") is None:
-            raise ValueError("--weights beside it")
+            raise ValueError("requires --weights")
         return value
 
 
@@ -112,6 +112,22 @@ MODEL_SETTINGS = (
 
 # Settings that name files. The content of the files is compared, not how their path is written.
 CONTENT_SETTINGS = ("data", "validation_data", "test_data", "weights")
+
+# How the ValueError of a check begins if a setting lacks another one.
+_REQUIRES = "requires "
+# The expected values by pydantic's type of error.
+_EXPECTED_TYPES = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "int_from_float": "an integer",
+    "int_parsing": "an integer",
+    "int_parsing_size": "an integer of fewer digits",
+    "int_type": "an integer",
+    "string_type": "a text",
+}
 
 _SAVED_AS = {each.name: each for each in option_specs(Config)}
 
@@ -215,7 +231,9 @@ def result_settings(config: LocatedConfig) -> dict[str, Any]:
     return {name: settings[name] for name in sorted(settings) if affects_result(name)}
 
 
-def differences(config: LocatedConfig, earlier: Mapping[str, Any]) -> list[str]:
+def differences(
+    config: LocatedConfig, earlier: Mapping[str, Any], ignored: Collection[str] = ()
+) -> list[str]:
     """Lists the settings that affect the result and differ from an earlier run's.
 
     A setting that the user left open equals what the earlier run's data decided.
@@ -223,14 +241,17 @@ def differences(config: LocatedConfig, earlier: Mapping[str, Any]) -> list[str]:
     Args:
         config: the settings now.
         earlier: the content of the earlier run's `config.json`.
+        ignored: names of settings that are not compared.
     """
     # A setting that did not exist when the earlier run began had its default.
-    was = {name: each.default for name, each in _SAVED_AS.items()} | dict(earlier)
-    decided = saved_auto_settings(earlier)
+    earlier_values = {name: each.default for name, each in _SAVED_AS.items()} | dict(earlier)
+    auto_settings = saved_auto_settings(earlier)
     return [
-        f"{flag_name(name)} was {json.dumps(was[name])}, now {json.dumps(value)}"
+        f"{flag_name(name)} was {json.dumps(earlier_values[name])}, now {json.dumps(value)}"
         for name, value in result_settings(config).items()
-        if was[name] != value and not (value is None and name in decided)
+        if name not in ignored
+        and earlier_values[name] != value
+        and not (value is None and name in auto_settings)
     ]
 
 
@@ -262,6 +283,11 @@ def _format_problem(detail: Any, kind: type) -> str:
         near = difflib.get_close_matches(detail["loc"][0], names, n=1, cutoff=0.75)
         hint = f"did you mean {near[0]}?" if near else f"expected one of: {', '.join(names)}"
         return f"no such setting, {hint}"
-    expected = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    expected = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if expected.startswith(_REQUIRES):
+        return str(expected)
+    expected = _EXPECTED_TYPES.get(detail["type"], expected)
     expected = expected.replace("String should have", "a text of")
+    if isinstance(detail["input"], tuple):  # The number of words is wrong, not one of them.
+        return f"found {len(detail['input'])}, expected {expected}"
     return f"found {detail['input']!r}, expected {expected}"

@@ -5,6 +5,7 @@ To add a flag, add a field to its group, and read it where it is needed: `option
 
 from __future__ import annotations
 
+import difflib
 from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
@@ -41,9 +42,13 @@ BACKBONES = (
 
 
 def _backbone(value: str) -> str:
-    if value not in BACKBONES:
-        raise ValueError(f"one of: {', '.join(BACKBONES)}")
-    return value
+    if value in BACKBONES:
+        return value
+    names = {name.lower(): name for name in BACKBONES}
+    near = difflib.get_close_matches(value.lower(), names, n=1)
+    if near:
+        raise ValueError(f"a network of keras.applications; did you mean {names[near[0]]}?")
+    raise ValueError(f"one of: {', '.join(BACKBONES)}")
 
 
 @dataclass(frozen=True, kw_only=True, config=FORBID_EXTRA)
@@ -139,7 +144,7 @@ class DataOptions(ReadOptions, SeedOptions):
     def _check_fold(cls, fold: int | None, info: pydantic.ValidationInfo) -> int | None:
         folds = info.data.get("folds")
         if fold is not None and fold > (folds or 0):
-            raise ValueError(f"1 to {folds}" if folds else "--folds beside it")
+            raise ValueError(f"1 to {folds}" if folds else "requires --folds")
         return fold
 
     @pydantic.field_validator("validation_split")
@@ -199,14 +204,14 @@ class ModelOptions:
     @classmethod
     def _check_backbone_given(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
         if value is not None and info.data.get("backbone") is None:
-            raise ValueError("--backbone beside it")
+            raise ValueError("requires --backbone")
         return value
 
     @pydantic.field_validator("backbone")
     @classmethod
     def _check_no_sizes(cls, backbone: str | None, info: pydantic.ValidationInfo) -> str | None:
         if backbone and (info.data.get("width") or info.data.get("depth")):
-            raise ValueError("no --width or --depth beside it, which belong to the other network")
+            raise ValueError("no --width or --depth, which are sizes of the network without it")
         return backbone
 
 
