@@ -81,11 +81,11 @@ class InputSignature:
             DataError: the value is none of these.
         """
         if isinstance(value, Mapping) and set(value) == {"b64"} and self.kind == "image":
-            return self.from_image(_decode_base64(value["b64"]), Location("b64"))
+            return self.from_image(decode_base64(value["b64"]), Location("b64"))
         if self.kind == "text":
             return self.from_text(value)
         if not isinstance(value, list):
-            raise DataError(f"found {_type_name(value)}, expected {self.expected()}")
+            raise DataError(f"found {type_name(value)}, expected {self.expected()}")
         return self.from_numbers(self._to_array(value))
 
     def batch_from_json(self, values: Sequence[Any]) -> Array:
@@ -155,7 +155,7 @@ class InputSignature:
             DataError: it is no valid text, or the model takes no texts.
         """
         if self.kind != "text" or not isinstance(text, str):
-            raise DataError(f"found {_type_name(text)}, expected {self.expected()}")
+            raise DataError(f"found {type_name(text)}, expected {self.expected()}")
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -235,9 +235,14 @@ class InputSignature:
             raise DataError(f"found {numbers[~valid].flat[0]}, expected {self.expected()}")
 
 
-def _decode_base64(value: Any) -> bytes:
+def decode_base64(value: Any) -> bytes:
+    """Returns the content of a file that is a string of base64.
+
+    Raises:
+        DataError: it is none.
+    """
     if not isinstance(value, str):
-        raise DataError(f"b64: found {_type_name(value)}, expected a string of base64")
+        raise DataError(f"b64: found {type_name(value)}, expected a string of base64")
     if len(value) > _MAX_BASE64_LENGTH:
         raise DataError(
             f"b64: found {len(value)} characters, expected at most {_MAX_BASE64_LENGTH}"
@@ -248,7 +253,7 @@ def _decode_base64(value: Any) -> bytes:
         raise DataError(f"b64: not valid base64: {error}") from None
 
 
-def _type_name(value: Any) -> str:
+def type_name(value: Any) -> str:
     """Returns the type of a JSON value, for messages."""
     if isinstance(value, Mapping):
         return f"an object with {', '.join(map(repr, list(value)[:5])) or 'nothing'}"

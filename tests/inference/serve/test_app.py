@@ -77,9 +77,24 @@ def test_each_form_of_an_image_gives_the_models_prediction(
 def test_texts_are_predicted(texts_url: str) -> None:
     predictions = predict(texts_url, "a warm film", "a dull film").json()["predictions"]
     assert [each["class"] for each in predictions] == ["fine", HOSTILE]
-    assert predict(texts_url, ["a"]).json() == {
+    assert predict(texts_url, ["a", "b"]).json() == {
         "error": "instances[0]: found a list, expected a text"
     }
+
+
+def test_batch_predictions_of_vertex_ai_are_answered(texts_url: str, digits_url: str) -> None:
+    """Rows as lists, files and records in base64, objects with a key, and parameters."""
+    encoded = {"b64": base64.b64encode(b"a dull film").decode()}
+    forms = (["a warm film"], encoded, {"text": "a warm film", "key": 1}, {**encoded, "key": 2})
+    body = {"instances": forms, "parameters": {"threshold": 0.5}}
+    response = requests.post(f"{texts_url}/predict", json=body, timeout=20)
+    assert [each["class"] for each in response.json()["predictions"]] == [
+        "fine", HOSTILE, "fine", HOSTILE,
+    ]  # fmt: skip
+    image = png(np.zeros((28, 28, 1), np.uint8))
+    expected = probabilities(predict(digits_url, image))
+    for form in ({**image, "key": 1}, {"image": image, "key": "a"}, [image]):
+        np.testing.assert_array_equal(probabilities(predict(digits_url, form)), expected)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +109,7 @@ def test_texts_are_predicted(texts_url: str) -> None:
         (b'{"instance": []}', 'expected a JSON object {"instances": [...]}'),
         (b'{"instances": {}}', 'expected a JSON object {"instances": [...]}'),
         (b'{"instances": []}', "found 0 instances, expected 1 to 1024"),
-        (b'{"instances": [1], "parameters": {"top": 3}}', "found 'parameters'"),
+        (b'{"instances": [1], "parameters": {"top": 3}}', "instances[0]: found a number"),
         (b'{"instances": [1], "signature": "x"}', "found 'signature'"),
         (json.dumps({"instances": [0] * 1025}).encode(), "found 1025 instances"),
         (b'{"instances": [[[1, 2], [3]]]}', "instances[0]: found lists of unequal lengths"),

@@ -22,6 +22,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from trainer import __version__
+from trainer.data.instances import InstanceReader
 from trainer.inference.serve import schemas
 from trainer.inference.serve.batching import DynamicBatcher
 from trainer.inference.serve.endpoint import MAX_QUEUE_SIZE, Limits, PredictEndpoint
@@ -88,7 +89,8 @@ def create_app(
         exception_handlers={HTTPException: _handle_http_error, Exception: _handle_internal_error},
     )
     app.router.route_class = _PlainRoute
-    endpoint = PredictEndpoint(run.input, run.classes, batcher, limits)
+    reader = InstanceReader.of(run.input, run.source)
+    endpoint = PredictEndpoint(reader, run.classes, batcher, limits)
     _add_service_routes(app, run, endpoint, batcher, routes)
     _add_information_routes(app, run, metrics, routes)
     fixed = ("/", "/v1/model", "/metrics", "/docs", "/openapi.json")
@@ -120,7 +122,7 @@ def _add_service_routes(
         responses={
             code: {"model": schemas.ErrorResponse} for code in (400, 408, 413, 415, 503, 504)
         },
-        openapi_extra=schemas.request_body(run.input),
+        openapi_extra=schemas.request_body(InstanceReader.of(run.input, run.source)),
     )
     app.add_api_route(
         routes.health,

@@ -20,7 +20,7 @@ from trainer.inference.serve.batching import DynamicBatcher, QueueFullError
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Array
-    from trainer.data.inputs import InputSignature
+    from trainer.data.instances import InstanceReader
 
 MAX_INSTANCES = 1024
 MAX_QUEUE_SIZE = 2 * MAX_INSTANCES
@@ -52,7 +52,7 @@ class PredictEndpoint:
 
     def __init__(
         self,
-        signature: InputSignature,
+        reader: InstanceReader,
         classes: Sequence[str],
         batcher: DynamicBatcher,
         limits: Limits,
@@ -60,12 +60,12 @@ class PredictEndpoint:
         """Creates the endpoint.
 
         Args:
-            signature: input of the model.
+            reader: converts instances to examples.
             classes: class names, in the order of the model's outputs.
             batcher: runs the model.
             limits: limits of each request.
         """
-        self._signature = signature
+        self._reader = reader
         self._classes = classes
         self._batcher = batcher
         self._limits = limits
@@ -141,7 +141,7 @@ class PredictEndpoint:
         """
         if isinstance(instances[0], list):
             try:
-                return self._signature.batch_from_json(instances)
+                return self._reader.input.batch_from_json(instances)
             except DataError:
                 pass  # At least one does not fit; the loop below finds the first.
         examples = []
@@ -149,10 +149,10 @@ class PredictEndpoint:
             if cancelled.is_set():  # A thousand images of a few kB can take minutes.
                 raise TimeoutError
             try:
-                examples.append(self._signature.from_json(instance))
+                examples.append(self._reader.read(instance))
             except DataError as error:
                 raise HTTPException(400, f"instances[{index}]: {error}") from None
-        return self._signature.stack(examples)
+        return self._reader.input.stack(examples)
 
     async def _predict(self, examples: Array, request: Request) -> Array:
         try:
@@ -183,7 +183,7 @@ class PredictEndpoint:
 
 
 def parse_instances(body: bytes | bytearray) -> list[Any]:
-    """Returns the instances of a request body.
+    """Returns the instances of a request body; its parameters are ignored.
 
     Raises:
         HTTPException: 400: the body is not of the form `{"instances": [...]}`.
@@ -194,10 +194,12 @@ def parse_instances(body: bytes | bytearray) -> list[Any]:
         raise HTTPException(400, f"the body is not JSON: {error}") from None
     if not isinstance(content, dict) or not isinstance(content.get("instances"), list):
         raise HTTPException(400, 'expected a JSON object {"instances": [...]}')
+    # Vertex AI sends the parameters of a batch prediction job with each request.
     unknown = set(content) - {"instances", "parameters"}
-    if unknown or content.get("parameters"):
-        key = min(unknown) if unknown else "parameters"
-        raise HTTPException(400, f"found {key!r}, expected only 'instances'")
+    if unknown:
+        raise HTTPException(
+            400, f"found {min(unknown)!r}, expected only 'instances' and 'parameters'"
+        )
     instances: list[Any] = content["instances"]
     if not 1 <= len(instances) <= MAX_INSTANCES:
         raise HTTPException(400, f"found {len(instances)} instances, expected 1 to {MAX_INSTANCES}")

@@ -11,11 +11,12 @@ import pydantic
 from pydantic import Field
 
 from trainer import storage
+from trainer.data.inputs import InputSignature
+from trainer.data.instances import InstanceReader
 from trainer.inference.serve.endpoint import MAX_INSTANCES
 from trainer.runs import filenames
 
 if TYPE_CHECKING:
-    from trainer.data.inputs import InputSignature
     from trainer.runs.finished_run import FinishedRun
 
 
@@ -59,6 +60,9 @@ class ModelDescription(pydantic.BaseModel):
     input: dict[str, Any] = Field(
         description="Input of the model: kind, shape, dtype, and range of the training split."
     )
+    columns: list[str] = Field(
+        description="Columns of the table that the model was trained on: names for an instance."
+    )
     expected: str = Field(description="The input in words.")
     predict_route: str = Field(description="Path of the route for predictions.")
     manifest_sha256: str = Field(description="SHA-256 of the run's manifest.json.")
@@ -75,22 +79,23 @@ class ModelDescription(pydantic.BaseModel):
             accuracy_interval=run.metrics["accuracy_interval"],
             classes=list(run.classes),
             input=dataclasses.asdict(run.input),
+            columns=list(InstanceReader.of(run.input, run.source).columns),
             expected=run.input.expected(),
             predict_route=predict_route,
             manifest_sha256=hashlib.sha256(manifest).hexdigest(),
         )
 
 
-def request_body(signature: InputSignature) -> dict[str, Any]:
+def request_body(reader: InstanceReader) -> dict[str, Any]:
     """Returns OpenAPI's `requestBody` of a request for predictions."""
     content = {
-        "schema": _body_schema(signature),
-        "example": {"instances": [_example_instance(signature)]},
+        "schema": _body_schema(reader),
+        "example": {"instances": [_example_instance(reader.input)]},
     }
     return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
 
-def _body_schema(signature: InputSignature) -> dict[str, Any]:
+def _body_schema(reader: InstanceReader) -> dict[str, Any]:
     return {
         "type": "object",
         "required": ["instances"],
@@ -100,13 +105,9 @@ def _body_schema(signature: InputSignature) -> dict[str, Any]:
                 "type": "array",
                 "minItems": 1,
                 "maxItems": MAX_INSTANCES,
-                "items": _instance_schema(signature),
+                "items": _instance_schema(reader),
             },
-            "parameters": {
-                "type": ["object", "null"],
-                "maxProperties": 0,
-                "description": "Must be empty; there are no parameters.",
-            },
+            "parameters": {"description": "Ignored; Vertex AI may send them."},
         },
     }
 
@@ -119,30 +120,52 @@ def _example_instance(signature: InputSignature) -> Any:
     return np.zeros(signature.shape, int).tolist()
 
 
-def _instance_schema(signature: InputSignature) -> dict[str, Any]:
+def _instance_schema(reader: InstanceReader) -> dict[str, Any]:
+    """Returns the schema of an instance: a value, a row with it, or an object that names it."""
+    value = {"anyOf": _value_schemas(reader.input)}
+    names = dict.fromkeys((reader.input.kind, *reader.columns))
+    objects = [
+        {"type": "object", "required": [name], "properties": {name: value}} for name in names
+    ]
+    if len(reader.columns) > 1:
+        number = {"type": ["number", "string"]}
+        objects[1:] = [
+            {
+                "type": "object",
+                "required": list(reader.columns),
+                "properties": dict.fromkeys(reader.columns, number),
+            }
+        ]
+    row = {"type": "array", "minItems": 1, "maxItems": 1, "items": value}
+    return {"anyOf": [*_value_schemas(reader.input), row, *objects]}
+
+
+def _value_schemas(signature: InputSignature) -> list[dict[str, Any]]:
+    base64 = {"type": "string", "contentEncoding": "base64"}
     if signature.kind == "text":
-        return {"type": "string"}
+        return [{"type": "string"}, _file_schema("A UTF-8 text", base64)]
     number: dict[str, Any] = {"type": "number"}
     if signature.dtype == "uint8":
         number = {"type": "integer", "minimum": 0, "maximum": 255}
     array = _array_schema(number, signature.shape)
     if signature.kind == "vector":
-        return array
+        numeric_text = {"type": "string", "description": "A number, as in CSV."}
+        return [array, _array_schema(numeric_text, signature.shape)]
     alternatives = [array]
     if signature.shape[-1] == 1:
         alternatives.append(_array_schema(number, signature.shape[:-1]))
     if signature.shape[-1] in (1, 3):
-        base64 = {"type": "string", "contentEncoding": "base64"}
-        alternatives.append(
-            {
-                "type": "object",
-                "description": "An image file (PNG or JPEG) of any size, in base64.",
-                "required": ["b64"],
-                "additionalProperties": False,
-                "properties": {"b64": base64},
-            }
-        )
-    return {"anyOf": alternatives}
+        alternatives.append(_file_schema("An image file (PNG or JPEG) of any size", base64))
+    return alternatives
+
+
+def _file_schema(content: str, base64: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "description": f"{content}, in base64.",
+        "required": ["b64"],
+        "properties": {"b64": base64},
+    }
 
 
 def _array_schema(number: dict[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
