@@ -70,21 +70,32 @@ class DamagedFilesError(DataError):
 
     MAX_NAMED = 5
 
-    def __init__(self, errors: Sequence[DataError], file_count: int) -> None:
+    def __init__(
+        self,
+        errors: Sequence[DataError],
+        file_count: int,
+        unit: str = "files",
+        max_bad: float = 0.0,
+    ) -> None:
         """Creates the error.
 
         Args:
             errors: one per damaged file.
             file_count: number of files that were read.
+            unit: what the files are.
+            max_bad: value of --max-bad, which is exceeded.
         """
-        counts = f" ({len(errors)} of {file_count} files)" if len(errors) > 1 else ""
-        super().__init__("; ".join(map(str, errors[: self.MAX_NAMED])) + counts)
-        self.errors, self.file_count = errors, file_count
+        super().__init__(
+            "; ".join(map(str, errors[: self.MAX_NAMED]))
+            + f" ({len(errors)} of {file_count} {unit}, expected at most {max_bad:g} of all, see "
+            "--max-bad)"
+        )
+        self.errors, self.file_count, self.unit, self.max_bad = errors, file_count, unit, max_bad
 
     def relocated(self, relocate: Callable[[Location | None], Location]) -> DamagedFilesError:
         """Returns the error with the location of each file's error replaced."""
         errors = [error.relocated(relocate) for error in self.errors]
-        return DamagedFilesError(errors, self.file_count)
+        return DamagedFilesError(errors, self.file_count, self.unit, self.max_bad)
 
 
 class DeviceError(TrainerError):

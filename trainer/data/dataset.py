@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from trainer.config import ReadOptions
 from trainer.data import checks, digests
 from trainer.data.shards.reader import Shards
-from trainer.errors import DataError
+from trainer.errors import DataError, Location
 
 if TYPE_CHECKING:
     from trainer.data.formats.columns import Columns
@@ -104,6 +104,33 @@ class Spec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImageLayout:
+    """The one form that all image files of a data set are decoded to.
+
+    Attributes:
+        height: number of rows.
+        width: pixels per row.
+        channels: 1 for grey images, 3 for colours.
+        dtype: "uint8"; or "float32" for images of more than 8 bits, whose values stay as they are.
+        image_size: pixels per side, if the data decided them; None if the images have one size, or
+            the user gave --image-size.
+        note: what is done to the images, for the user; "" for nothing.
+    """
+
+    height: int
+    width: int
+    channels: int
+    dtype: str
+    image_size: int | None = None
+    note: str = ""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        return self.height, self.width, self.channels
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReadRequest:
     """How a format reads its files: the user's options, and the source of the files.
 
@@ -117,6 +144,8 @@ class ReadRequest:
         shuffled: whether a stream yields its examples in the random order of `external_shuffle`;
             otherwise in the order of the files.
         columns: columns of tables, as a run was trained on; None if their content decides.
+        layout: what image files are decoded to; None if their headers decide.
+        original: returns the location that the user knows, for one in a temporary copy.
     """
 
     options: ReadOptions = ReadOptions()
@@ -126,6 +155,8 @@ class ReadRequest:
     needs_labels: bool = True
     shuffled: bool = False
     columns: Columns | None = None
+    layout: ImageLayout | None = None
+    original: Callable[[Location | None], Location] = lambda location: location or Location("")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +210,7 @@ class RawSplits:
         classes: class names; None if classes only have indices.
         validation: the same for the validation split; None if there is none.
         source: how they were read; None if a program made them.
+        layout: what image files were decoded to; None for other data.
     """
 
     train: tuple[Array | Shards, Array]
@@ -186,6 +218,7 @@ class RawSplits:
     classes: tuple[str, ...] | None = None
     validation: tuple[Array | Shards, Array] | None = None
     source: Source | None = None
+    layout: ImageLayout | None = None
 
 
 def evaluation_split(raw: RawSplits, classes: tuple[str, ...]) -> tuple[Split, str]:
@@ -238,6 +271,7 @@ class Dataset:
         leaked: by split, how many of its examples are also in the training split. Splits of shards
             without digests are left out.
         source: how the data was read; None if a program made it.
+        layout: what image files were decoded to; None for other data.
     """
 
     spec: Spec
@@ -247,6 +281,13 @@ class Dataset:
     fingerprint: str
     leaked: dict[str, int]
     source: Source | None = None
+    layout: ImageLayout | None = None
+
+    @property
+    def auto_settings(self) -> dict[str, Any]:
+        """Settings that the user left open, and that were decided when the data was read."""
+        size = None if self.layout is None else self.layout.image_size
+        return {} if size is None else {"image_size": size}
 
     def describe(self) -> str:
         """Returns what was understood of the data, for the user."""
@@ -307,6 +348,7 @@ class Dataset:
             _fingerprint(present, classes),
             _count_leaked(present),
             raw.source,
+            raw.layout,
         )
 
     def class_counts(self) -> Array:

@@ -13,7 +13,7 @@ from trainer.errors import DataError, Location, UsageError
 
 if TYPE_CHECKING:
     from trainer.config import DataOptions, ReadOptions
-    from trainer.data.dataset import Dataset, RawSplits, ReadRequest, Source
+    from trainer.data.dataset import Dataset, ImageLayout, RawSplits, ReadRequest, Source
     from trainer.data.formats.columns import Columns
     from trainer.data.listing import Candidate
     from trainer.data.shards.shard_format import Stream
@@ -45,7 +45,7 @@ def load(options: DataOptions, *, columns: Columns | None = None) -> Dataset:
         columns = raw.source.columns
     for name, data in separate.items():
         if data is not None:
-            other = read(data, options, columns=columns)
+            other = read(data, options, columns=columns, layout=raw.layout)
             raw = _add_split(raw, name, data, other)
     with _locate(options.data):
         return Dataset.split(
@@ -62,6 +62,7 @@ def read(
     *,
     needs_training: bool = True,
     columns: Columns | None = None,
+    layout: ImageLayout | None = None,
 ) -> RawSplits:
     """Reads a data set without checking or splitting it.
 
@@ -71,6 +72,7 @@ def read(
         needs_training: whether a training split is required; otherwise a test split alone is read
             as unsplit data.
         columns: columns of tables, as a run was trained on; None if their content decides.
+        layout: what image files are decoded to, as in training; None if their headers decide.
 
     Raises:
         DataError: the data is damaged, or in no known format.
@@ -79,11 +81,20 @@ def read(
     shards = _read_shards(data, options)
     if shards is not None:
         return shards
-    with _open_files(data, options, needs_training=needs_training, columns=columns) as opened:
-        candidate, request, source = opened
+    with _open_files(
+        data, options, needs_training=needs_training, columns=columns, layout=layout
+    ) as (candidate, request, source):
         raw: RawSplits = candidate.format.read(candidate, request)
+    source = _with_layout(source, raw.layout)
     whole_files = candidate.name == "class_folders" and _has_line_feeds(raw)
     return dataclasses.replace(raw, source=dataclasses.replace(source, whole_files=whole_files))
+
+
+def _with_layout(source: Source, layout: ImageLayout | None) -> Source:
+    """Returns how a data set was read, with what was done to its images."""
+    if layout is None or not layout.note:
+        return source
+    return dataclasses.replace(source, summary=f"{source.summary}, {layout.note}")
 
 
 def _has_line_feeds(raw: RawSplits) -> bool:
@@ -118,7 +129,7 @@ def open_stream(data: str, options: ReadOptions, *, shuffled: bool = False) -> I
         module = candidate.format
         stream = module.stream(candidate, request) if hasattr(module, "stream") else None
         stream = stream or _stream_raw(module.read(candidate, request), shuffled=shuffled)
-        yield dataclasses.replace(stream, source=source)
+        yield dataclasses.replace(stream, source=_with_layout(source, stream.layout))
 
 
 def _stream_raw(raw: RawSplits, *, shuffled: bool) -> Stream:
@@ -164,6 +175,7 @@ def _open_files(
     needs_training: bool = True,
     shuffled: bool = False,
     columns: Columns | None = None,
+    layout: ImageLayout | None = None,
 ) -> Iterator[tuple[Candidate, ReadRequest, Source]]:
     """Yields how the data is read from its local files, the request for its format, and its source.
 
@@ -183,6 +195,8 @@ def _open_files(
             needs_training=needs_training,
             shuffled=shuffled,
             columns=columns,
+            layout=layout,
+            original=lambda location: original(location),
         )
 
         def original(location: Location | None) -> Location:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -59,6 +59,76 @@ def group_by_split(examples: Array, labels: Sequence[str], split_names: Sequence
         test=groups.get("test"),
         classes=classes,
     )
+
+
+def group_kept(
+    examples: Array, labels: Sequence[str], split_names: Sequence[str], kept: Sequence[bool]
+) -> RawSplits:
+    """Returns examples grouped by split, of which damaged ones were left out.
+
+    Args:
+        examples: (n, ...).
+        labels: class name of each example, also of those left out.
+        split_names: split of each of them: "train", "validation" or "test".
+        kept: whether each of them is among `examples`.
+
+    Raises:
+        DataError: as `encode_labels`; or all examples of a class or of a split are left out.
+    """
+    classes, indices, rows = encode_labels(labels, split_names)
+    mask = np.array(kept, bool)
+    position = np.cumsum(mask) - 1
+    groups = {}
+    for split, at in rows.items():
+        _check_classes_kept(split, indices[at], indices[at[mask[at]]], classes)
+        present = at[mask[at]]
+        # Without a copy if the split is all of the data.
+        whole = len(present) == len(examples)
+        groups[split] = examples if whole else examples[position[present]], indices[present]
+    return RawSplits(
+        train=groups["train"],
+        validation=groups.get("validation"),
+        test=groups.get("test"),
+        classes=classes,
+    )
+
+
+def check_kept(
+    split: str,
+    pairs: Iterable[tuple[Array, Array]],
+    labels: Array,
+    classes: Sequence[str],
+) -> Iterator[tuple[Array, Array]]:
+    """Yields blocks of examples with their labels; checks at the end that no class is lost.
+
+    Args:
+        split: name of the split.
+        pairs: blocks of examples with their labels.
+        labels: labels of all examples, also of those left out.
+        classes: class names.
+
+    Raises:
+        DataError: as `group_kept`.
+    """
+    kept = [np.empty(0, labels.dtype)]
+    for examples, block_labels in pairs:
+        kept.append(block_labels)
+        yield examples, block_labels
+    _check_classes_kept(split, labels, np.concatenate(kept), classes)
+
+
+def _check_classes_kept(split: str, labels: Array, kept: Array, classes: Sequence[str]) -> None:
+    counts, kept_counts = (
+        np.bincount(each, minlength=len(classes)) for each in (labels, kept)
+    )
+    if not len(kept):
+        raise DataError(f"all {len(labels)} examples of the {split} split are damaged")
+    lost = np.flatnonzero((counts > 0) & (kept_counts == 0))
+    if split == "train" and len(lost):
+        raise DataError(
+            f"all {counts[lost[0]]} training examples of class {classes[lost[0]]!r} are damaged; "
+            "replace them, or remove the class"
+        )
 
 
 def encode_labels(

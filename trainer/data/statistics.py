@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from trainer.config import ReadOptions
-from trainer.data import digests, loader
+from trainer.data import checks, digests, loader
 from trainer.data.dataset import Array, Source, Split
-from trainer.errors import DamagedFilesError, DataError
+from trainer.errors import DamagedFilesError, DataError, Location
 
 _MAX_CLASSES = 20
 _SAMPLES_PER_CLASS = 12
@@ -60,30 +60,36 @@ def collect(data: str, options: ReadOptions) -> Statistics:
     """Reads and checks a whole data set, block by block where its format can be streamed.
 
     Raises:
-        DataError: the data is damaged, with all damaged files named, or in no known format.
+        DataError: the data is damaged, with all damaged files named, or in no known format; or no
+            model can be trained on it.
         StorageError: the path is missing or cannot be read.
     """
     scans: dict[str, _Scan] = {}
-    damaged: list[DataError] = []
+    damaged: DamagedFilesError | None = None
     with loader.open_stream(data, options) as stream:
-        labels = {name: split_labels for name, (_, split_labels) in stream.splits.items()}
-        rows = _sample_rows(labels["train"], stream.classes)
-        for name, (blocks, _) in stream.splits.items():
+        for name, (pairs, labels) in stream.splits.items():
+            selected = select_classes(_counts(labels, stream.classes)) if name == "train" else []
             try:
-                scans[name] = _scan(blocks, rows if name == "train" else rows[:0])
+                scans[name] = _scan(pairs, selected)
             except DamagedFilesError as error:
-                damaged += error.errors
-        if damaged:
-            raise DamagedFilesError(damaged, sum(map(len, labels.values())))
+                damaged = error  # It names the damaged files of all splits so far.
+        if damaged is not None:
+            raise damaged
+    labels_of = {name: scan.labels for name, scan in scans.items()}
+    for name, labels in labels_of.items():
+        try:
+            checks.check_classes(name, labels, stream.classes)
+        except DataError as error:
+            raise error.at(Location(data)) from None
     samples = scans["train"].samples
     keys = {name: scan.digests for name, scan in scans.items()}
     words = np.concatenate([scan.words for scan in scans.values()])
     return Statistics(
-        shape=samples.shape[1:],
-        dtype=str(samples.dtype),
+        shape=samples.examples.shape[1:],
+        dtype=str(samples.examples.dtype),
         classes=stream.classes,
-        labels=labels,
-        samples=Split(samples, labels["train"][rows]),
+        labels=labels_of,
+        samples=samples,
         words=(words.min(), int(np.median(words)), words.max()) if len(words) else None,
         duplicates={name: len(split) - len(np.unique(split)) for name, split in keys.items()},
         leaked={
@@ -92,8 +98,8 @@ def collect(data: str, options: ReadOptions) -> Statistics:
             if name != "train"
         },
         conflicting=_count_conflicting(
-            np.concatenate([keys[name] for name in labels]),
-            np.concatenate(list(labels.values())),
+            np.concatenate(list(keys.values())),
+            np.concatenate(list(labels_of.values())),
         ),
         uniform=sum(scan.uniform for scan in scans.values()),
         source=stream.source,
@@ -122,44 +128,68 @@ class _Scan:
 
     Attributes:
         digests: of all examples, uint64 (N,).
+        labels: class indices of all examples, int32 (N,).
         words: number of words of each text, int64 (N,); empty for other examples.
-        samples: the sampled examples, (n, ...).
+        samples: the first examples of the selected classes.
         uniform: number of images of a single colour.
     """
 
     digests: Array
+    labels: Array
     words: Array
-    samples: Array
+    samples: Split
     uniform: int
 
 
-def _scan(blocks: Iterable[Array], sample_rows: Array) -> _Scan:
+def _scan(pairs: Iterable[tuple[Array, Array]], selected: Iterable[int]) -> _Scan:
     """Reads a split, one block at a time.
 
     Args:
-        blocks: examples of the split.
-        sample_rows: row numbers of the examples to keep, ascending, int64.
+        pairs: blocks of examples of the split, with their labels.
+        selected: classes of which examples are kept as samples.
     """
-    keys, words, samples = [], [np.empty(0, np.int64)], []
-    uniform = start = 0
-    for block in blocks:
+    keys, labels, words, samples, sample_labels = [], [], [np.empty(0, np.int64)], [], []
+    missing = dict.fromkeys(selected, _SAMPLES_PER_CLASS)
+    uniform = 0
+    for block, block_labels in pairs:
         keys.append(digests.digest_examples(block))
+        labels.append(block_labels)
         if block.dtype == object:
             words.append(np.array([len(text.split()) for text in block]))
-        if block.ndim == 4:
-            uniform += int((block == block[:, :1, :1]).all(axis=(1, 2, 3)).sum())
-        first, last = np.searchsorted(sample_rows, [start, start + len(block)])
-        samples.append(block[sample_rows[first:last] - start])
-        start += len(block)
-    return _Scan(np.concatenate(keys), np.concatenate(words), np.concatenate(samples), uniform)
-
-
-def _sample_rows(labels: Array, classes: Sequence[str]) -> Array:
-    """Returns the row numbers of the training examples to keep as samples, ascending, int64."""
-    selected = select_classes(_counts(labels, classes))
-    return np.sort(
-        np.concatenate([np.flatnonzero(labels == label)[:_SAMPLES_PER_CLASS] for label in selected])
+        uniform += count_uniform(block)
+        rows = [
+            np.flatnonzero(block_labels == label)[:count] for label, count in missing.items()
+        ]
+        for label, found in zip(list(missing), rows, strict=True):
+            missing[label] -= len(found)
+        missing = {label: count for label, count in missing.items() if count}
+        sampled = np.sort(np.concatenate([np.empty(0, np.int64), *rows]))
+        samples.append(block[sampled])
+        sample_labels.append(block_labels[sampled])
+    return _Scan(
+        np.concatenate(keys),
+        np.concatenate(labels),
+        np.concatenate(words),
+        Split(np.concatenate(samples), np.concatenate(sample_labels)),
+        uniform,
     )
+
+
+def count_uniform(examples: Array) -> int:
+    """Returns the number of images of a single colour; 0 for other examples.
+
+    Looks at all pixels of an image only if some of them are equal.
+
+    Args:
+        examples: (N, ...).
+    """
+    if examples.ndim != 4:
+        return 0
+    _, height, width, _ = examples.shape
+    centre = examples[:, height // 2, width // 2]
+    alike = (examples[:, 0, 0] == centre) & (examples[:, -1, -1] == centre)
+    candidates = np.flatnonzero(alike.all(axis=1))
+    return sum(bool((examples[row] == examples[row, :1, :1]).all()) for row in candidates)
 
 
 def _counts(labels: Array, classes: Sequence[str]) -> Array:

@@ -124,14 +124,11 @@ def stream(splits: Mapping[str, tuple[ArrayFile, Array]], request: ReadRequest) 
         checks.storage_dtype(files[name].dtype, *ranges[name]) == _UINT8 for name in files
     )
     dtype = _UINT8 if fits_uint8 else np.dtype(np.float32)
-    low, high = ranges["train"]
-    if fits_uint8 and _has_images(files["train"]):
-        low, high = 0.0, 255.0
     streams = {}
     for name, file in files.items():
         blocks = _converted_blocks(name, file, dtype)
         streams[name] = order_blocks(blocks, labels[name], shuffle=request.shuffled)
-    return Stream(streams, classes, low, high)
+    return Stream(streams, classes)
 
 
 def _has_images(file: ArrayFile) -> bool:

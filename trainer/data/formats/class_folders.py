@@ -6,6 +6,7 @@ Source: the layout of keras.utils.image_dataset_from_directory and text_dataset_
 from __future__ import annotations
 
 import collections
+import dataclasses
 import os
 import sys
 import unicodedata
@@ -101,15 +102,16 @@ def read(candidate: Candidate, request: ReadRequest) -> RawSplits:
         DataError: a file is damaged, or is an image of another size.
     """
     kind, members = candidate.plan
-    items = images.read_files([member.file for member in members])
+    files = [member.file for member in members]
+    layout = None
     if kind == "image":
-        examples = images.read(items, len(members), size=request.options.image_size)
+        examples, kept, layout = images.read(images.file_items(files), request)
     else:
-        size_bytes = sum(member.file.stat().st_size for member in members)
-        memory.check_data(4 * size_bytes, f"{len(members)} texts")  # Bytes, text, strings.
-        examples, kept = text.read_whole(items, len(members), max_bad=request.options.max_bad)
-        members = [member for member, keep in zip(members, kept, strict=True) if keep]
-    return splits.group_by_split(examples, *_labels_and_splits(members))
+        size_bytes = sum(file.stat().st_size for file in files)
+        memory.check_data(4 * size_bytes, f"{len(files)} texts")  # Bytes, text, strings.
+        examples, kept = text.read_whole(files, request)
+    raw = splits.group_kept(examples, *_labels_and_splits(members), kept)
+    return dataclasses.replace(raw, layout=layout)
 
 
 def stream(candidate: Candidate, request: ReadRequest) -> Stream | None:
@@ -121,8 +123,8 @@ def stream(candidate: Candidate, request: ReadRequest) -> Stream | None:
     kind, members = candidate.plan
     if kind != "image":
         return None
-    files = [member.file for member in members]
-    return images.stream(files, *_labels_and_splits(members), request)
+    items = images.file_items(member.file for member in members)
+    return images.stream(items, *_labels_and_splits(members), request)
 
 
 def _labels_and_splits(members: Sequence[_Member]) -> tuple[list[str], list[str]]:

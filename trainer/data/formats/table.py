@@ -5,6 +5,7 @@ Delimited text, JSON, Parquet, Arrow and TFRecord, as `rows` reads them.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import json
@@ -26,7 +27,7 @@ from trainer.data.formats.columns import Columns, Profile
 from trainer.data.formats.delimited import MAX_CHARACTERS, Row
 from trainer.data.formats.image_paths import ImagePaths
 from trainer.data.listing import Candidate, Listing
-from trainer.data.shards.external_shuffle import order_blocks
+from trainer.data.shards.external_shuffle import Pairs, order_blocks
 from trainer.data.shards.reader import rechunk
 from trainer.data.shards.shard_format import Stream
 from trainer.errors import DataError, Location
@@ -173,14 +174,15 @@ def read(candidate: Candidate, request: ReadRequest) -> RawSplits:
     cells = list(_cells(plan, request, counts))
     counts.report()
     names = labels.unify([cell.label for cell in cells])
+    split_names = [cell.split for cell in cells]
     if plan.columns.kind == "image":
-        items = _image_items(cells)
-        examples = images.read(items, len(cells), size=request.options.image_size)
-    elif plan.columns.kind == "text":
-        examples = _texts(cells)
-    else:
-        examples = _numbers(cells, plan.columns)
-    return splits.group_by_split(examples, names, [cell.split for cell in cells])
+        examples, kept, layout = images.read(list(map(_image_item, cells)), request)
+        raw = splits.group_kept(examples, names, split_names, kept)
+        return dataclasses.replace(raw, layout=layout)
+    examples = (
+        _texts(cells) if plan.columns.kind == "text" else _numbers(cells, plan.columns)
+    )
+    return splits.group_by_split(examples, names, split_names)
 
 
 def stream(candidate: Candidate, request: ReadRequest) -> Stream | None:
@@ -193,31 +195,41 @@ def stream(candidate: Candidate, request: ReadRequest) -> Stream | None:
     plan: _Plan = candidate.plan
     if plan.columns.kind == "vector":
         return None
-    counts, paths = _RowCounts(request.options.max_bad), []
-    names, split_names, any_colour = [], [], False
-    for cell in _cells(plan, request, counts):
-        names.append(sys.intern(cell.label))
-        split_names.append(cell.split)
-        if plan.columns.kind == "image" and not isinstance(cell.value, bytes):
-            paths.append(cell.value)
-        elif plan.columns.kind == "image" and not any_colour:
-            any_colour = images.is_colour(cell.value)
-    counts.report()
-    names = labels.unify(names)
-    if names and len(paths) == len(names):
-        return images.stream(paths, names, split_names, request)
-    channels = 3 if any_colour else images.count_channels(paths)
-    reader = images.ImageReader(channels, request.options.image_size)
-    classes, indices, rows_of = splits.encode_labels(names, split_names)
+    counts = _RowCounts(request.options.max_bad)
+    names, split_names, files = [], [], []
+
+    def cells_once() -> Iterator[_Cell]:
+        for cell in _cells(plan, request, counts):
+            names.append(sys.intern(cell.label))
+            split_names.append(cell.split)
+            if not isinstance(cell.value, bytes | str) or plan.columns.kind == "image":
+                files.extend([] if isinstance(cell.value, bytes) else [cell.value])
+            yield cell
+        counts.report()
+
+    layout = None
+    if plan.columns.kind == "image":
+        layout = images.survey(map(_image_item, cells_once()), request)
+    else:
+        collections.deque(cells_once(), maxlen=0)
+    unified = labels.unify(names)
+    if len(files) == len(names):
+        return images.stream(images.file_items(files), unified, split_names, request, layout)
+    classes, indices, rows_of = splits.encode_labels(unified, split_names)
+    reader = None if layout is None else images.ImageReader(layout, len(names), request)
     streams = {}
     for split, at in rows_of.items():
         cells = _cells_of_split(plan, request, split_names[at[0]])
-        if plan.columns.kind == "image":
-            blocks = reader.blocks(_image_items(cells), len(at))
-        else:
+        left_out: set[int] = set()
+        if reader is None:
             blocks = _text_blocks(cells)
-        streams[split] = order_blocks(blocks, indices[at], shuffle=request.shuffled)
-    return Stream(streams, classes, texts=plan.columns.kind == "text")
+        else:
+            blocks = reader.blocks(map(_image_item, cells), left_out)
+        pairs, split_labels = order_blocks(
+            blocks, indices[at], shuffle=request.shuffled, left_out=left_out
+        )
+        streams[split] = splits.check_kept(split, pairs, split_labels, classes), split_labels
+    return Stream(streams, classes, texts=layout is None, layout=layout)
 
 
 def write(folder: Folder, stream: Stream) -> None:
@@ -237,20 +249,27 @@ def write(folder: Folder, stream: Stream) -> None:
     )
     with storage.temporary_directory() as temporary:
         files = {f"{name}.parquet": split for name, split in stream.splits.items()}
-        for name, (blocks, labels) in files.items():
-            _write_parquet(temporary / name, blocks, labels, schema)
+        for name, (pairs, _) in files.items():
+            _write_parquet(temporary / name, pairs, schema)
         for name in files:
             folder.write(name, temporary / name)
 
 
-def _write_parquet(path: Path, blocks: Iterable[Array], labels: Array, schema: Any) -> None:
+def _write_parquet(path: Path, pairs: Pairs, schema: Any) -> None:
     import pyarrow
     from pyarrow import parquet
 
     written = 0
+    labels: list[Array] = []
+
+    def texts() -> Iterator[Array]:
+        for block, block_labels in pairs:
+            labels.append(block_labels)
+            yield block
+
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
-        for block in rechunk(blocks, _ROW_GROUP_BYTES):
-            block_labels = labels[written : written + len(block)]
+        for block in rechunk(texts(), _ROW_GROUP_BYTES):
+            block_labels = np.concatenate(labels)[written : written + len(block)]
             writer.write_table(pyarrow.table({"text": block, "label": block_labels}, schema))
             written += len(block)
 
@@ -650,10 +669,7 @@ def _image(value: Any, plan: _Plan, location: Location) -> bytes | Path | str:
     return plan.paths.resolve(value, location)
 
 
-def _image_items(cells: Iterable[_Cell]) -> Iterator[images.Item]:
-    """Yields the location and content of each image; reads several image files at a time."""
-    for in_table, group in itertools.groupby(cells, lambda cell: isinstance(cell.value, bytes)):
-        if in_table:
-            yield from ((cell.location, cell.value) for cell in group)
-        else:
-            yield from images.read_files(cell.value for cell in group)
+def _image_item(cell: _Cell) -> images.Item:
+    """Returns the image of a cell, and where it is: a row, or a file."""
+    in_table = isinstance(cell.value, bytes)
+    return (cell.location if in_table else Location(cell.value), cell.value)

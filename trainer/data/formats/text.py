@@ -5,23 +5,22 @@ from __future__ import annotations
 import codecs
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from trainer.data import splits
+from trainer import storage
+from trainer.data import damaged, splits
 from trainer.data.dataset import Array, RawSplits, ReadRequest
 from trainer.data.formats import delimited, rows
 from trainer.data.listing import Candidate, Listing
 from trainer.errors import DataError, Location
 from trainer.runtime import memory
-from trainer.runtime.log import LOGGER
 
 NAME = "a folder with one UTF-8 text file per class (pos.txt, neg.txt), one example per line"
 
 MAX_CHARACTERS = 1_000_000  # Of one example.
-_MAX_NAMED = 5
 
 
 # Names of files that list or describe the data, and are no class.
@@ -77,57 +76,44 @@ def read(candidate: Candidate, request: ReadRequest) -> RawSplits:
             raise DataError("no examples, expected one per line", Location(file))
         examples += lines
         labels += [label] * len(lines)
-    report_bad(bad, len(examples) + len(bad), request.options.max_bad, "lines")
+    damaged.report(bad, len(examples) + len(bad), "lines", request)
     return RawSplits(
         train=(np.array(examples, dtype=object), np.array(labels, dtype=np.int32)),
         classes=tuple(unicodedata.normalize("NFC", file.stem) for file in candidate.files),
     )
 
 
-def read_whole(
-    items: Iterable[tuple[Location, bytes]], count: int, *, max_bad: float
-) -> tuple[Array, list[bool]]:
-    """Returns texts of one file each, and which files they are of.
+def read_whole(files: Sequence[Path | str], request: ReadRequest) -> tuple[Array, list[bool]]:
+    """Returns texts of one file each, and which files they are of; leaves out damaged ones.
 
     Args:
-        items: location and content of each file.
-        count: number of files.
-        max_bad: the largest fraction of files to leave out, with a warning.
+        files: local files as Path, files in a bucket as gs:// str.
+        request: how they are read.
 
     Returns:
         Object array of str (n,); and for each file whether its text is among them.
 
     Raises:
         DataError: too many files are empty, too long, or not UTF-8.
+        StorageError: an object in a bucket cannot be read.
     """
-    texts, kept, bad = [], [], []
-    for location, content in items:
+
+    def read_text(file: Path | str) -> str | DataError:
         try:
+            content = storage.read(file) if isinstance(file, str) else file.read_bytes()
             text = decode_line(content.removeprefix(codecs.BOM_UTF8))
-            if not text:
-                raise DataError("found an empty file, expected a text")
+            return text or DataError("found an empty file, expected a text", Location(file))
         except DataError as error:
-            bad.append(error.at(location))
-            kept.append(False)
-        else:
-            texts.append(text)
-            kept.append(True)
-    report_bad(bad, count, max_bad, "texts")
+            return error.at(Location(file))
+        except OSError as error:
+            return DataError(f"cannot be read: {error.strerror}", Location(file))
+
+    results = list(storage.concurrent_map(read_text, files))
+    texts = [text for text in results if isinstance(text, str)]
+    errors = [error for error in results if isinstance(error, DataError)]
+    damaged.report(errors, len(files), "texts", request)
+    kept = [isinstance(result, str) for result in results]
     return np.array([*texts, None], dtype=object)[:-1], kept
-
-
-def report_bad(bad: Sequence[DataError], count: int, max_bad: float, unit: str) -> None:
-    """Logs which files or lines are left out.
-
-    Raises:
-        DataError: there are too many.
-    """
-    if not bad:
-        return
-    message = f"{len(bad)} of {count} {unit}: {'; '.join(map(str, bad[:_MAX_NAMED]))}"
-    if len(bad) > max_bad * count:
-        raise DataError(f"found damaged {message}; expected at most {max_bad:g} of all (--max-bad)")
-    LOGGER.warning("left out %s", message)
 
 
 def decode_line(content: bytes) -> str:

@@ -5,6 +5,7 @@ Source: the import and export schemas for single-label classification of images 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -75,14 +76,15 @@ def read(candidate: Candidate, request: ReadRequest) -> RawSplits:
     for file in files:
         memory.check_data(rows.size_in_memory(file), "a file of this size", Location(file))
     items = list(_items(files, request))
+    layout = None
     if items[0].is_image:
         paths = [item.value for item in items]
-        size = request.options.image_size
-        examples = images.read(images.read_files(paths), len(paths), size=size)
+        examples, kept, layout = images.read(images.file_items(paths), request)
     else:
-        examples = _read_texts(items)
+        examples, kept = _read_texts(items, request)
     labels, split_names = [item.label for item in items], [item.split for item in items]
-    return splits.group_by_split(examples, labels, split_names)
+    raw = splits.group_kept(examples, labels, split_names, kept)
+    return dataclasses.replace(raw, layout=layout)
 
 
 def stream(candidate: Candidate, request: ReadRequest) -> Stream | None:
@@ -100,7 +102,7 @@ def stream(candidate: Candidate, request: ReadRequest) -> Stream | None:
         paths.append(item.value)
         labels.append(sys.intern(item.label))
         split_names.append(item.split)
-    return images.stream(paths, labels, split_names, request)
+    return images.stream(images.file_items(paths), labels, split_names, request)
 
 
 def has_items(file: Path) -> bool:
@@ -174,9 +176,14 @@ def _names(fields: dict[str, Any]) -> str:
     return ", ".join(fields) or "nothing"
 
 
-def _read_texts(items: Sequence[_Item]) -> Array:
+def _read_texts(items: Sequence[_Item], request: ReadRequest) -> tuple[Array, list[bool]]:
+    """Returns all texts, object (n,), and for each item whether its text is among them."""
     paths = [item.value for item in items if item.kind == "textGcsUri"]
-    files = zip(map(Location, paths), storage.read_all(paths), strict=True)
-    contents = iter(text.read_whole(files, len(paths), max_bad=0)[0])
-    texts = [next(contents) if item.kind == "textGcsUri" else item.value.strip() for item in items]
-    return np.array(texts, dtype=object)
+    contents, kept = text.read_whole(paths, request)
+    remaining, are_kept = iter(contents), iter(kept)
+    texts, kept = [], []
+    for item in items:
+        kept.append(item.kind != "textGcsUri" or next(are_kept))
+        if kept[-1]:
+            texts.append(next(remaining) if item.kind == "textGcsUri" else item.value.strip())
+    return np.array([*texts, None], dtype=object)[:-1], kept

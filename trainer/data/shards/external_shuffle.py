@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,20 +26,58 @@ def shuffle_rows(rows: Array) -> Array:
     return np.random.Generator(np.random.Philox(key=0)).permutation(rows)
 
 
+# Blocks of examples, each with the labels of its examples.
+Pairs = Iterable[tuple[Array, Array]]
+
+
 def order_blocks(
-    blocks: Iterable[Array], labels: Array, *, shuffle: bool
-) -> tuple[Iterable[Array], Array]:
-    """Returns blocks of examples and all labels, either unchanged or shuffled.
+    blocks: Iterable[Array],
+    labels: Array,
+    *,
+    shuffle: bool,
+    left_out: Collection[int] = frozenset(),
+) -> tuple[Pairs, Array]:
+    """Returns blocks of examples with their labels, and all labels, unchanged or shuffled.
 
     Args:
         blocks: examples, (n, ...) each.
         labels: labels of all examples, (N,).
         shuffle: whether to shuffle.
+        left_out: row numbers of examples that are removed; may grow while `blocks` are read.
     """
     if not shuffle:
-        return blocks, labels
+        return pair_blocks(blocks, labels, left_out=left_out), labels
     order = shuffle_rows(np.arange(len(labels)))
-    return external_shuffle(blocks, order), labels[order]
+    shuffled = external_shuffle(blocks, order)
+    return pair_blocks(shuffled, labels[order], left_out=left_out, rows=order), labels[order]
+
+
+def pair_blocks(
+    blocks: Iterable[Array],
+    labels: Array,
+    *,
+    left_out: Collection[int] = frozenset(),
+    rows: Array | None = None,
+) -> Iterator[tuple[Array, Array]]:
+    """Yields blocks of examples with the labels of each.
+
+    Args:
+        blocks: examples, (n, ...) each.
+        labels: labels of all examples in the order of `blocks`, (N,).
+        left_out: row numbers of examples that are removed; may grow while `blocks` are read.
+        rows: row number of each example in the order of `blocks`; None for 0, 1, ....
+    """
+    start = 0
+    for block in blocks:
+        end = start + len(block)
+        block_labels = labels[start:end]
+        if left_out:
+            numbers = np.arange(start, end) if rows is None else rows[start:end]
+            keep = ~np.isin(numbers, list(left_out))
+            block, block_labels = block[keep], block_labels[keep]
+        start = end
+        if len(block):
+            yield block, block_labels
 
 
 def external_shuffle(

@@ -14,9 +14,9 @@ import pydantic
 from trainer import storage
 from trainer.data import digests
 from trainer.data.checks import MAX_CLASSES
-from trainer.data.dataset import Array, RawSplits, Source, Split
+from trainer.data.dataset import Array, ImageLayout, RawSplits, Source, Split
 from trainer.data.shards.cache import ShardCache
-from trainer.data.shards.external_shuffle import shuffle_rows
+from trainer.data.shards.external_shuffle import Pairs, pair_blocks, shuffle_rows
 from trainer.data.shards.reader import Shard, Shards, crc32c, parse_npy, rechunk
 from trainer.errors import DataError, Location
 from trainer.storage import Folder
@@ -126,20 +126,20 @@ class Stream:
 
     Attributes:
         splits: "train" and perhaps "validation" and "test": blocks of examples, uint8 or float32
-            (n, ...) or texts, object array of str (n,); and all labels, int32 (N,).
+            (n, ...) or texts, object array of str (n,), each with its labels, int32 (n,); and the
+            labels of all examples, int32 (N,). Damaged examples have a label among the latter, but
+            are in no block.
         classes: class names.
-        low: minimum value of the examples.
-        high: maximum value of the examples.
         texts: whether the examples are texts.
         source: how the data is read; None if a program made it.
+        layout: what image files are decoded to; None for other data.
     """
 
-    splits: Mapping[str, tuple[Iterable[Array], Array]]
+    splits: Mapping[str, tuple[Pairs, Array]]
     classes: tuple[str, ...]
-    low: float = 0.0
-    high: float = 255.0
     texts: bool = False
     source: Source | None = None
+    layout: ImageLayout | None = None
 
 
 def stream_splits(
@@ -152,27 +152,43 @@ def stream_splits(
         classes: class names.
         shuffle: whether to shuffle the examples; shards are shuffled already.
     """
-    train = splits["train"].examples
-    texts = train.dtype == object
-    low, high = 0.0, 255.0
-    are_pixels = train.dtype == np.uint8 and train.ndim == 4
-    if not texts and not are_pixels:
-        low, high = float(train.min()), float(train.max())
-    streams: dict[str, tuple[Iterable[Array], Array]] = {}
+    texts = splits["train"].examples.dtype == object
+    streams: dict[str, tuple[Pairs, Array]] = {}
     for name, split in splits.items():
-        if isinstance(split.examples, Shards):
-            streams[name] = split.examples.blocks(), split.labels
-            continue
-        rows = np.arange(len(split))
-        if shuffle:
-            rows = shuffle_rows(rows)
-        streams[name] = _blocks(split.examples, rows), split.labels[rows]
-    return Stream(streams, classes, low, high, texts)
+        blocks, labels = _blocks(split, shuffle=shuffle)
+        streams[name] = pair_blocks(blocks, labels), labels
+    return Stream(streams, classes, texts)
 
 
-def _blocks(examples: Array, rows: Array) -> Iterator[Array]:
-    for start in range(0, len(rows), _EXAMPLES_PER_BLOCK):
-        yield examples[rows[start : start + _EXAMPLES_PER_BLOCK]]
+def _blocks(split: Split, *, shuffle: bool) -> tuple[Iterable[Array], Array]:
+    """Returns the examples of a split in blocks, and all labels in the same order."""
+    examples = split.examples
+    if isinstance(examples, Shards):
+        return examples.blocks(), split.labels
+    rows = np.arange(len(split))
+    if shuffle:
+        rows = shuffle_rows(rows)
+    starts = range(0, len(rows), _EXAMPLES_PER_BLOCK)
+    blocks = (examples[rows[start : start + _EXAMPLES_PER_BLOCK]] for start in starts)
+    return blocks, split.labels[rows]
+
+
+class _Labels:
+    """Collects the labels of the blocks that pass by."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        self._pairs = pairs
+        self._collected: list[Array] = []
+
+    def examples(self) -> Iterator[Array]:
+        """Yields the examples of each block."""
+        for examples, labels in self._pairs:
+            self._collected.append(labels)
+            yield examples
+
+    def all(self) -> Array:
+        """Returns the labels of all blocks so far, int32 (N,)."""
+        return np.concatenate(self._collected).astype(np.int32)
 
 
 def write(
@@ -192,27 +208,34 @@ def write(
     """
     entries: dict[str, Any] = {}
     with storage.temporary_directory() as temporary:
-        shape, dtype = None, None
-        for name, (blocks, labels) in stream.splits.items():
-            files, block_digests = [], []
-            for number, block in enumerate(rechunk(blocks, shard_bytes)):
+        shape, dtype, limits = None, None, {}
+        for name, (pairs, _) in stream.splits.items():
+            labels = _Labels(pairs)
+            files, block_digests, lows, highs = [], [], [], []
+            for number, block in enumerate(rechunk(labels.examples(), shard_bytes)):
                 shape, dtype = list(block.shape[1:]), str(block.dtype)
                 block_digests.append(digests.digest_examples(block))
+                lows.append(float(block.min()))
+                highs.append(float(block.max()))
                 files.append(_write_array(folder, temporary, f"{name}-{number:05}.npy", block))
             all_digests = np.concatenate(block_digests)
-            class_indices = labels.astype(np.int32)
+            class_indices = labels.all()
+            limits[name] = min(lows), max(highs)
             entries[name] = {
                 "labels": _write_array(folder, temporary, f"{name}-labels.npy", class_indices),
                 "digests": _write_array(folder, temporary, f"{name}-digests.npy", all_digests),
                 "examples": files,
             }
+        # Pixels of 8 bits have the same range in all data sets.
+        are_pixels = dtype == "uint8" and len(shape or ()) == 3
+        low, high = (0.0, 255.0) if are_pixels else limits["train"]
         index = {
             "format": VERSION,
             "classes": list(stream.classes),
             "shape": shape,
             "dtype": dtype,
-            "low": stream.low,
-            "high": stream.high,
+            "low": low,
+            "high": high,
             "shuffle_block_bytes": shuffle_block_bytes,
             "splits": entries,
         }
