@@ -12,6 +12,7 @@ from trainer.data.shards.reader import Array, Shards
 from trainer.errors import DataError, Location
 from trainer.runtime import memory
 
+_MAX_IMBALANCE = 10  # Ratio of the largest to the smallest class that needs no warning.
 # Larger values come from damaged headers, not from data that a model here can be trained on.
 MAX_CLASSES = 1000
 MAX_VALUES = 1 << 24  # Per example; an image of 4096x4096 has this many.
@@ -248,6 +249,40 @@ def check_label_range(split: str, labels: Array, classes: tuple[str, ...]) -> No
             f"{_title(split)} labels: found {labels.max()}, expected 0 to {len(classes) - 1}, "
             "the classes of the training split"
         )
+
+
+def imbalance_warning(counts: Array, classes: tuple[str, ...]) -> str | None:
+    """Returns a warning if one class has at least ten times as many examples as another.
+
+    Args:
+        counts: number of training examples of each class, int (classes,), above 0.
+        classes: names of the classes.
+    """
+    largest, smallest = int(counts.argmax()), int(counts.argmin())
+    if counts[largest] < _MAX_IMBALANCE * counts[smallest]:
+        return None
+    return (
+        f"{counts[largest]:,} training examples of class {classes[largest]!r} and "
+        f"{counts[smallest]:,} of {classes[smallest]!r}; --class-weights balanced gives all "
+        "classes the same weight in the loss"
+    )
+
+
+def count_uniform(examples: Array) -> int:
+    """Returns the number of images of a single colour; 0 for other examples.
+
+    Looks at all pixels of an image only if some of them are equal.
+
+    Args:
+        examples: (N, ...).
+    """
+    if examples.ndim != 4:
+        return 0
+    _, height, width, _ = examples.shape
+    centre = examples[:, height // 2, width // 2]
+    alike = (examples[:, 0, 0] == centre) & (examples[:, -1, -1] == centre)
+    candidates = np.flatnonzero(alike.all(axis=1))
+    return sum(bool((examples[row] == examples[row, :1, :1]).all()) for row in candidates)
 
 
 def text_error(text: Any) -> str | None:

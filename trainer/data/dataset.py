@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from trainer.config import ReadOptions
 from trainer.data import checks, digests
+from trainer.data.shards.reader import Array as Array
 from trainer.data.shards.reader import Shards
 from trainer.errors import DataError, Location
 
@@ -29,8 +29,6 @@ _MAX_SHOWN = 10
 _TEST_STREAM, _VALIDATION_STREAM, _FOLD_STREAM, _SUBSAMPLE_STREAM, _SUBSAMPLE_VALIDATION_STREAM = (
     range(5)
 )
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -350,6 +348,11 @@ class Dataset:
             raw.source,
             raw.layout,
         )
+
+    def count_uniform(self) -> int:
+        """Returns the number of training images of a single colour; 0 for shards, not read here."""
+        examples = self.train.examples
+        return 0 if isinstance(examples, Shards) else checks.count_uniform(examples)
 
     def class_counts(self) -> Array:
         """Returns the number of training examples of each class: int64 (classes,)."""

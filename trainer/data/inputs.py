@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from trainer.data.checks import MAX_VALUES
-from trainer.data.dataset import Array, Spec
+from trainer.data.dataset import Array, ImageLayout, Spec
 from trainer.data.formats import images
 from trainer.errors import DataError, Location
 
@@ -64,6 +65,14 @@ class InputSignature:
         if not (in_order and valid_dtype and valid_shape):
             raise ValueError(f"input: {dict(fields)}")
         return signature
+
+    @property
+    def layout(self) -> ImageLayout | None:
+        """What image files are decoded to; None if the model does not take any."""
+        if self.kind != "image" or self.shape[2] not in (1, 3):
+            return None
+        height, width, channels = self.shape
+        return ImageLayout(height=height, width=width, channels=channels, dtype=self.dtype)
 
     def empty(self, count: int) -> Array:
         """Returns an uninitialized array for `count` examples."""
@@ -126,6 +135,8 @@ class InputSignature:
     def from_image(self, content: bytes, location: Location) -> Array:
         """Returns an example from an image file, resized as by `--image-size`.
 
+        Images of more than 8 bits keep their values, for a model that was trained on such values.
+
         Args:
             content: of the file.
             location: of the file.
@@ -133,12 +144,22 @@ class InputSignature:
         Raises:
             DataError: the file is no image, or the model takes no images.
         """
-        if self.kind != "image" or self.shape[2] not in (1, 3):
+        layout = self.layout
+        if layout is None:
             raise DataError(f"found an image, expected {self.expected()}", location)
-        height, width, channels = self.shape
-        pixels = images.decode(content, location, size=(height, width), grey=channels == 1)
         if self.dtype == "uint8":
-            return np.broadcast_to(pixels, self.shape)
+            return images.fit(content, location, layout)
+        if images.is_wide(content):
+            pixels = images.fit(content, location, layout)
+            width = self.high - self.low
+            if pixels.min() < self.low - width or pixels.max() > self.high + width:
+                raise DataError(
+                    f"found values of {pixels.min():g} to {pixels.max():g}, and the model was "
+                    f"trained on values of {self.low:g} to {self.high:g}",
+                    location,
+                )
+            return pixels
+        pixels = images.fit(content, location, dataclasses.replace(layout, dtype="uint8"))
         if self.low < 0 or self.high > 255:
             raise DataError(
                 f"found pixels of 0 to 255, and the model was trained on values of {self.low:g} to "
@@ -146,7 +167,7 @@ class InputSignature:
                 location,
             )
         scale = 255 if self.high <= 1 else 1
-        return np.broadcast_to(pixels.astype(np.float32) / scale, self.shape)
+        return pixels.astype(np.float32) / scale
 
     def from_text(self, text: Any) -> Array:
         """Returns an example from a text.
@@ -183,6 +204,11 @@ class InputSignature:
             raise DataError(f"found examples of {sizes} numbers, expected {self.expected()}")
         if examples.dtype != self.dtype:
             self._check_values(examples)
+        if self.kind == "image" and self.high > 255 and examples.dtype == np.uint8:
+            raise DataError(
+                f"found pixels of 0 to 255, and the model was trained on values of {self.low:g} to "
+                f"{self.high:g}"
+            )
         if self.kind == "image" and self.high <= 1 < examples.max():
             raise DataError(
                 f"found values up to {examples.max():g}, and the model was trained on values of "

@@ -118,9 +118,7 @@ def check_kept(
 
 
 def _check_classes_kept(split: str, labels: Array, kept: Array, classes: Sequence[str]) -> None:
-    counts, kept_counts = (
-        np.bincount(each, minlength=len(classes)) for each in (labels, kept)
-    )
+    counts, kept_counts = (np.bincount(each, minlength=len(classes)) for each in (labels, kept))
     if not len(kept):
         raise DataError(f"all {len(labels)} examples of the {split} split are damaged")
     lost = np.flatnonzero((counts > 0) & (kept_counts == 0))

@@ -68,7 +68,9 @@ def collect(data: str, options: ReadOptions) -> Statistics:
     damaged: DamagedFilesError | None = None
     with loader.open_stream(data, options) as stream:
         for name, (pairs, labels) in stream.splits.items():
-            selected = select_classes(_counts(labels, stream.classes)) if name == "train" else []
+            selected: Array = np.empty(0, np.int64)
+            if name == "train":
+                selected = select_classes(_counts(labels, stream.classes))
             try:
                 scans[name] = _scan(pairs, selected)
             except DamagedFilesError as error:
@@ -156,10 +158,8 @@ def _scan(pairs: Iterable[tuple[Array, Array]], selected: Iterable[int]) -> _Sca
         labels.append(block_labels)
         if block.dtype == object:
             words.append(np.array([len(text.split()) for text in block]))
-        uniform += count_uniform(block)
-        rows = [
-            np.flatnonzero(block_labels == label)[:count] for label, count in missing.items()
-        ]
+        uniform += checks.count_uniform(block)
+        rows = [np.flatnonzero(block_labels == label)[:count] for label, count in missing.items()]
         for label, found in zip(list(missing), rows, strict=True):
             missing[label] -= len(found)
         missing = {label: count for label, count in missing.items() if count}
@@ -173,23 +173,6 @@ def _scan(pairs: Iterable[tuple[Array, Array]], selected: Iterable[int]) -> _Sca
         Split(np.concatenate(samples), np.concatenate(sample_labels)),
         uniform,
     )
-
-
-def count_uniform(examples: Array) -> int:
-    """Returns the number of images of a single colour; 0 for other examples.
-
-    Looks at all pixels of an image only if some of them are equal.
-
-    Args:
-        examples: (N, ...).
-    """
-    if examples.ndim != 4:
-        return 0
-    _, height, width, _ = examples.shape
-    centre = examples[:, height // 2, width // 2]
-    alike = (examples[:, 0, 0] == centre) & (examples[:, -1, -1] == centre)
-    candidates = np.flatnonzero(alike.all(axis=1))
-    return sum(bool((examples[row] == examples[row, :1, :1]).all()) for row in candidates)
 
 
 def _counts(labels: Array, classes: Sequence[str]) -> Array:

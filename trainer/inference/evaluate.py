@@ -55,13 +55,11 @@ def read_data(run: FinishedRun, data: str | None, options: ReadOptions) -> Evalu
     if data is None:
         own = setup.reload(run)
         return _evaluation_data(run, config.data, "own", own.test, own.spec.classes)
-    height, width, *_ = (*run.input.shape, 0, 0)
-    options = dataclasses.replace(
-        as_in_training(run, options),
-        image_size=height if height == width else None,  # As `trainer predict` resizes images.
-    )
+    options = as_in_training(run, options)
     columns = run.source.columns if run.source is not None else None
-    source = loader.read(data, options, needs_training=False, columns=columns)
+    source = loader.read(
+        data, options, needs_training=False, columns=columns, layout=run.input.layout
+    )
     own_copy = _split_like_run(config, source)
     if own_copy is not None and own_copy.fingerprint == run.manifest["data_fingerprint"]:
         return _evaluation_data(run, data, "own", own_copy.test, own_copy.spec.classes)

@@ -21,6 +21,25 @@ if TYPE_CHECKING:
 _MAX_EXAMPLES = 20_000
 
 
+# Settings that are decided while the data is read.
+_DATA_SETTINGS = ("image_size",)
+
+
+def with_saved_data_settings(config: LocatedConfig, saved: Mapping[str, Any]) -> LocatedConfig:
+    """Returns the settings with those that an earlier run's data decided while it was read.
+
+    Args:
+        config: the settings; those that are given are kept.
+        saved: auto settings of an unfinished run that is resumed.
+    """
+    values = {
+        name: saved[name]
+        for name in _DATA_SETTINGS
+        if name in saved and getattr(config, name) is None
+    }
+    return dataclasses.replace(config, **values)
+
+
 def resolve_auto_settings(
     config: LocatedConfig,
     model_entry: ModelEntry,
@@ -43,7 +62,7 @@ def resolve_auto_settings(
         DataError: the data set is too small to compare candidates.
     """
     content = devices.workers.broadcast_bytes(json.dumps(dict(saved)).encode())
-    auto: dict[str, Any] = json.loads(content)
+    auto: dict[str, Any] = data.auto_settings | json.loads(content)
     for name, candidates in model_entry.recipe.candidates.items():
         if name not in auto and getattr(config, name) is None:
             auto[name] = select_candidate(name, candidates, config, model_entry, data, devices)

@@ -172,11 +172,11 @@ def _open_large_jpeg(content: bytes | Path, side: int | None, problem: str) -> A
     if side is not None and count <= _MAX_REDUCED_FACTOR * limit:
         file: Any = io.BytesIO(content) if isinstance(content, bytes) else content
         try:
-            image = JpegImagePlugin.JpegImageFile(file)
+            image: Any = JpegImagePlugin.JpegImageFile(file)
         except SyntaxError:
-            image = None  # type: ignore[assignment]  # No JPEG.
+            image = None  # No JPEG.
         if image is not None and "progressive" not in image.info:
-            image.draft(None, (_REDUCING_GAP * side,) * 2)  # type: ignore[arg-type]
+            image.draft(None, (_REDUCING_GAP * side,) * 2)
             if image.width * image.height <= limit:
                 return image
     raise DataError(
@@ -199,10 +199,12 @@ def is_unsigned(image: Any) -> bool:
     """Returns whether the 32 bits of a TIFF are unsigned, which Pillow reads as signed."""
     tags = getattr(image, "tag_v2", {})
     formats = tags.get(_TIFF_SAMPLE_FORMAT, (_UNSIGNED,))
-    return image.format == "TIFF" and image.mode == "I" and tuple(formats)[0] == _UNSIGNED
+    is_tiff = image.format == "TIFF" and image.mode == "I"
+    return bool(is_tiff and tuple(formats)[0] == _UNSIGNED)
 
 
 def orientation(image: Any) -> int:
+    """Returns the EXIF orientation of an image, 1 to 8; reads no pixels."""
     from PIL import Image
 
     # A PNG's own method would decode it, to look for an orientation behind its pixels.
@@ -347,4 +349,3 @@ class Headers:
                 "%d images have several frames or pages, of which only the first is read: %s%s",
                 len(self.with_frames), names, ", ..." * (len(self.with_frames) > _MAX_NAMED),
             )  # fmt: skip
-

@@ -164,10 +164,11 @@ def survey(items: Iterable[Item], request: ReadRequest) -> ImageLayout:
         StorageError: an object in a bucket cannot be read.
     """
     collected, errors, count = image_headers.Headers(), [], 0
-    for batch in storage.concurrent_map(
-        lambda batch: [(location, _try(_read_header, source, location)) for location, source in batch],
-        _batches(items),
-    ):
+
+    def read_headers(batch: list[Item]) -> list[tuple[Location, Any]]:
+        return [(location, _try(_read_header, source, location)) for location, source in batch]
+
+    for batch in storage.concurrent_map(read_headers, _batches(items)):
         for location, header in batch:
             count += 1
             if isinstance(header, DataError):
@@ -199,7 +200,8 @@ def read(items: Sequence[Item], request: ReadRequest) -> tuple[Array, list[bool]
     # Twice: the splits are copied from it.
     memory.check_data(2 * len(items) * pixels_bytes, f"{len(items)} images")
     examples = np.empty((len(items), *layout.shape), layout.dtype)
-    kept, errors = [], []
+    kept: list[bool] = []
+    errors: list[DataError] = []
     for image in _decode_all(items, layout):
         if isinstance(image, DataError):
             errors.append(image)
@@ -363,6 +365,14 @@ def _decode_all(items: Iterable[Item], layout: ImageLayout) -> Iterator[Array | 
         threads=control_groups.cores(),
     )
     return itertools.chain.from_iterable(batches)
+
+
+def is_wide(content: bytes) -> bool:
+    """Returns whether an image has more than 8 bits per pixel; False for a damaged one."""
+    try:
+        return image_headers.read_header(content).depth != image_headers.EIGHT_BITS
+    except DataError:
+        return False
 
 
 def fit(content: bytes, location: Location, layout: ImageLayout) -> Array:

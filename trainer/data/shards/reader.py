@@ -21,7 +21,7 @@ from trainer.data.shards.cache import ShardCache
 from trainer.errors import DataError, Location
 from trainer.storage import Folder
 
-Array = npt.NDArray[Any]
+Array = npt.NDArray[Any]  # The type of all arrays in this program.
 
 _HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '(?P<dtype>[<|][uif]\d)', 'fortran_order': False, "

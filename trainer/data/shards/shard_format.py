@@ -94,7 +94,13 @@ def read(folder: Folder, cache: ShardCache | None = None) -> RawSplits | None:
         )
         splits[name] = shards, _read_array(folder, entry.labels)
     source = Source(format="shards", summary="shards of `trainer data convert`")
-    return RawSplits(**splits, classes=tuple(index.classes), source=source)
+    return RawSplits(
+        train=splits["train"],
+        validation=splits.get("validation"),
+        test=splits.get("test"),
+        classes=tuple(index.classes),
+        source=source,
+    )
 
 
 def _parse_index(content: bytes, location: Location) -> _Index:
