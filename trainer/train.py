@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.config import Config
@@ -22,6 +23,7 @@ from trainer.training.setup import TrainingJob
 if TYPE_CHECKING:
     import keras
 
+    from trainer.checkpoint.state import Checkpoint
     from trainer.data.dataset import Array
     from trainer.engine.loop import MetricWriter, TrainingHook
     from trainer.engine.train_state import Logs
@@ -48,6 +50,7 @@ def run(config: Config, *, cluster: Cluster | None = None, started: float | None
     located, model_entry = setup.resolve(config)
     directory = RunDirectory(located)
     if directory.is_finished():
+        setup.check_content(located, directory)
         LOGGER.info("%s: this run is finished already, nothing to do", located.out)
         directory.remove_checkpoints()
         if cluster is not None:
@@ -62,14 +65,15 @@ def run(config: Config, *, cluster: Cluster | None = None, started: float | None
     from trainer.writers import tensorboard
 
     resolved = job.config
-    directory = RunDirectory(resolved)
+    directory, identity = RunDirectory(resolved), _identity(job)
     with (
         directory.locked() as lease,
+        directory.final_checkpoint() as finished,
         tensorboard.event_file(resolved.tensorboard_dir, resolved, job.model) as events,
     ):
-        history = _train(job, lease, events, timer)
+        history, final = _train(job, identity, lease, finished, events, timer)
         timer.record("train")
-        result = _write_results(job, history, directory, events, timer)
+        result = _write_results(job, identity, history, final, directory, events, timer)
         if events is not None:
             events.close(result)
     with contextlib.suppress(WorkerLostError):  # The other workers hold nothing of the run.
@@ -94,17 +98,41 @@ def follow(config: Config, cluster: Cluster) -> None:
 
     workers = job.devices.workers
     with hooks.worker_hook(
-        job.model, job.callbacks, job.config, data_fingerprint=job.data.fingerprint, workers=workers
+        job.model, job.callbacks, identity=_identity(job), workers=workers
     ) as hook:
         _run_loop(job, hook)
     workers.barrier()
 
 
+def _identity(job: TrainingJob) -> dict[str, Any]:
+    from trainer.checkpoint import identity
+
+    return identity.describe(job.config, job.data, job.model, job.step_config, job.callbacks)
+
+
 def _train(
-    job: TrainingJob, lease: Lease, events: EventFile | None, timer: StageTimer
-) -> list[Logs]:
-    """Trains from the latest checkpoint, if there is one; returns the logs of each epoch."""
-    from trainer.checkpoint import hooks
+    job: TrainingJob,
+    identity: Mapping[str, Any],
+    lease: Lease,
+    finished: Path | None,
+    events: EventFile | None,
+    timer: StageTimer,
+) -> tuple[list[Logs], Checkpoint]:
+    """Trains from the latest checkpoint, if there is one.
+
+    Args:
+        job: the run.
+        identity: its identity.
+        lease: lease of the run directory.
+        finished: final checkpoint of the finished run that is trained for more epochs; None for
+            a new run.
+        events: TensorBoard event file.
+        timer: timer of the run.
+
+    Returns:
+        The logs of each epoch, and the final state.
+    """
+    from trainer.checkpoint import hooks, state
     from trainer.writers import progress
 
     with (
@@ -112,15 +140,17 @@ def _train(
             job.model,
             job.callbacks,
             job.config,
-            data_fingerprint=job.data.fingerprint,
+            identity=identity,
+            new_callbacks=job.model_entry.recipe.callbacks,
             devices=job.devices,
             lease=lease,
             timer=timer,
+            finished=None if finished is None else state.read(finished),
         ) as hook,
         progress.progress_callback(job.config, examples=len(job.data.train)) as callback,
     ):
         writers = [writer for writer in (events, job.trial) if writer is not None]
-        return _run_loop(job, hook, callback, writers)
+        return _run_loop(job, hook, callback, writers), hook.final
 
 
 def _run_loop(
@@ -150,7 +180,9 @@ def _run_loop(
 
 def _write_results(
     job: TrainingJob,
+    identity: Mapping[str, Any],
     history: list[Logs],
+    final: Checkpoint,
     directory: RunDirectory,
     events: EventFile | None,
     timer: StageTimer,
@@ -160,17 +192,30 @@ def _write_results(
     Returns:
         The content of `metrics.json`.
     """
+    from trainer.checkpoint import identity as run_identity
+    from trainer.checkpoint import state
     from trainer.distributed import devices
     from trainer.engine import loop
     from trainer.reports import report
-    from trainer.runs import metrics, model_files, predictions
+    from trainer.runs import filenames, metrics, model_files, predictions
     from trainer.writers import tensorboard
 
     test, classes = job.data.test, job.data.spec.classes
     with devices.translate_errors():
         probabilities = loop.predict(job.model, test, batch_size=job.config.batch_size)
     timer.record("evaluate")
-    with directory.commit(job.data.fingerprint, job.devices.description) as folder:
+    fixed_epochs = run_identity.fixed_epochs(
+        job.config, job.model_entry, job.data.spec, final.metadata["train_state"]
+    )
+    with directory.commit(
+        identity["data"],
+        job.devices.description,
+        epochs=len(history),
+        weights=identity["weights"],
+        fixed_epochs=fixed_epochs,
+    ) as folder:
+        if fixed_epochs is None:
+            state.write(final, folder / filenames.FINAL_CHECKPOINT)
         model_files.write(job.model, folder)
         timer.record("write")
         result = {

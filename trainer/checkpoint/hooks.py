@@ -7,19 +7,22 @@ when training starts, and stop when it stops.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
-import hashlib
 import io
-import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 
+from trainer.checkpoint import identity as run_identity
 from trainer.checkpoint import state as checkpoint_state
+from trainer.checkpoint.identity import Identity
 from trainer.checkpoint.manager import CheckpointManager
-from trainer.checkpoint.state import Checkpoint, CheckpointError
-from trainer.config import ResolvedConfig, result_settings
+from trainer.checkpoint.state import Checkpoint, CheckpointError, CheckpointFormatError
+from trainer.config import ResolvedConfig
 from trainer.distributed.collectives import Workers
 from trainer.distributed.devices import Devices
 from trainer.engine.loop import TrainingHook
@@ -41,6 +44,9 @@ from trainer.runtime.log import LOGGER
 from trainer.runtime.preemption import PreemptionSignal
 from trainer.runtime.timers import StageTimer
 
+CallbacksFactory = Callable[[], Sequence[keras.callbacks.Callback]]
+
+_CLOCK_STEP_S = 1.1  # A name with a time in it has seconds.
 _MISMATCH = (
     "a worker has other settings, other data or another model than the chief, expected the same on "
     "all workers; see its log"
@@ -53,21 +59,25 @@ def chief_hook(
     callbacks: Sequence[keras.callbacks.Callback],
     config: ResolvedConfig,
     *,
-    data_fingerprint: str,
+    identity: Identity,
+    new_callbacks: CallbacksFactory,
     devices: Devices,
     lease: Lease,
     timer: StageTimer,
-) -> Iterator[TrainingHook]:
+    finished: Checkpoint | None = None,
+) -> Iterator[ChiefHook]:
     """Yields the hook of the chief; waits at the end for a checkpoint that is being written.
 
     Args:
         model: compiled.
         callbacks: callbacks whose state is saved in checkpoints.
         config: settings of the run.
-        data_fingerprint: SHA-256 of the training data.
+        identity: what the result depends on, by `identity.describe`.
+        new_callbacks: creates the callbacks once more, to tell what differs in each run.
         devices: devices that the model is trained on.
         lease: lease of the run directory.
         timer: timer of the run, over all attempts.
+        finished: final state of the finished run that is trained for more epochs, if it is one.
 
     Raises:
         TrainerError: an error of training, with the path of the last good checkpoint added.
@@ -77,15 +87,19 @@ def chief_hook(
         lease,
         every_s=config.checkpoint_seconds,
         every_steps=config.checkpoint_steps,
+        epochs=config.epochs,
     )
     metadata = RunMetadata(
-        identity=_identity(config, data_fingerprint),
+        identity=identity,
+        new_callbacks=new_callbacks,
         environment={"device": devices.description, **manifest.versions()},
         timer=timer,
     )
     with preemption.defer_sigterm() as sigterm:
         try:
-            yield ChiefHook(model, callbacks, manager, metadata, lease, sigterm, devices.workers)
+            yield ChiefHook(
+                model, callbacks, manager, metadata, lease, sigterm, devices.workers, finished
+            )
         except ConflictError:
             raise  # The checkpoints belong to another job now.
         except (DivergedError, DeviceError, WorkerLostError, StorageError) as error:
@@ -100,9 +114,8 @@ def chief_hook(
 def worker_hook(
     model: keras.Model,
     callbacks: Sequence[keras.callbacks.Callback],
-    config: ResolvedConfig,
     *,
-    data_fingerprint: str,
+    identity: Identity,
     workers: Workers,
 ) -> Iterator[TrainingHook]:
     """Yields the hook of a worker that is not the chief; it reads and writes no files.
@@ -110,18 +123,11 @@ def worker_hook(
     Args:
         model: compiled.
         callbacks: callbacks whose state is part of the run.
-        config: settings of the run.
-        data_fingerprint: SHA-256 of the training data.
+        identity: what the result depends on, by `identity.describe`.
         workers: the workers that train together.
     """
     with preemption.defer_sigterm() as sigterm:
-        identity = _identity(config, data_fingerprint)
         yield WorkerHook(model, callbacks, identity, sigterm, workers)
-
-
-def _identity(config: ResolvedConfig, data_fingerprint: str) -> str:
-    settings = json.dumps([result_settings(config), data_fingerprint])
-    return hashlib.sha256(settings.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -129,19 +135,27 @@ class RunMetadata:
     """What a checkpoint stores about its run.
 
     Attributes:
-        identity: digest of settings and data; a checkpoint with another identity is refused.
+        identity: what the result depends on; a checkpoint with another identity is refused.
+        new_callbacks: creates the callbacks once more.
         environment: device and versions; in another environment a run resumes, but its result is
             not bit-identical.
         timer: timer of the run, over all attempts.
     """
 
-    identity: str
+    identity: Identity
+    new_callbacks: CallbacksFactory
     environment: dict[str, str]
     timer: StageTimer
 
 
 class ChiefHook(TrainingHook):
-    """Saves checkpoints, restores the latest one, and stops the run after SIGTERM."""
+    """Saves checkpoints, restores the latest one, and stops the run after SIGTERM.
+
+    Attributes:
+        final: state at the end of the training, from which more epochs can continue.
+    """
+
+    final: Checkpoint
 
     def __init__(
         self,
@@ -152,6 +166,7 @@ class ChiefHook(TrainingHook):
         lease: Lease,
         preemption: PreemptionSignal,
         workers: Workers,
+        finished: Checkpoint | None = None,
     ) -> None:
         """Creates the hook for the training of `model`.
 
@@ -163,8 +178,9 @@ class ChiefHook(TrainingHook):
             lease: lease of the run directory.
             preemption: records SIGTERM.
             workers: the workers that train together, with this one as chief.
+            finished: final state of the finished run that is trained for more epochs.
         """
-        self._model, self._callbacks = model, callbacks
+        self._model, self._callbacks, self._finished = model, callbacks, finished
         self._manager, self._metadata = manager, metadata
         self._lease, self._preemption, self._workers = lease, preemption, workers
 
@@ -179,30 +195,85 @@ class ChiefHook(TrainingHook):
             CheckpointError: all checkpoints are damaged, or they belong to another run.
             UsageError: another worker has other settings, other data or another model.
         """
-        checkpoint = self._manager.latest()
-        state = TrainState() if checkpoint is None else self._load(checkpoint)
+        checkpoint, path = self._latest()
+        state = TrainState() if checkpoint is None else self._load(checkpoint, path)
         if self._workers.count > 1:
             content = io.BytesIO()
-            checkpoint_state.write(checkpoint or self._capture(state), content)
+            own = dataclasses.replace(
+                checkpoint, metadata=checkpoint.metadata | {"identity": self._metadata.identity}
+            ) if checkpoint else self._capture(state)  # fmt: skip
+            checkpoint_state.write(own, content)
             self._workers.broadcast_bytes(content.getvalue())
             if self._workers.any(False):
                 raise UsageError(_MISMATCH)
         return state
 
-    def _load(self, checkpoint: Checkpoint) -> TrainState:
+    def _latest(self) -> tuple[Checkpoint | None, str]:
+        """Returns the latest state of the run, and where it is, for messages."""
+        finished = self._finished
         try:
-            state = checkpoint_state.restore(
-                checkpoint, self._model, self._callbacks, self._metadata.identity
-            )
+            checkpoint = self._manager.latest()
+        except CheckpointFormatError:
+            raise
         except CheckpointError as error:
-            raise CheckpointError(f"{self._manager.last_good()}: {error}") from None
-        LOGGER.info(
-            "resuming from %s: epoch %d, step %d",
-            self._manager.last_good(), state.epoch + 1, state.step,
-        )  # fmt: skip
-        self._warn_about_environment(checkpoint.metadata["environment"])
-        self._metadata.timer.add_earlier_attempts(checkpoint.metadata["seconds"])
+            if finished is None:
+                raise
+            LOGGER.warning("%s", error)
+            checkpoint = None
+        if finished is not None and (
+            checkpoint is None
+            or checkpoint_state.position(checkpoint) < checkpoint_state.position(finished)
+        ):
+            return finished, "the finished run"
+        return checkpoint, self._manager.last_good()
+
+    def _load(self, checkpoint: Checkpoint, path: str) -> TrainState:
+        metadata, epochs = self._metadata, self._metadata.identity["epochs"]
+        saved = checkpoint.metadata
+        try:
+            checkpoint_state.check_identity(checkpoint, metadata.identity, self._describe_again)
+            done, steps = checkpoint_state.position(checkpoint)
+            planned = saved["identity"]["epochs"]
+            if (done, steps) > (epochs, 0):
+                raise CheckpointError(
+                    f"--epochs is {epochs}, and the run was trained for {done} epochs"
+                    f"{f' and {steps} steps' if steps else ''} already, expected no fewer. "
+                    f"{checkpoint_state.START_ANEW}"
+                )
+            if planned != epochs and saved["train_state"]["uses_epochs"]:
+                raise CheckpointError(
+                    f"--epochs was {planned}, now {epochs}, and a callback of this recipe reads "
+                    f"the number of epochs. {checkpoint_state.START_ANEW}"
+                )
+            state = checkpoint_state.restore(checkpoint, self._model, self._callbacks)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+        LOGGER.info("resuming from %s: epoch %d, step %d", path, state.epoch + 1, state.step)
+        if state.stopped and planned != epochs:
+            LOGGER.warning(
+                "a callback ended the training after epoch %d; --epochs %d changes nothing",
+                state.epoch, epochs,
+            )  # fmt: skip
+        self._warn_about_environment(saved["environment"])
+        metadata.timer.add_earlier_attempts(saved["seconds"])
         return state
+
+    def _describe_again(self) -> list[dict[str, Any]]:
+        time.sleep(_CLOCK_STEP_S)  # So that the time of creation differs.
+        return run_identity.describe_callbacks(self._metadata.new_callbacks())
+
+    def after_training(self, state: TrainState) -> None:
+        """Keeps the state, from which more epochs can continue.
+
+        If a finished run is trained for more epochs, the state is also saved as a checkpoint: from
+        then on the files of the finished run can be replaced.
+
+        Raises:
+            StorageError: the checkpoint could not be written.
+        """
+        self.final = self._capture(state)
+        if self._finished is not None:
+            self._manager.save(self.final)
 
     def after_steps(self, state: TrainState, steps: int, *, epoch_end: bool = False) -> None:
         """Saves a checkpoint if one is due.
@@ -246,7 +317,7 @@ class WorkerHook(TrainingHook):
         self,
         model: keras.Model,
         callbacks: Sequence[keras.callbacks.Callback],
-        identity: str,
+        identity: Identity,
         preemption: PreemptionSignal,
         workers: Workers,
     ) -> None:
@@ -255,7 +326,7 @@ class WorkerHook(TrainingHook):
         Args:
             model: compiled.
             callbacks: callbacks whose state is part of the run.
-            identity: digest of settings and data; the chief's must be the same.
+            identity: what the result depends on; the chief's must be the same.
             preemption: records SIGTERM.
             workers: the workers that train together.
         """
@@ -271,9 +342,12 @@ class WorkerHook(TrainingHook):
         content = io.BytesIO(self._workers.broadcast_bytes(b""))
         problem = ""
         try:
-            state = checkpoint_state.restore(
-                checkpoint_state.read(content), self._model, self._callbacks, self._identity
-            )
+            checkpoint = checkpoint_state.read(content)
+            epochs = checkpoint.metadata["identity"]["epochs"]
+            if epochs != self._identity["epochs"]:
+                raise CheckpointError(f"--epochs is {epochs}, here {self._identity['epochs']}")
+            checkpoint_state.check_identity(checkpoint, self._identity)
+            state = checkpoint_state.restore(checkpoint, self._model, self._callbacks)
         except CheckpointError as error:
             problem = f"the chief's state: {error}"
         if self._workers.any(bool(problem)):

@@ -1,4 +1,4 @@
-"""Manages the checkpoint files of an unfinished run; the last two are kept.
+"""Manages the files in the checkpoint folder of a run; the last two checkpoints are kept.
 
 A checkpoint is written to a new file, then `latest.json` is replaced, and only then are older
 checkpoints removed. So at any time `latest.json` names a complete checkpoint. Writing runs in
@@ -17,12 +17,13 @@ from pathlib import Path
 
 from trainer import storage
 from trainer.checkpoint import state as checkpoint_state
-from trainer.checkpoint.state import Checkpoint, CheckpointError
+from trainer.checkpoint.state import Checkpoint, CheckpointError, CheckpointFormatError
 from trainer.errors import TransientStorageError
+from trainer.runs import filenames
 from trainer.runs.lease import Lease
 from trainer.runtime.log import LOGGER
 
-_POINTER = "latest.json"
+_POINTER = filenames.LATEST_CHECKPOINT
 _MAX_CHECKPOINTS = 2
 _MAX_TIME_FRACTION = 0.02  # For checkpoints at the ends of epochs.
 
@@ -37,6 +38,7 @@ class CheckpointManager:
         *,
         every_s: float,
         every_steps: int | None,
+        epochs: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Creates the manager; reads and writes no files yet.
@@ -46,9 +48,10 @@ class CheckpointManager:
             lease: lease of the run, checked before `latest.json` is replaced.
             every_s: seconds between two checkpoints.
             every_steps: maximum number of steps between two checkpoints; None for no maximum.
+            epochs: number of epochs of the run, which `latest.json` names.
             clock: monotonic clock, in seconds.
         """
-        self._every_steps = every_steps
+        self._every_steps, self._epochs = every_steps, epochs
         self._folder = storage.folder(folder)
         self._lease, self._every_s, self._clock = lease, every_s, clock
         self._names: list[str] = []  # Names of the checkpoints, the latest first.
@@ -62,7 +65,7 @@ class CheckpointManager:
         """Returns the newest undamaged checkpoint, or None if the run has no checkpoints.
 
         Raises:
-            CheckpointError: all checkpoints are damaged.
+            CheckpointError: all checkpoints are damaged, or one has another format.
         """
         self._generation = self._folder.generation(_POINTER)
         pointer = self._folder.read(_POINTER)
@@ -76,6 +79,8 @@ class CheckpointManager:
         for name in list(self._names):
             try:
                 return self._read(name)
+            except CheckpointFormatError as error:
+                raise CheckpointFormatError(f"{self._folder.path}/{name}: {error}") from None
             except CheckpointError as error:
                 LOGGER.warning(
                     "%s/%s: %s; skipping this checkpoint", self._folder.path, name, error
@@ -153,7 +158,7 @@ class CheckpointManager:
             self._lease.check()
             names = [name, *self._names[: _MAX_CHECKPOINTS - 1]]
             pointer = temporary / _POINTER
-            pointer.write_text(json.dumps({"checkpoints": names}))
+            pointer.write_text(json.dumps({"checkpoints": names, "epochs": self._epochs}))
             self._generation = self._folder.write(
                 _POINTER, pointer, if_generation_match=self._generation
             )

@@ -12,7 +12,7 @@ import hashlib
 import importlib
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,17 +21,25 @@ import h5py
 import keras
 import numpy as np
 
+from trainer.checkpoint import identity as run_identity
+from trainer.checkpoint.identity import Identity
 from trainer.data.dataset import Array
 from trainer.engine.train_state import TrainState
 from trainer.errors import TrainerError
 
 _METADATA = "metadata"  # JSON, as a data set of bytes: HDF5 attributes are limited to 64 KiB.
 _DIGEST = "sha256"
-_FORMAT = 2  # Raised when names of groups, attributes or metadata change.
+_FORMAT = 3  # Raised when names of groups, attributes or metadata change.
+
+START_ANEW = "Set another --out, or --resume never --overwrite to start from the beginning"
 
 
 class CheckpointError(TrainerError):
     """A checkpoint is truncated, corrupt, or of another run."""
+
+
+class CheckpointFormatError(CheckpointError):
+    """A checkpoint was written by another version of this program."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ def capture(
     callbacks: Sequence[keras.callbacks.Callback],
     train_state: TrainState,
     *,
-    identity: str,
+    identity: Identity,
     environment: Mapping[str, str],
     seconds: float,
 ) -> Checkpoint:
@@ -62,7 +70,7 @@ def capture(
         model: compiled, with a built optimizer.
         callbacks: callbacks whose state is part of the run.
         train_state: position in the training.
-        identity: digest of settings and data; `restore` requires the same.
+        identity: what the result depends on, by `identity.describe`; see `check_identity`.
         environment: device and versions; results are bit-identical only with the same.
         seconds: duration of the run so far, over all attempts.
     """
@@ -78,7 +86,7 @@ def capture(
         for name, values in callback_arrays.items():
             arrays |= {f"callbacks/{number}/{name}/{n}": v for n, v in enumerate(values)}
     metadata = {
-        "identity": identity,
+        "identity": dict(identity),
         "environment": dict(environment),
         "seconds": seconds,
         "train_state": asdict(train_state),
@@ -89,25 +97,63 @@ def capture(
     return Checkpoint(json.loads(json.dumps(metadata)), arrays)
 
 
-def restore(
+def check_identity(
     checkpoint: Checkpoint,
-    model: keras.Model,
-    callbacks: Sequence[keras.callbacks.Callback],
-    identity: str,
+    identity: Identity,
+    again: Callable[[], Sequence[Any]] | None = None,
+) -> None:
+    """Checks that a checkpoint is one of this run; the number of epochs may differ.
+
+    Args:
+        checkpoint: the checkpoint.
+        identity: of this run, by `identity.describe`.
+        again: as in `identity.differences`.
+
+    Raises:
+        CheckpointError: the checkpoint is of another run; the message says what differs.
+    """
+    saved = checkpoint.metadata["identity"]
+    lines = run_identity.differences(saved, identity, again)
+    if not lines:
+        return
+    epochs = ""
+    if saved["epochs"] != identity["epochs"]:
+        epochs = f"--epochs was {saved['epochs']}, now {identity['epochs']}"
+    if epochs and all(line.startswith("optimizer") for line in lines):
+        raise CheckpointError(
+            f"{epochs}, and the optimizer of this recipe depends on the number of epochs: "
+            f"{run_identity.format_differences(lines)}. {START_ANEW}"
+        )
+    text = run_identity.format_differences([epochs, *lines] if epochs else lines)
+    raise CheckpointError(f"it is of another run: {text}. {START_ANEW}")
+
+
+def position(checkpoint: Checkpoint) -> tuple[int, int]:
+    """Returns the position in the training: finished epochs, and steps of the current one."""
+    train_state = checkpoint.metadata["train_state"]
+    return train_state["epoch"], train_state["step"]
+
+
+def restore(
+    checkpoint: Checkpoint, model: keras.Model, callbacks: Sequence[keras.callbacks.Callback]
 ) -> TrainState:
     """Loads a checkpoint into model, callbacks and random generators; returns the train state.
 
     Raises:
-        CheckpointError: the checkpoint is of other settings, other data or another network.
+        CheckpointError: the checkpoint is of a network of another shape, or of other callbacks.
     """
     metadata, arrays = checkpoint.metadata, checkpoint.arrays
-    if metadata["identity"] != identity:
-        raise CheckpointError("it is of other settings, or the data has changed since it was saved")
     variables = _variables(model)
-    values = [arrays.get(f"variables/{n}") for n in range(len(variables))]
+    count = sum(name.startswith("variables/") for name in arrays)
+    values = [arrays.get(f"variables/{n}") for n in range(count)]
     shapes = [None if value is None else value.shape for value in values]
     if shapes != [tuple(variable.shape) for variable in variables]:
-        raise CheckpointError("it is of a network of another shape")
+        raise CheckpointError(f"it is of a network of another shape. {START_ANEW}")
+    if len(metadata["callbacks"]) != len(callbacks):
+        raise CheckpointError(
+            f"it has the state of {len(metadata['callbacks'])} callbacks, now there are "
+            f"{len(callbacks)}. {START_ANEW}"
+        )
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
     for number, (callback, plain) in enumerate(zip(callbacks, metadata["callbacks"], strict=True)):
@@ -146,7 +192,11 @@ def read(file: Path | BinaryIO) -> Checkpoint:
         with h5py.File(file, "r") as opened:
             version = int(opened.attrs.get("format", 1))
             if version != _FORMAT:
-                raise CheckpointError(f"found checkpoint format {version}, expected {_FORMAT}")
+                raise CheckpointFormatError(
+                    f"found checkpoint format {version}, expected {_FORMAT}. Resume with the "
+                    "version of trainer that wrote it, or start from the beginning with --resume "
+                    "never --overwrite"
+                )
             metadata = opened[_METADATA][()].tobytes()
             opened["arrays"].visititems(read_array)
             expected = opened.attrs[_DIGEST]

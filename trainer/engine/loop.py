@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import keras
 import numpy as np
@@ -51,6 +52,13 @@ class TrainingHook:
 
     def after_steps(self, state: TrainState, steps: int, *, epoch_end: bool = False) -> None:
         """Called after `steps` training steps and at each epoch end; raises to stop the run."""
+
+    def after_training(self, state: TrainState) -> None:
+        """Called after the last epoch, before the model gets its final weights.
+
+        These are, with some optimizers and callbacks, averages or the weights of an earlier epoch,
+        from which the training could not continue.
+        """
 
 
 @dataclass(kw_only=True)
@@ -110,17 +118,23 @@ class TrainingLoop:
         """Starts the training, or resumes it from a checkpoint, and ends it."""
         model, display = self.model, self.progress_callback
         steps = math.ceil(len(self.train) / self.options.batch_size)
-        params = {"model": model, "epochs": self.options.epochs, "steps": steps}
-        self._callbacks = keras.callbacks.CallbackList(list(self.callbacks), **params)
-        self._display = keras.callbacks.CallbackList([display] if display else [], **params)
+        params = {"epochs": self.options.epochs, "steps": steps}
+        self._callbacks = keras.callbacks.CallbackList(list(self.callbacks), model=model)
+        self._params = _RecordingParams(params)
+        self._callbacks.set_params(self._params)
+        self._display = keras.callbacks.CallbackList(
+            [display] if display else [], model=model, **params
+        )
         self._single_steps = any(map(_overrides_batch_methods, self.callbacks))
         model.stop_training = False
         with self.devices.strategy.scope():  # A checkpoint holds the optimizer's variables.
             model.optimizer.build(FeatureExtractor(model).network.trainable_variables)
         self._callbacks.on_train_begin()
         self._state = self.hook.restore()
+        self._record_uses()
         self._write_metrics()
         yield self._state
+        self.hook.after_training(self._state)
         # Some optimizers replace the variables by their moving averages here.
         model.optimizer.finalize_variable_values(model.trainable_variables)
         self._callbacks.on_train_end()
@@ -178,6 +192,7 @@ class TrainingLoop:
             logs = _loss_accuracy_so_far(state, counts)
             self._callbacks.on_train_batch_end(state.step - 1, logs)
             self._display.on_train_batch_end(state.step - 1, logs)
+            self._record_uses()
             # Without single steps no callback runs within an epoch, and a broadcast takes time.
             if self._single_steps and workers.broadcast_flag(self.model.stop_training):
                 self.model.stop_training = True
@@ -200,8 +215,13 @@ class TrainingLoop:
         logs = {name: getattr(value, "item", lambda v=value: v)() for name, value in logs.items()}
         stopped = workers.broadcast_flag(self.model.stop_training)
         state.end_epoch({"epoch": state.epoch + 1, **logs}, stopped=stopped)
+        self._record_uses()
         self._write_metrics()
         self.hook.after_steps(state, 0, epoch_end=True)
+
+    def _record_uses(self) -> None:
+        """Records in the state whether a callback has read the number of epochs so far."""
+        self._state.uses_epochs |= self._params.epochs_read
 
     def _write_metrics(self) -> None:
         for write in self.metric_writers:
@@ -307,6 +327,37 @@ class StepsPerExecutionTuner:
             fitting = int((last - first) * _EXECUTION_S / max(seconds, 1e-6))
             if last - first == self._size or fitting < self._size:
                 self._size = max(1, min(2 * self._size, fitting))
+
+
+class _RecordingParams(dict[str, Any]):
+    """The parameters of callbacks; records whether the number of epochs was read.
+
+    Attributes:
+        epochs_read: whether it was.
+    """
+
+    epochs_read = False
+
+    def __getitem__(self, name: str) -> Any:
+        self.epochs_read |= name == "epochs"
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self else default
+
+    def __iter__(self) -> Iterator[str]:  # Python then copies by `keys` and `__getitem__`.
+        return super().__iter__()
+
+    def items(self) -> Any:
+        self.epochs_read = True
+        return super().items()
+
+    def values(self) -> Any:
+        self.epochs_read = True
+        return super().values()
+
+    def copy(self) -> dict[str, Any]:
+        return dict(self.items())
 
 
 def _loss_accuracy_so_far(state: TrainState, counts: Array) -> Logs:

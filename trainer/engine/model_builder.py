@@ -33,11 +33,26 @@ def build(
             model_entry,
             spec,
             learning_rate=config.learning_rate,
-            steps=config.epochs * math.ceil(spec.sizes["train"] / config.batch_size),
+            steps=_steps(config, spec),
             seed=config.seed,
             precision=devices.precision,
             settings=result_settings(config),
         )
+
+
+def make_optimizer(config: ResolvedConfig, model_entry: ModelEntry, spec: Spec) -> keras.Optimizer:
+    """Returns a new optimizer of the recipe, as for a run with these settings."""
+    return models.make_optimizer(
+        model_entry,
+        learning_rate=config.learning_rate,
+        steps=_steps(config, spec),
+        settings=result_settings(config),
+    )
+
+
+def _steps(config: ResolvedConfig, spec: Spec) -> int:
+    """Returns the number of steps of a run."""
+    return config.epochs * math.ceil(spec.sizes["train"] / config.batch_size)
 
 
 def clear_session() -> None:

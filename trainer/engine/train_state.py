@@ -19,6 +19,8 @@ class TrainState:
         seconds: training time of the current epoch so far, over all attempts.
         history: the logs of each finished epoch.
         stopped: whether a callback ended the training.
+        uses_epochs: whether a callback has read the number of epochs of the run, so that its
+            effects may depend on it.
     """
 
     epoch: int = 0
@@ -28,6 +30,7 @@ class TrainState:
     seconds: float = 0.0
     history: list[Logs] = field(default_factory=list)
     stopped: bool = False
+    uses_epochs: bool = False
 
     def end_epoch(self, logs: Logs, *, stopped: bool) -> None:
         """Moves to the start of the next epoch."""

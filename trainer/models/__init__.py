@@ -210,16 +210,31 @@ def build(
         )
     model = default_to_inference(model)
     _check_outputs(model_entry, model, spec)
-    optimizer: Any = model_entry.recipe.optimizer
-    if isinstance(optimizer, str):
-        optimizer = keras.optimizers.get(optimizer)
-        optimizer.learning_rate = learning_rate
-    else:
-        optimizer = optimizer(learning_rate, steps, **_select(optimizer, settings))
+    optimizer: Any = make_optimizer(
+        model_entry, learning_rate=learning_rate, steps=steps, settings=settings
+    )
     if precision == "float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(optimizer=optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
+
+
+def make_optimizer(
+    model_entry: ModelEntry,
+    *,
+    learning_rate: float,
+    steps: int,
+    settings: Mapping[str, Any] | None = None,
+) -> keras.Optimizer:
+    """Returns the optimizer of a recipe; arguments are as of `build`."""
+    import keras
+
+    optimizer: Any = model_entry.recipe.optimizer
+    if callable(optimizer):
+        return optimizer(learning_rate, steps, **_select(optimizer, settings or {}))
+    optimizer = keras.optimizers.get(optimizer)
+    optimizer.learning_rate = learning_rate
+    return optimizer
 
 
 def callbacks(model_entry: ModelEntry, *, validation: bool) -> list[keras.callbacks.Callback]:

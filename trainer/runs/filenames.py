@@ -10,5 +10,7 @@ MODEL_H5 = "model.h5"
 SAVED_MODEL = "saved_model"
 TENSORBOARD = "tensorboard"
 CHECKPOINTS = "checkpoints"
+LATEST_CHECKPOINT = "latest.json"  # In the folder of the checkpoints.
+FINAL_CHECKPOINT = "checkpoint.h5"
 MANIFEST = "manifest.json"
 FOLDS = "folds.json"

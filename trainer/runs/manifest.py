@@ -24,18 +24,33 @@ _ENTRY_TYPES = {"name": str, "size_bytes": int, "sha256": str}
 _COMMIT_VARIABLE = "TRAINER_GIT_COMMIT"  # Set in images, which contain no git repository.
 
 
-def describe(files: Mapping[str, Path], *, data_fingerprint: str, device: str) -> dict[str, Any]:
+def describe(
+    files: Mapping[str, Path],
+    *,
+    data: Mapping[str, Any],
+    device: str,
+    epochs: int,
+    weights: str | None,
+    fixed_epochs: str | None,
+) -> dict[str, Any]:
     """Returns the manifest of a run.
 
     Args:
         files: all files of the run except the manifest, by name in the run directory.
-        data_fingerprint: SHA-256 of the training data.
+        data: description of the data, by `trainer.data.identity.describe`.
         device: description of the device that the model was trained on.
+        epochs: number of epochs that the model was trained for.
+        weights: SHA-256 of the file of --weights; None without one.
+        fixed_epochs: why more epochs cannot continue the run; None if they can.
     """
     return {
         "format": _FORMAT,
         "files": [_entry(name, path) for name, path in sorted(files.items())],
-        "data_fingerprint": data_fingerprint,
+        "data_fingerprint": data["fingerprint"],
+        "data": dict(data),
+        "weights_sha256": weights,
+        "epochs": epochs,
+        "fixed_epochs": fixed_epochs,
         "device": device,
         "git_commit": git_commit(),
         "versions": versions(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import contextlib
+import hashlib
 import io
 import itertools
 import os
@@ -18,7 +19,8 @@ from typing import Protocol, TypeVar
 
 from trainer.errors import StorageError
 from trainer.storage import _bucket, _local
-from trainer.storage._errors import translate_errors
+from trainer.storage._bucket import set_billing_project
+from trainer.storage._errors import disk_problem, is_local, temporary_root, translate_errors
 from trainer.storage._local import matches as local_matches
 from trainer.storage._paths import (
     MOUNT,
@@ -58,6 +60,8 @@ __all__ = [
     "read",
     "read_all",
     "read_text",
+    "set_billing_project",
+    "sha256",
     "temporary_directory",
     "concurrent_map",
     "write_text",
@@ -180,8 +184,18 @@ def read(path: str) -> bytes:
     directory, name = parent(path)
     content = directory.read(name)
     if content is None:
-        raise StorageError(f"{path}: no such file")
+        missing = None if is_remote(path) else _local.find_dangling_link(path)
+        raise StorageError(f"{path}: {missing or 'no such file'}")
     return content
+
+
+def sha256(path: str | None) -> str | None:
+    """Returns the SHA-256 of one file, local or gs://; None for None.
+
+    Raises:
+        StorageError: as `read`.
+    """
+    return None if path is None else hashlib.sha256(read(path)).hexdigest()
 
 
 def read_all(paths: Sequence[str]) -> Iterator[bytes]:
@@ -256,14 +270,14 @@ def temporary_directory() -> Iterator[Path]:
     Raises:
         StorageError: the folder for temporary files is full or cannot be written.
     """
+    root = temporary_root()
     try:
-        with tempfile.TemporaryDirectory(prefix="trainer-") as directory:
+        with tempfile.TemporaryDirectory(prefix="trainer-", dir=root) as directory:
             yield Path(directory)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else error
-        raise StorageError(
-            f"temporary files in {tempfile.gettempdir()}: {reason}. Set TMPDIR to another folder"
-        ) from error
+        if not is_local(error):  # Such as that of a closed stdout.
+            raise
+        raise StorageError(disk_problem(error)) from error
 
 
 @contextlib.contextmanager
@@ -279,8 +293,14 @@ def local_copy(path: str) -> Iterator[Path]:
     """
     if not is_remote(path):
         if not os.path.exists(path) and not (is_pattern(path) and local_matches(path)):
-            raise StorageError(f"{path}: no such file or folder")
+            raise StorageError(f"{path}: {_local.describe_missing(path)}")
         yield Path(path)
         return
-    with tempfile.TemporaryDirectory(prefix="trainer-data-") as parent:
+    with contextlib.ExitStack() as stack:
+        try:
+            parent = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="trainer-data-", dir=temporary_root())
+            )
+        except OSError as error:
+            raise StorageError(disk_problem(error)) from error
         yield _bucket.download(path, Path(parent))

@@ -15,7 +15,7 @@ from trainer import models, storage, train
 from trainer.config import Config, LocatedConfig
 from trainer.data import loader
 from trainer.errors import RunExistsError
-from trainer.runs import filenames, manifest
+from trainer.runs import filenames
 from trainer.runs.directory import RunDirectory
 from trainer.runtime.log import LOGGER
 from trainer.storage import Folder
@@ -101,13 +101,9 @@ def _checked(config: LocatedConfig) -> LocatedConfig:
     """
     keep = dataclasses.replace(config, overwrite=False)
     try:
-        if RunDirectory(keep).is_finished():
-            fingerprint = manifest.read(storage.folder(config.out))["data_fingerprint"]
-            if fingerprint != loader.load(config).fingerprint:
-                raise RunExistsError(
-                    f"--out {config.out}: holds this fold of other data; set another --out, or "
-                    "--overwrite to replace all folds"
-                )
+        directory = RunDirectory(keep)
+        if directory.is_finished():
+            setup.check_content(keep, directory)
     except RunExistsError:
         if not config.overwrite:
             raise

@@ -39,7 +39,9 @@ def run(config: Config, *, started: float | None = None) -> None:
     runs = 1
     if located.folds and not located.fold:
         runs, located = located.folds, cross_validation.fold_config(located, 1)
-    if RunDirectory(located).is_finished():
+    directory = RunDirectory(located)
+    if directory.is_finished():
+        setup.check_content(located, directory)
         LOGGER.info("%s: this run is finished already, nothing to do", located.out)
         return
     job = setup.prepare(_with_candidates(located, model_entry), model_entry, timer)
@@ -85,7 +87,7 @@ def _write_checkpoint(job: TrainingJob) -> tuple[int, float]:
     with storage.temporary_directory() as folder:
         path = folder / "checkpoint.h5"
         checkpoint = state.capture(
-            job.model, job.callbacks, TrainState(), identity="", environment={}, seconds=0.0
+            job.model, job.callbacks, TrainState(), identity={}, environment={}, seconds=0.0
         )
         state.write(checkpoint, path)
         return path.stat().st_size, time.perf_counter() - started

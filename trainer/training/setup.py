@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import os
 import re
@@ -11,11 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer import models, storage
-from trainer.config import Config, LocatedConfig, ResolvedConfig, check, complete
-from trainer.data import loader
+from trainer.config import (
+    Config,
+    DataOptions,
+    LocatedConfig,
+    ResolvedConfig,
+    check,
+    complete,
+    option_specs,
+    saved_auto_settings,
+)
+from trainer.data import checks, identity, loader
 from trainer.distributed.cluster import Cluster
-from trainer.errors import StorageError, UsageError
+from trainer.errors import StorageError, TransientStorageError, UsageError
 from trainer.models import ModelEntry, augmentation
+from trainer.runs.directory import RunDirectory
 from trainer.runtime import cloud_environment, imports, memory
 from trainer.runtime.log import LOGGER
 from trainer.runtime.timers import StageTimer
@@ -30,8 +41,6 @@ if TYPE_CHECKING:
     from trainer.distributed.devices import Devices
     from trainer.engine.train_function import TrainStepConfig
     from trainer.runs.finished_run import FinishedRun
-
-_MAX_IMBALANCE = 10  # Ratio of the largest to the smallest class that needs no warning.
 
 
 @dataclass(frozen=True)
@@ -82,26 +91,18 @@ def prepare(
     if is_chief and not storage.is_remote(config.out):
         _check_persistent(config.out)
     trial = tuning.report(os.environ) if is_chief else None
-    if config.weights is not None:
-        _check_exists("--weights", config.weights)
-    data = loader.load(config)
-    models.check_data(model_entry, data.spec)
-    if config.augmentation is not None:
-        augmentation.named(config.augmentation, data.spec)
-    if is_chief:
-        _warn_about_data(config, data)
+    with_size = auto_settings.with_saved_data_settings(config, saved or {})
+    data = _load_data(with_size, model_entry, is_chief=is_chief)
     if trial is not None and data.validation is None:
         raise UsageError(
             "--validation-split: a tuning trial needs validation data; set it to 0.1, for example, "
             "or set --validation-data. Results selected on the test split do not generalise"
         )
-    memory.check_training(data.size_bytes)
     timer.record("data")
     # Imported after all cheap checks, since importing TensorFlow takes seconds.
     with imports.keras():
         from trainer.distributed import devices
-        from trainer.engine import model_builder, train_function
-        from trainer.runs import model_files
+        from trainer.engine import train_function
 
         timer.record("import")
         opened_devices = devices.select(
@@ -112,13 +113,7 @@ def prepare(
             cluster=cluster,
         )
     LOGGER.info("training %s on %s, %s", config.model, config.data, opened_devices.description)
-    with devices.translate_errors(), opened_devices.workers.translate_errors():
-        resolved = auto_settings.resolve_auto_settings(
-            config, model_entry, data, opened_devices, saved or {}
-        )
-        model = model_builder.build(resolved, model_entry, data.spec, opened_devices)
-    if config.model not in models.MODELS:  # The built-in models can be saved.
-        model_files.check_saveable(model, config.model)
+    resolved, model = _build_model(config, model_entry, data, opened_devices, saved or {})
     timer.record("build")
     return TrainingJob(
         resolved,
@@ -132,6 +127,69 @@ def prepare(
     )
 
 
+def _load_data(config: LocatedConfig, model_entry: ModelEntry, *, is_chief: bool) -> Dataset:
+    """Reads the data, and checks that model, flags and memory fit it; the chief logs warnings."""
+    if config.weights is not None:
+        _check_exists("--weights", config.weights)
+    data = loader.load(config)
+    models.check_data(model_entry, data.spec)
+    augmentation.check(config.augmentation, data.spec)
+    if is_chief:
+        _warn_about_data(config, data)
+    memory.check_training(data.size_bytes)
+    return data
+
+
+def _build_model(
+    config: LocatedConfig,
+    model_entry: ModelEntry,
+    data: Dataset,
+    opened_devices: Devices,
+    saved: Mapping[str, Any],
+) -> tuple[ResolvedConfig, keras.Model]:
+    """Resolves auto settings and builds the model, which must be one that can be saved.
+
+    Returns:
+        The resolved settings, and the compiled model.
+    """
+    from trainer.distributed import devices
+    from trainer.engine import model_builder
+    from trainer.runs import model_files
+
+    with devices.translate_errors(), opened_devices.workers.translate_errors():
+        resolved = auto_settings.resolve_auto_settings(
+            config, model_entry, data, opened_devices, saved
+        )
+        model = model_builder.build(resolved, model_entry, data.spec, opened_devices)
+    if config.model not in models.MODELS:  # The built-in models can be saved.
+        model_files.check_saveable(model, config.model)
+    return resolved, model
+
+
+def check_content(config: LocatedConfig, directory: RunDirectory) -> None:
+    """Checks that the finished run in a directory was trained on the data of `config`.
+
+    Data that no longer exists is not missed if the run has the same path of it.
+
+    Raises:
+        RunExistsError: it was trained on other data.
+        TrainerError: the data cannot be read.
+    """
+    decided = saved_auto_settings(directory.settings())
+    names = {each.name for each in option_specs(DataOptions)} & set(decided)
+    values: dict[str, Any] = {name: decided[name] for name in names}
+    try:
+        data = loader.load(dataclasses.replace(config, **values))
+        weights = storage.sha256(config.weights)
+    except TransientStorageError:
+        raise
+    except StorageError:
+        if directory.same_paths():
+            return
+        raise
+    directory.check_content(identity.describe(data), weights)
+
+
 def _check_exists(flag: str, path: str) -> None:
     folder, name = storage.parent(path)
     if not folder.generation(name):
@@ -139,7 +197,7 @@ def _check_exists(flag: str, path: str) -> None:
 
 
 def _warn_about_data(config: LocatedConfig, data: Dataset) -> None:
-    """Says what was understood; warns of files left out, of leaked examples and rare classes."""
+    """Says what was understood; warns of files left out, odd examples and rare classes."""
     if config.data not in loader.SHIPPED:
         LOGGER.info("%s: %s", config.data, data.describe())
     if data.source is not None and data.source.left_out:
@@ -150,15 +208,15 @@ def _warn_about_data(config: LocatedConfig, data: Dataset) -> None:
                 "%s: %d of %d %s examples are also in the training split",
                 config.data, count, data.spec.sizes[split], split,
             )  # fmt: skip
-    counts = data.class_counts()
-    largest, smallest = int(counts.argmax()), int(counts.argmin())
-    imbalanced = counts[largest] >= _MAX_IMBALANCE * counts[smallest]
-    if imbalanced and config.class_weights == "none":
+    uniform = data.count_uniform()
+    if uniform:
         LOGGER.warning(
-            "%s: %d training examples of class %r and %d of %r; --class-weights balanced gives "
-            "all classes the same weight in the loss", config.data, counts[largest],
-            data.spec.classes[largest], counts[smallest], data.spec.classes[smallest],
+            "%s: %d of %d training images have a single colour",
+            config.data, uniform, data.spec.sizes["train"],
         )  # fmt: skip
+    warning = checks.imbalance_warning(data.class_counts(), data.spec.classes)
+    if warning is not None and config.class_weights == "none":
+        LOGGER.warning("%s: %s", config.data, warning)
 
 
 def _check_persistent(out: str) -> None:
