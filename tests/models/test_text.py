@@ -13,6 +13,8 @@ from trainer import models
 from trainer.config import Config, DataOptions
 from trainer.data import loader
 from trainer.data.dataset import Dataset, RawSplits
+from trainer.models import text
+from trainer.models.sentiment import splitting
 
 
 def data_of(texts: list[str]) -> Dataset:
@@ -62,3 +64,28 @@ def test_any_text_has_probabilities(text: str) -> None:
     model = build(data_of(["a b", "b a"] * 2), sequence_length=3, width=4, depth=1)
     probabilities = np.asarray(model(models.as_input(np.array([text], dtype=object))))
     assert probabilities.sum() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["这部电影很好看", "这部电影很难看", "演员很好", "故事很难看"],
+        ["とても良い映画です", "とても悪い映画です"],
+        ["หนังเรื่องนี้ดีมาก", "หนังเรื่องนี้แย่มาก"],
+    ],
+)
+def test_texts_without_spaces_are_split_into_characters(texts: list[str]) -> None:
+    data = data_of(texts * 10)
+    assert splitting(texts) == "character"
+    assert text.auto_settings(data.spec, Config(model="text"))["sequence_length"] > 3
+    model = build(data)
+    layer = model.get_layer("preprocess")
+    assert all(len(word) == 1 for word in layer.get_vocabulary()[2:])
+    assert {texts[0][0], texts[0][-1]} <= set(layer.get_vocabulary())
+
+
+@pytest.mark.parametrize(
+    "texts", [["고양이가 좋다", "나쁜 영화"], ["ok", "no"], ["🎉🎉", "😀"], ["Straße"]]
+)
+def test_other_texts_are_split_at_spaces(texts: list[str]) -> None:
+    assert splitting(texts) == "whitespace"

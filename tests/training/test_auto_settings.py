@@ -115,3 +115,15 @@ def test_a_class_too_small_for_a_validation_split_is_an_error(job: Job, tmp_path
         "class 'no' has 1 example, too few to hold one out, to compare --architecture ngram and "
         "convolution; set --architecture\n"
     )
+
+
+def test_a_candidate_that_cannot_be_built_is_left_out(job: Job, tmp_path: Path) -> None:
+    """No word occurs twice, which only the n-grams of characters can do with."""
+    names = ["ivanov", "petrov", "rossi", "ricci", "sidorov", "bianchi", "popov", "conti"]
+    rows = [f"{name[:-1]}{letter}{name[-1]},{'ru' if name.endswith('v') else 'it'}\n"
+            for name in names for letter in "abcdefgh"]  # fmt: skip
+    (tmp_path / "names.csv").write_text("text,label\n" + "".join(rows))
+    result = job("--model=text", f"--data={tmp_path}/names.csv", "--epochs=1")
+    assert result.returncode == 0, result.stderr
+    assert "--architecture convolution is left out: --model: no word occurs 2" in result.stderr
+    assert (next((tmp_path / "runs").iterdir()) / "report.html").exists()

@@ -230,6 +230,9 @@ def check_classes(split: str, labels: Array, classes: tuple[str, ...]) -> None:
         DataError: as `check_label_range`; or a class has no training examples; or there is only
             one class.
     """
+    for name in classes:
+        if problem := text_error(name):
+            raise DataError(f"class {name!r}: {problem}; rename it")
     check_label_range(split, labels, classes)
     counts = np.bincount(labels, minlength=len(classes))
     if split == "train" and not counts.all():

@@ -98,7 +98,9 @@ def _blocks(inputs: Array | Shards) -> Iterator[Array]:
 
 def _batches(inputs: Array, min_size: int = 1) -> Iterator[Array]:
     """Yields inputs in batches: at least `min_size`, more if they are small, up to `_MAX_BATCH`."""
-    size = min(_MAX_BATCH, max(min_size, _BATCH_VALUES // np.size(inputs[0])))
+    # Texts of which no word is known have features of no values.
+    values = max(1, np.size(inputs[0]))
+    size = min(_MAX_BATCH, max(min_size, _BATCH_VALUES // values))
     for start in range(0, len(inputs), size):
         yield inputs[start : start + size]
 

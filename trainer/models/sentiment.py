@@ -8,6 +8,8 @@ Source: the reference script "Simple sentiment analysis - Keras version".
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from trainer.errors import DataError
@@ -28,6 +30,11 @@ RECIPE = Recipe(
 )
 
 _BATCH = 1000
+_SAMPLED_TEXTS, _SAMPLED_LETTERS = 1000, 1000
+# Thai, Lao, Burmese, Khmer; Japanese; Chinese characters.
+_WITHOUT_SPACES = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]"
+)
 
 
 def build(spec: Spec) -> keras.Model:
@@ -54,10 +61,12 @@ def _build(spec: Spec, *, min_count: int, max_count: int | None) -> keras.Model:
     from keras import layers
 
     if spec.kind == "text":
-        words = frequent_words(
-            np.asarray(spec.train.examples), min_count=min_count, max_count=max_count
+        texts = np.asarray(spec.train.examples)
+        split = splitting(texts)
+        words = frequent_words(texts, min_count=min_count, max_count=max_count, split=split)
+        first = layers.TextVectorization(
+            vocabulary=words, output_mode="multi_hot", split=split, name=PREPROCESS
         )
-        first = layers.TextVectorization(vocabulary=words, output_mode="multi_hot", name=PREPROCESS)
     else:
         first = to_unit_range(spec)
     return keras.Sequential(
@@ -72,8 +81,29 @@ def _build(spec: Spec, *, min_count: int, max_count: int | None) -> keras.Model:
     )
 
 
-def frequent_words(texts: Array, *, min_count: int, max_count: int | None = None) -> list[str]:
+def splitting(texts: Sequence[str]) -> str:
+    """Returns how texts are split into tokens: "whitespace", or "character" if they have no spaces.
+
+    Chinese, Japanese, Thai and their neighbours are written without spaces between words.
+    """
+    letters = [
+        letter for text in texts[:_SAMPLED_TEXTS] for letter in text[:_SAMPLED_LETTERS]
+        if letter.isalpha()
+    ]  # fmt: skip
+    without_spaces = sum(bool(_WITHOUT_SPACES.match(letter)) for letter in letters)
+    return "character" if 2 * without_spaces > len(letters) else "whitespace"
+
+
+def frequent_words(
+    texts: Array, *, min_count: int, max_count: int | None = None, split: str = "whitespace"
+) -> list[str]:
     """Returns the words that occur `min_count` to `max_count` times, the most frequent first.
+
+    Args:
+        texts: object array of str (N,).
+        min_count: minimum number of occurrences.
+        max_count: maximum number of occurrences; None for any.
+        split: as `splitting` returns it; with "character", words are single characters.
 
     Raises:
         DataError: no word occurs as often.
@@ -82,10 +112,10 @@ def frequent_words(texts: Array, *, min_count: int, max_count: int | None = None
     from keras import layers
 
     # Split by the same layer as in the model, so that the same words are counted and looked up.
-    vectorization = layers.TextVectorization()
+    vectorization = layers.TextVectorization(split=split)
     vectorization.adapt(as_input(texts))
     vocabulary = vectorization.get_vocabulary(include_special_tokens=False)
-    counter = layers.TextVectorization(vocabulary=vocabulary, output_mode="count")
+    counter = layers.TextVectorization(vocabulary=vocabulary, output_mode="count", split=split)
     counts = np.zeros(1 + len(vocabulary))  # The first is for unknown words.
     for start in range(0, len(texts), _BATCH):
         counts += np.asarray(counter(as_input(texts[start : start + _BATCH]))).sum(axis=0)
@@ -96,5 +126,8 @@ def frequent_words(texts: Array, *, min_count: int, max_count: int | None = None
     ]
     if not kept:
         limits = f"{min_count} or more" if max_count is None else f"{min_count} to {max_count}"
-        raise DataError(f"--model: no word occurs {limits} times in the training texts")
+        raise DataError(
+            f"--model: no word occurs {limits} times in the training texts; try --model ngram, which "
+            "also reads parts of words"
+        )
     return kept

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.models import OUTPUT, PREPROCESS, Recipe, ngram
 from trainer.models.cnn_fast import one_cycle
-from trainer.models.sentiment import frequent_words
+from trainer.models.sentiment import frequent_words, splitting
 
 if TYPE_CHECKING:
     import keras
@@ -32,7 +32,9 @@ def auto_settings(spec: Spec, config: Config) -> dict[str, Any]:
     if config.architecture == "ngram":
         return ngram.RECIPE.hyperparameters()
     count = spec.sizes["train"]
-    lengths = sorted(len(text.split()) for text in spec.train.examples[:_MAX_SAMPLED])
+    texts = spec.train.examples[:_MAX_SAMPLED]
+    by_character = splitting(texts) == "character"
+    lengths = sorted(len(text if by_character else text.split()) for text in texts)
     long = lengths[math.ceil(_COMPLETE * len(lengths)) - 1]
     return {
         "epochs": min(30, max(3, round(400 / math.sqrt(count)))),
@@ -76,7 +78,8 @@ def build(
         spec: of the data.
         architecture: "ngram" or "convolution"; the other arguments apply to "convolution".
         max_tokens: maximum size of the vocabulary; it holds the most frequent training words.
-        sequence_length: number of words that are read of a text; the rest is ignored.
+        sequence_length: number of words that are read of a text, or of characters if the texts
+            have no spaces between words; the rest is ignored.
         width: size of word embeddings, and channels of each convolution.
         depth: number of convolutions.
 
@@ -89,10 +92,12 @@ def build(
     import numpy as np
     from keras import layers
 
-    words = frequent_words(np.asarray(spec.train.examples), min_count=2)[:max_tokens]
+    texts = np.asarray(spec.train.examples)
+    split = splitting(texts)
+    words = frequent_words(texts, min_count=2, split=split)[:max_tokens]
     text = keras.Input(spec.shape, dtype=spec.dtype, name=spec.kind)
     ids = layers.TextVectorization(
-        vocabulary=words, output_sequence_length=sequence_length, name=PREPROCESS
+        vocabulary=words, output_sequence_length=sequence_length, split=split, name=PREPROCESS
     )(text)
     x = layers.Dropout(_DROPOUT)(layers.Embedding(len(words) + 2, width)(ids))
     for number in range(depth):

@@ -92,7 +92,8 @@ def select_candidate(
         devices: the opened devices.
 
     Raises:
-        DataError: the data set is too small to compare candidates.
+        DataError: the data set is too small to compare candidates, or no candidate can be built
+            for it.
     """
     from trainer.engine import loop, model_builder, train_function
     from trainer.runs.metrics import loss_accuracy
@@ -104,13 +105,19 @@ def select_candidate(
         raise DataError(
             f"{config.data}: {error}, to compare {flag} {' and '.join(candidates)}; set {flag}"
         ) from None
-    accuracies = {}
+    accuracies: dict[str, float] = {}
     for candidate in candidates:
         value: dict[str, Any] = {name: candidate}
         candidate_config = dataclasses.replace(config, **value)
         auto = models.auto_settings(model_entry, sample.spec, candidate_config)
         resolved = complete(ResolvedConfig, candidate_config, **auto)
-        model = model_builder.build(resolved, model_entry, sample.spec, devices)
+        try:
+            model = model_builder.build(resolved, model_entry, sample.spec, devices)
+        except DataError as error:  # The same on all workers.
+            if candidate == candidates[-1] and not accuracies:
+                raise
+            LOGGER.info("%s %s is left out: %s", flag_name(name), candidate, error)
+            continue
         loop.TrainingLoop(
             model=model,
             train=sample.train,
