@@ -66,7 +66,7 @@ def test_rare_classes_and_leaked_examples_are_reported_and_class_weights_help(
     for kind in ("none", "balanced"):
         result = job("--model=mlp", "--data=rare.npz", f"--out={kind}", f"--class-weights={kind}")
         assert "rare.npz: 3 of 400 test examples are also in the training split" in (result.stderr)
-        warning = "rare.npz: 1000 training examples of class '0' and 40 of '1'; --class-weights bal"
+        warning = "rare.npz: 1,000 training examples of class '0' and 40 of '1'; --class-weights"
         assert (warning in result.stderr) == (kind == "none")
         metrics = json.loads((tmp_path / kind / filenames.METRICS).read_text())
         assert metrics["leaked_from_training"] == {"test": 3}

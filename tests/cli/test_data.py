@@ -59,8 +59,9 @@ def pictures(tmp_path: Path) -> Path:
 def test_check_prints_the_statistics_of_a_data_set(data: Command, digits: Path) -> None:
     code, lines, err = data("check", digits)
     assert (code, err) == (0, "")
-    assert lines[0] == f"{digits}: images of 28x28, 1 channel, uint8"
-    assert lines[1].split() == ["class", "train", "test"]
+    assert lines[0].startswith(f"{digits}: IDX files of images and labels (train-images, ")
+    assert lines[1] == f"{digits}: images of 28x28, 1 channel, uint8"
+    assert lines[2].split() == ["class", "train", "test"]
     assert lines[-2].split() == ["all", "1,000", "300"]
     assert lines[-1] == "no duplicate examples"
 
@@ -101,7 +102,7 @@ def test_check_reports_leaked_examples_and_rare_classes(data: Command, tmp_path:
     code, output, _ = data("check", tmp_path)
     assert (code, output[-2:]) == (0, [
         "1 of 2 test examples are also in the training split",
-        "57 training examples of the largest class and 3 of the smallest; --class-weights "
+        "57 training examples of class 'often' and 3 of 'rare'; --class-weights "
         "balanced gives all classes the same weight in the loss",
     ])  # fmt: skip
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from trainer.data.shards.reader import Array
 
 # With 10^8 training and 10^7 other examples, one data set in 20,000 has a collision of 64 bits.
 _DIGEST_BYTES = 8

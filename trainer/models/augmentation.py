@@ -121,27 +121,30 @@ _MAX_GATHERED_PIXELS = 2  # Maximum shift for which `_shift_by_gather` is faster
 _SHIFT_FRACTION = 10  # The maximum shift is the shorter side of an image divided by this.
 
 
-def select(name: str | None, recipe: Recipe, spec: Spec) -> Augmentation | None:
-    """Returns the augmentation of a run: the named one, or the recipe's for None.
-
-    Raises:
-        DataError: as `named`.
-    """
-    return named(name, spec) if name else recipe.augmentation
-
-
-def named(name: str, spec: Spec) -> Augmentation | None:
-    """Returns the augmentation that `--augmentation` names.
+def check(name: str | None, spec: Spec) -> None:
+    """Checks that a value of `--augmentation` applies to the data.
 
     Raises:
         DataError: the data has no images.
     """
-    if name == "none":
-        return None
-    if spec.kind != "image":
+    if name not in (None, "none") and spec.kind != "image":
         raise DataError(
             f"--augmentation {name}: found {spec.kind}s, expected images; remove the flag"
         )
+
+
+def select(name: str | None, recipe: Recipe, spec: Spec) -> Augmentation | None:
+    """Returns the augmentation of a run: the named one, or the recipe's for None.
+
+    Args:
+        name: value of `--augmentation`, which `check` accepts for this data; None if not set.
+        recipe: recipe of the model.
+        spec: description of the data.
+    """
+    if name is None:
+        return recipe.augmentation
+    if name == "none":
+        return None
     height, width, _ = spec.shape
     pixels = max(1, round(min(height, width) / _SHIFT_FRACTION))
     return Flip(pixels) if name == "flip" else Shift(pixels)

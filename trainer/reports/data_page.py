@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from trainer.data import checks
 from trainer.data.statistics import Statistics
 from trainer.reports import pages, samples
 
 _TEMPLATE = "data.html.jinja"
 _NAMES = {"train": "training", "validation": "validation", "test": "test"}
-_MAX_IMBALANCE = 10  # Ratio of the largest to the smallest class that needs no warning.
 _MAX_NAMED = 10  # Empty classes whose names are listed.
 
 
@@ -67,9 +67,6 @@ def findings(statistics: Statistics) -> list[str]:
     empty = [name for name, count in zip(statistics.classes, counts, strict=True) if not count]
     if empty:
         sentences.append(f"no training examples of {', '.join(map(repr, empty[:_MAX_NAMED]))}")
-    elif max(counts) >= _MAX_IMBALANCE * min(counts):
-        sentences.append(
-            f"{max(counts):,} training examples of the largest class and {min(counts):,} of the "
-            "smallest; --class-weights balanced gives all classes the same weight in the loss"
-        )
+    elif warning := checks.imbalance_warning(np.array(counts), statistics.classes):
+        sentences.append(warning)
     return sentences

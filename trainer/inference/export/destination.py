@@ -7,7 +7,6 @@ from pathlib import Path
 
 from trainer import storage
 from trainer.errors import RunExistsError, UsageError
-from trainer.storage import Folder
 
 # A folder is a SavedModel as soon as it has this file, so it is written last and removed first.
 _GRAPH = "saved_model.pb"
@@ -39,7 +38,9 @@ class Destination:
             )
         if suffix is not None and not path.endswith(suffix):
             raise UsageError(f"--out {path}: expected the path of a file that ends in {suffix}")
-        self._folder, self._name = (storage.folder(path), "") if suffix is None else _split(path)
+        self._folder, self._name = (
+            (storage.folder(path), "") if suffix is None else storage.parent(path)
+        )
         self._folder.check_writable()
         self._check_free(overwrite)
 
@@ -84,12 +85,6 @@ def default(run: str, suffix: str) -> str:
     """Returns a path in the current folder: the name of the run directory, with a suffix."""
     path = run if storage.is_remote(run) else os.path.abspath(run)
     return (path.rpartition("/")[2] or "model") + suffix
-
-
-def _split(path: str) -> tuple[Folder, str]:
-    """Returns the folder of a file, and the file's name in it."""
-    parent, _, name = path.rpartition("/")
-    return storage.folder(parent or ("/" if path.startswith("/") else ".")), name
 
 
 def _is_inside(path: str, run: str) -> bool:
