@@ -27,6 +27,8 @@ class Fault:
     times: int = 1
     skip: int = 0
     status: int | None = None  # Reply with this status; do not forward the request.
+    message: str = "injected"  # Of the reply with `status`, as the service explains an error.
+    reason: str = ""  # Of the reply with `status`: the service's code of the error.
     reset: bool = False  # Reset the connection; do not forward the request.
     lose_reply: bool = False  # Forward the request, then reset the connection without a reply.
     stall_s: float = 0.0  # Wait before forwarding.
@@ -110,7 +112,7 @@ class FaultProxy:
         if fault.reset:
             return _reset(handler)
         if fault.status:
-            return _answer(handler, fault.status)
+            return _answer(handler, fault)
         if fault.corrupt_request is not None:
             body = _flip(body, fault.corrupt_request)
         reply, headers, content = self._forward(handler, body)
@@ -159,8 +161,11 @@ def _read_body(handler: BaseHTTPRequestHandler) -> bytes:
     return body
 
 
-def _answer(handler: BaseHTTPRequestHandler, status: int) -> None:
-    message = json.dumps({"error": {"code": status, "message": "injected"}}).encode()
+def _answer(handler: BaseHTTPRequestHandler, fault: Fault) -> None:
+    status = int(fault.status or 0)
+    reasons = [{"message": fault.message, "domain": "global", "reason": fault.reason}]
+    error = {"code": status, "message": fault.message, "errors": reasons}
+    message = json.dumps({"error": error}).encode()
     handler.send_response(status)
     handler.send_header("Content-Type", "application/json")
     handler.send_header("Content-Length", str(len(message)))

@@ -86,7 +86,8 @@ def test_the_result_is_bit_identical_despite_a_transient_fault(
 
 PERMANENT: dict[str, tuple[dict[str, Any], int, str]] = {
     "403 halfway": (
-        {"match": UPLOAD, "status": 403, "times": MANY, "skip": 8},
+        {"match": UPLOAD, "status": 403, "times": MANY, "skip": 8,
+         "message": "x does not have storage.objects.create access"},
         2, r"gs://.*: permission denied \(403\).*Storage Object User",
     ),
     "403 at the final write": (

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import os
+import socket
+import stat
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import google.auth
 import pytest
+import requests
+import urllib3
+from google.auth.exceptions import DefaultCredentialsError, RefreshError
 
 from tests.fault_proxy import FaultProxy
 from trainer import storage
@@ -139,9 +149,301 @@ def test_a_missing_prefix_is_named_in_the_error(bucket: str) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_403_names_the_missing_role(bucket: str, proxy: FaultProxy, method: str) -> None:
-    proxy.add(match=method, status=403, times=100)
-    with pytest.raises(StorageError, match=f"{bucket}.*403.*Storage Object User"):
+    message = "a@b does not have storage.objects.create access to the object."
+    proxy.add(match=method, status=403, times=100, message=message)
+    with pytest.raises(StorageError, match=f"{bucket}.*403.: {message}.*Storage Object User"):
         storage.folder(f"{bucket}/run").check_writable()
+
+
+REFUSALS = [
+    (403, "forbidden", "Permission denied on Cloud KMS key."),
+    (403, "accountDisabled", "The billing account for the owning project is disabled"),
+    (403, "vpcServiceControls", "Request is prohibited by organization's policy."),
+    (403, "retentionPolicyNotMet", "Object is subject to bucket's retention policy"),
+    (401, "authError", "Invalid Credentials"),
+    (400, "invalid", "Invalid argument."),
+    (410, "gone", "The object is gone"),
+]
+
+
+@pytest.mark.parametrize(("status", "reason", "message"), REFUSALS)
+@pytest.mark.parametrize("method", ["GET /storage", "GET /download", "POST"])
+def test_the_reason_of_a_refusal_is_the_one_of_the_service(
+    bucket: str,
+    proxy: FaultProxy,
+    source: Path,
+    method: str,
+    status: int,
+    reason: str,
+    message: str,
+) -> None:
+    storage.folder(bucket).write("name", source)
+    proxy.add(match=method, status=status, times=100, reason=reason, message=message)
+    with pytest.raises(StorageError) as caught:
+        storage.folder(bucket).read("name")
+        storage.folder(bucket).check_writable()
+    assert caught.value.exit_code == 2
+    assert (message.rstrip(".") + "." in str(caught.value)) == (status != 401)
+    assert "Storage Object User" not in str(caught.value)
+    assert "http://" not in str(caught.value)
+
+
+def test_a_rate_limit_may_pass(bucket: str, proxy: FaultProxy) -> None:
+    proxy.add(status=403, times=100, reason="rateLimitExceeded", message="Too many requests.")
+    with pytest.raises(TransientStorageError, match="Too many requests"):
+        storage.folder(bucket).read("name")
+
+
+def test_a_bucket_whose_reader_pays_needs_a_project(
+    bucket: str, proxy: FaultProxy, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.folder(bucket).write("a/name", source)
+    message = "Bucket is a requester pays bucket but no user project provided."
+    proxy.add(status=400, reason="required", message=message)
+    with pytest.raises(StorageError, match=f"{message} Set --billing-project to a"):
+        storage.folder(bucket).read("a/name")
+    monkeypatch.setattr(storage._bucket, "_billing_project", None)
+    storage.set_billing_project("my-project")
+    proxy.requests.clear()
+    folder = storage.folder(bucket)
+    folder.write("a/name", source)
+    assert folder.read("a/name") == CONTENT
+    assert folder.names() == ["a/name"]
+    with storage.local_copy(f"{bucket}/a") as local:
+        assert (local / "name").read_bytes() == CONTENT
+    (file,) = storage.files(f"{bucket}/a")
+    file.read(10**6)
+    folder.remove("a/name")
+    assert len(proxy.requests) >= 8
+    assert [each for each in proxy.requests if "userProject=my-project" not in each] == []
+
+
+def write_object(bucket: str, name: str, content: bytes = b"") -> None:
+    client = storage._bucket.client()
+    client.bucket(bucket.removeprefix("gs://")).blob(name).upload_from_string(content)
+
+
+def test_placeholders_of_the_console_are_no_files(bucket: str) -> None:
+    for name in ("runs/1/", "runs/1/checkpoints/", "runs/1/a/x"):
+        write_object(bucket, name)
+    assert storage.folder(f"{bucket}/runs/1").names() == ["a/x"]
+    with storage.local_copy(f"{bucket}/runs") as local:
+        assert [path for path in local.rglob("*") if path.is_file()] == [local / "1/a/x"]
+    assert [file.path for file in storage.files(f"{bucket}/runs")] == [f"{bucket}/runs/1/a/x"]
+
+
+def test_an_object_whose_name_ends_in_a_slash_is_not_left_out_if_it_has_content(
+    bucket: str,
+) -> None:
+    write_object(bucket, "data/a/", b"text")
+    write_object(bucket, "data/b", b"text")
+    with pytest.raises(DataError, match="data/a/: 4 bytes, expected the name of a file"):
+        storage.local_copy(f"{bucket}/data").__enter__()
+
+
+@pytest.mark.parametrize("name", ["写真" * 41 + ".txt", "x" * 255], ids=["utf8", "ascii"])
+def test_a_name_as_long_as_a_disk_holds_is_read_and_written(
+    place: str, source: Path, name: str
+) -> None:
+    folder = storage.folder(place)
+    folder.write(f"a/{name}", source)
+    assert folder.names() == [f"a/{name}"]
+    with storage.local_copy(place) as local:
+        assert (local / "a" / name).read_bytes() == CONTENT
+        assert [path.name for path in (local / "a").iterdir()] == [name]
+
+
+def test_a_name_that_is_too_long_for_a_disk_is_refused(bucket: str, tmp_path: Path) -> None:
+    write_object(bucket, "data/" + "写真" * 43)
+    with pytest.raises(DataError, match="真: a name of 258 bytes, expected at most 255") as caught:
+        storage.local_copy(f"{bucket}/data").__enter__()
+    assert caught.value.exit_code == 2
+    with pytest.raises(StorageError, match="File name too long") as error:
+        storage.write_text(str(tmp_path / ("x" * 256)), "")
+    assert error.value.exit_code == 2
+
+
+def test_an_object_and_a_folder_of_one_name_are_refused(bucket: str) -> None:
+    write_object(bucket, "data/a", b"text")
+    write_object(bucket, "data/a/1.txt", b"text")
+    message = f"{bucket}/data/a: an object and also the folder of {bucket}/data/a/1.txt"
+    for path in (bucket, f"{bucket}/data", f"{bucket}/data/a"):
+        with pytest.raises(DataError, match=message):
+            storage.local_copy(path).__enter__()
+    write_object(bucket, "data/a")  # An empty one stands for the folder.
+    with storage.local_copy(f"{bucket}/data") as local:
+        assert (local / "a" / "1.txt").read_bytes() == b"text"
+
+
+def test_objects_that_would_be_one_file_are_refused(bucket: str) -> None:
+    write_object(bucket, "data/a/1.txt", b"text")
+    write_object(bucket, "data/a//1.txt", b"other")
+    with pytest.raises(DataError, match=r"data/a/+1.txt: is the same file as .*data/a/+1.txt"):
+        storage.local_copy(f"{bucket}/data").__enter__()
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, "temporary files in .*: No space left on device. Set TMPDIR to another"),
+        (errno.EDQUOT, "temporary files in .*: Disk quota exceeded. Set TMPDIR"),
+        (errno.ENAMETOOLONG, "on this machine: File name too long"),
+        (errno.EACCES, "on this machine: Permission denied"),
+        (errno.EMFILE, "on this machine: Too many open files"),
+    ],
+)
+def test_an_error_of_this_machine_is_no_outage(
+    bucket: str, source: Path, monkeypatch: pytest.MonkeyPatch, number: int, message: str
+) -> None:
+    storage.folder(bucket).write("name", source)
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(StorageError, match=f"{bucket}/name: {message}") as caught:
+        storage.local_copy(f"{bucket}/name").__enter__()
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionRefusedError(errno.ECONNREFUSED, "refused"),
+        TimeoutError("timed out"),
+        socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
+        OSError(errno.ENETUNREACH, "Network is unreachable"),
+        requests.exceptions.ConnectionError("reset"),
+        urllib3.exceptions.ProtocolError("broken"),
+    ],
+    ids=repr,
+)
+def test_an_error_of_the_connection_may_pass(error: Exception) -> None:
+    with pytest.raises(TransientStorageError), storage.translate_errors("gs://bucket/x"):
+        raise error
+
+
+def test_no_folder_for_temporary_files_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/none"])
+    for use in (storage.temporary_directory(), storage.local_copy("gs://bucket/x")):
+        with pytest.raises(StorageError, match="no folder for temporary files: .* set TMPDIR"), use:
+            pass
+
+
+def test_a_link_to_nothing_is_named(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("gone")
+    message = f"{link} is a link to gone, which does not exist"
+    for use in (
+        lambda: storage.folder(str(link)).check_writable(),
+        lambda: storage.folder(f"{link}/below").check_writable(),
+        lambda: storage.local_copy(str(link)).__enter__(),
+        lambda: storage.local_copy(f"{link}/x.npz").__enter__(),
+        lambda: [file.read(9) for file in storage.files(str(link))],
+        lambda: storage.read(str(link)),
+    ):
+        with pytest.raises(StorageError, match=message):
+            use()
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_folder_that_cannot_be_synced_is_written(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    sync = os.fsync
+
+    def no_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", no_folders)
+    storage.folder(str(tmp_path / "run")).write("name", source)
+    assert (tmp_path / "run" / "name").read_bytes() == CONTENT
+
+
+def test_a_file_that_cannot_be_synced_is_an_error(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StorageError, match="Input/output error"):
+        storage.folder(str(tmp_path / "run")).write("name", source)
+    assert storage.folder(str(tmp_path / "run")).names() == []
+
+
+@pytest.fixture
+def no_emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A client as for Google's own service; no request may reach it."""
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    storage._bucket.client.cache_clear()
+    yield
+    storage._bucket.client.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "which does not exist, expected a key file"),
+        ("folder", "a folder, expected a key file"),
+        ('{"type": "service_account"', r"which is not JSON, perhaps cut off \("),
+        ("[]", "which is no key, expected a key file"),
+        ('{"type": "service_account"}', "Service account info was not in the expected format"),
+        ('{"type": "other"}', "does not have a valid type"),
+    ],
+)
+@pytest.mark.usefixtures("no_emulator")
+def test_a_wrong_key_file_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, problem: str
+) -> None:
+    key = tmp_path / "key.json"
+    if content == "folder":
+        key.mkdir()
+    elif content is not None:
+        key.write_text(content)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key))
+    with pytest.raises(StorageError, match=f"CREDENTIALS: found {key}, .*{problem}") as caught:
+        storage.folder("gs://bucket/x")
+    assert caught.value.exit_code == 2
+
+
+def test_a_deleted_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/keys/a.json")
+    message = "invalid_grant: Invalid JWT Signature."
+    with (
+        pytest.raises(StorageError, match=f"rejects the key in /keys/a.json: {message}") as caught,
+        storage.translate_errors("gs://bucket/x"),
+    ):
+        raise RefreshError(message, {"error": "invalid_grant"})
+    assert caught.value.exit_code == 2
+    with pytest.raises(TransientStorageError), storage.translate_errors("gs://bucket/x"):
+        raise RefreshError("Failed to retrieve the token: 503")
+
+
+def test_a_public_bucket_is_read_without_credentials(
+    bucket: str, proxy: FaultProxy, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.folder(bucket).write("name", source)
+
+    def none_found(*_: object, **__: object) -> None:
+        raise DefaultCredentialsError("Your default credentials were not found. See ...")
+
+    # The client, which for an emulator would look for no credentials, as for Google's service.
+    monkeypatch.setattr(google.auth, "default", none_found)
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST")
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+    monkeypatch.setenv("API_ENDPOINT_OVERRIDE", proxy.url)
+    storage._bucket.client.cache_clear()
+    assert storage.folder(bucket).read("name") == CONTENT
+    message = "Anonymous caller does not have storage.objects.get access"
+    for status in (401, 403):
+        proxy.clear()
+        proxy.add(status=status, message=message, times=9)
+        with pytest.raises(StorageError, match="no Google credentials: run `gcloud "):
+            storage.folder(bucket).read("name")
 
 
 @pytest.mark.parametrize(

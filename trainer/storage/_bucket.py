@@ -11,10 +11,11 @@ import concurrent.futures
 import contextlib
 import functools
 import io
+import json
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,8 +24,15 @@ import google_crc32c
 
 from trainer.errors import ConflictError, DataError, StorageError, TransientStorageError
 from trainer.runtime import variables
-from trainer.storage._errors import translate_errors
+from trainer.storage._errors import (
+    CREDENTIALS,
+    LOGIN,
+    disk_problem,
+    temporary_root,
+    translate_errors,
+)
 from trainer.storage._paths import (
+    MAX_NAME_BYTES,
     PARTIAL,
     PROBE,
     SCHEME,
@@ -37,6 +45,7 @@ from trainer.storage._paths import (
     pattern_regex,
 )
 
+EMULATOR = "STORAGE_EMULATOR_HOST"
 _ATTEMPTS = 3  # Per transfer with a wrong checksum; the client itself retries failed requests.
 _CHUNK_BYTES = 8 << 20  # Range of one request for a large object: about 0.1 s at 1 Gbit/s.
 
@@ -48,12 +57,14 @@ class BucketFolder:
         self.path = path.rstrip("/")
         self._prefix = f"{prefix}/" if prefix else ""
         with translate_errors(path):
-            self._bucket = client().bucket(bucket)
+            self._bucket = _open(bucket)
 
     def names(self) -> list[str]:
         with translate_errors(self.path):
             blobs = self._bucket.list_blobs(prefix=self._prefix, **_request_options())
-            return sorted(blob.name.removeprefix(self._prefix) for blob in blobs)
+            return sorted(
+                blob.name.removeprefix(self._prefix) for blob in blobs if not _is_placeholder(blob)
+            )
 
     def read(self, name: str) -> bytes | None:
         with translate_errors(f"{self.path}/{name}"):
@@ -61,7 +72,8 @@ class BucketFolder:
             return None if blob is None else _content(blob)
 
     def write(self, name: str, source: Path, *, if_generation_match: int | None = None) -> int:
-        expected = crc32c(source)
+        with translate_errors(str(source)):
+            expected = crc32c(source)
         if if_generation_match is None:
             if_generation_match = self.generation(name)
         with translate_errors(f"{self.path}/{name}"):
@@ -116,8 +128,11 @@ class BucketFolder:
 
     def check_writable(self) -> None:
         probe = f"{PROBE}{uuid.uuid4().hex}"
-        with tempfile.NamedTemporaryFile() as empty:
-            self.write(probe, Path(empty.name))
+        try:
+            with tempfile.NamedTemporaryFile(dir=temporary_root()) as empty:
+                self.write(probe, Path(empty.name))
+        except OSError as error:
+            raise StorageError(disk_problem(error)) from error
         self.remove(probe)
 
 
@@ -207,7 +222,7 @@ def files(path: str) -> Iterator[Object]:
     bucket_name, name = _split(path)
     folder = name.rpartition("/")[0] if is_pattern(path) else name.rstrip("/")
     with translate_errors(path):
-        bucket = client().bucket(bucket_name)
+        bucket = _open(bucket_name)
         if is_pattern(path):
             candidates = bucket.list_blobs(
                 prefix=name.partition("*")[0], delimiter="/", **_request_options()
@@ -220,9 +235,13 @@ def files(path: str) -> Iterator[Object]:
                 return
             blobs = bucket.list_blobs(prefix=folder and f"{folder}/", **_request_options())
         for blob in blobs:
-            # The Cloud Console represents folders by objects whose names end in "/".
-            if not blob.name.endswith("/") and not is_hidden(blob.name.removeprefix(folder)):
+            if not _is_placeholder(blob) and not is_hidden(blob.name.removeprefix(folder)):
                 yield Object(blob)
+
+
+def _is_placeholder(blob: Any) -> bool:
+    """Returns whether an object stands for a folder, as the Cloud Console makes them."""
+    return bool(blob.name.endswith("/") and not blob.size)
 
 
 def _content(blob: Any) -> bytes:
@@ -259,37 +278,74 @@ def download(path: str, parent: Path) -> Path:
     if is_pattern(name):
         prefix = name.rpartition("/")[0]
     with translate_errors(path):
-        bucket = client().bucket(bucket_name)
+        bucket = _open(bucket_name)
         blobs = [
             blob
             for blob in bucket.list_blobs(prefix=prefix, **_request_options())
-            # "runs/1" must not match "runs/10". Names that end in "/" are the Console's folders.
+            # "runs/1" must not match "runs/10".
             if (not prefix or blob.name == prefix or blob.name.startswith(prefix + "/"))
-            and not blob.name.endswith("/")
+            and not _is_placeholder(blob)
         ]
     if is_pattern(name):
         matches = set(matching((blob.name for blob in blobs), name))
         blobs = [blob for blob in blobs if blob.name in matches]
     if not blobs:
         raise StorageError(f"{path}: no object there")
-    root = parent / (PurePosixPath(prefix).name or bucket_name)
-    targets = []
-    for blob in blobs:
-        relative = PurePosixPath(blob.name.removeprefix(prefix).removeprefix("/"))
-        if relative.is_absolute() or ".." in relative.parts:
-            raise DataError(f"{SCHEME}{bucket_name}/{blob.name}: the name leads out of its folder")
-        targets.append(root / relative)
+    top = PurePosixPath(prefix).name or bucket_name
+    targets = _local_names(blobs, prefix, top)
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(_download_blob, blobs, targets))  # Raises the first error of a download.
-    return root
+        # Raises the first error of a download.
+        list(pool.map(_download_blob, targets.values(), (parent / name for name in targets)))
+    return parent / top
+
+
+def _local_names(blobs: Iterable[Any], prefix: str, top: str) -> dict[PurePosixPath, Any]:
+    """Returns the objects by their paths on this machine, below the folder `top`.
+
+    Raises:
+        DataError: a name leads out of the folder, is too long, or is that of another object or of a
+            folder, too.
+    """
+    targets: dict[PurePosixPath, Any] = {}
+    for blob in blobs:
+        target = PurePosixPath(top, blob.name.removeprefix(prefix).removeprefix("/"))
+        if target.is_absolute() or ".." in target.parts:
+            raise DataError(f"{_path(blob)}: the name leads out of its folder")
+        if "\0" in blob.name or blob.name.endswith("/"):
+            raise DataError(f"{_path(blob)}: {blob.size} bytes, expected the name of a file")
+        for part in target.parts:
+            if (size := len(part.encode())) > MAX_NAME_BYTES:
+                raise DataError(
+                    f"{_path(blob)}: a name of {size} bytes, expected at most {MAX_NAME_BYTES}, "
+                    "since files are copied to this machine. Rename the object"
+                )
+        if target in targets:
+            raise DataError(f"{_path(blob)}: is the same file as {_path(targets[target])} here")
+        targets[target] = blob
+    folders = {folder: blob for target, blob in targets.items() for folder in target.parents}
+    for target in [*targets]:
+        if target not in folders:
+            continue
+        if targets[target].size:
+            raise DataError(
+                f"{_path(targets[target])}: an object and also the folder of "
+                f"{_path(folders[target])}, expected one of them. Rename the object"
+            )
+        del targets[target]  # Some programs represent folders by empty objects of that name.
+    return targets
+
+
+def _path(blob: Any) -> str:
+    return f"{SCHEME}{blob.bucket.name}/{blob.name}"
 
 
 def _download_blob(blob: Any, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}{PARTIAL}")
-    name = f"{SCHEME}{blob.bucket.name}/{blob.name}"
+    # Not the name of the object with a suffix, which could be too long.
+    partial = target.with_name(f".{uuid.uuid4().hex}{PARTIAL}")
+    name = _path(blob)
     _check_encoding(name, blob)
     with translate_errors(name):
+        target.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(_ATTEMPTS):
             with contextlib.suppress(_data_corruption()):
                 blob.download_to_filename(
@@ -315,9 +371,57 @@ def _split(path: str) -> tuple[str, str]:
 def client() -> Any:
     # Else the client requests the bucket's metadata in the background, for traces not used here.
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
+    from google.auth.exceptions import DefaultCredentialsError
     from google.cloud import storage
 
-    return storage.Client(project=None)
+    if not os.environ.get(EMULATOR):
+        _check_credentials_file()
+    try:
+        return storage.Client(project=None)
+    except (DefaultCredentialsError, ValueError, TypeError) as error:
+        # The last argument is the cause, for some errors.
+        reason = " ".join(" ".join(map(str, error.args)).split())
+        if file := os.environ.get(CREDENTIALS):
+            raise StorageError(f"{CREDENTIALS}: found {file}, {reason}") from error
+        if "credentials were not found" not in reason:
+            raise StorageError(f"no Google credentials: {reason} {LOGIN}") from error
+        # Public data needs none. Other buckets refuse the request, which names the login.
+        return storage.Client.create_anonymous_client()
+
+
+def _check_credentials_file() -> None:
+    """Raises StorageError if the file of GOOGLE_APPLICATION_CREDENTIALS is missing or damaged."""
+    file = os.environ.get(CREDENTIALS)
+    if not file:
+        return
+    try:
+        problem = "" if isinstance(json.loads(Path(file).read_bytes()), dict) else "which is no key"
+    except IsADirectoryError:  # docker run -v creates a folder in place of a missing file.
+        problem = "a folder"
+    except FileNotFoundError:
+        problem = "which does not exist"
+    except OSError as error:
+        problem = f"which cannot be read ({error.strerror})"
+    except ValueError as error:
+        problem = f"which is not JSON, perhaps cut off ({error})"
+    if problem:
+        raise StorageError(f"{CREDENTIALS}: found {file}, {problem}, expected a key file")
+
+
+_billing_project: str | None = None
+
+
+def set_billing_project(project: str) -> None:
+    """Sets the Google Cloud project that pays for all requests of this process."""
+    global _billing_project
+    _billing_project = project
+
+
+def _open(bucket: str) -> Any:
+    try:
+        return client().bucket(bucket, user_project=_billing_project)
+    except ValueError as error:  # The client checks the first and the last character.
+        raise StorageError(f"{SCHEME}{bucket}: no name of a bucket: {error}") from None
 
 
 def _request_options() -> dict[str, Any]:

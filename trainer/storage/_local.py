@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import io
 import os
 import pathlib
@@ -15,7 +17,14 @@ from pathlib import Path
 
 from trainer.errors import StorageError
 from trainer.storage._errors import translate_errors
-from trainer.storage._paths import PARTIAL, check_size, is_hidden, is_pattern, matching
+from trainer.storage._paths import (
+    MAX_NAME_BYTES,
+    PARTIAL,
+    check_size,
+    is_hidden,
+    is_pattern,
+    matching,
+)
 
 
 class LocalFolder:
@@ -38,7 +47,7 @@ class LocalFolder:
 
     def write(self, name: str, source: Path, *, if_generation_match: int | None = None) -> int:
         target = self._root / name
-        partial = target.with_name(f".{target.name}{PARTIAL}")
+        partial = target.with_name(_partial_name(target.name))
         with translate_errors(str(target)):
             if self._created:  # If the folder was deleted meanwhile, raise; do not create it again.
                 self._root.stat()
@@ -51,14 +60,15 @@ class LocalFolder:
             except BaseException:
                 partial.unlink(missing_ok=True)
                 raise
-            _sync(target.parent)
+            _sync_folder(target.parent)
         return self.generation(name)
 
     def generation(self, name: str) -> int:
-        try:
-            return (self._root / name).stat().st_mtime_ns
-        except FileNotFoundError:
-            return 0
+        with translate_errors(f"{self.path}/{name}"):
+            try:
+                return (self._root / name).stat().st_mtime_ns
+            except (FileNotFoundError, NotADirectoryError):
+                return 0
 
     def remove(self, name: str) -> None:
         target = self._root / name
@@ -74,7 +84,10 @@ class LocalFolder:
         while not os.path.lexists(ancestor):
             ancestor = ancestor.parent
         if not ancestor.is_dir():
-            raise StorageError(f"{self.path}: {ancestor} is a file, expected a folder")
+            problem = find_dangling_link(str(ancestor))
+            raise StorageError(
+                f"{self.path}: {problem or f'{ancestor} is a file'}, expected a folder"
+            )
         # Write a file: os.access is true for root, and on a read-only file system.
         with translate_errors(self.path), tempfile.TemporaryFile(dir=ancestor):
             pass
@@ -92,6 +105,8 @@ class LocalFile:
     @contextlib.contextmanager
     def open(self) -> Iterator[io.BufferedReader]:
         with translate_errors(self.path):
+            if problem := find_dangling_link(self.path):
+                raise StorageError(f"{self.path}: {problem}")
             mode = os.stat(self.path).st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # Opening a pipe would block.
                 raise StorageError(f"{self.path}: neither a file nor a folder")
@@ -109,7 +124,20 @@ def files(path: str) -> Iterator[LocalFile]:
         paths = map(str, matches(path))
         yield from (LocalFile(each) for each in paths if not is_hidden(os.path.basename(each)))
     else:
-        raise StorageError(f"{path}: no such file or folder")
+        raise StorageError(f"{path}: {describe_missing(path)}")
+
+
+def describe_missing(path: str) -> str:
+    """Returns why there is nothing at a path."""
+    return find_dangling_link(path) or "no such file or folder"
+
+
+def find_dangling_link(path: str) -> str:
+    """Returns which part of a path is a link to nothing, and where it leads; "" if none is."""
+    for part in (Path(path), *Path(path).parents):
+        if part.is_symlink() and not part.exists():
+            return f"{part} is a link to {os.readlink(part)}, which does not exist"
+    return ""
 
 
 def _below(folder: str) -> Iterator[LocalFile]:
@@ -140,6 +168,23 @@ def matches(pattern: str) -> list[Path]:
         return []
     names = (f"{parent}/{file.name}" for file in parent.iterdir() if file.is_file())
     return list(map(Path, matching(names, f"{parent}/{Path(pattern).name}")))
+
+
+def _partial_name(name: str) -> str:
+    """Returns the temporary name of a file that is being written; no longer than names may be."""
+    partial = f".{name}{PARTIAL}"
+    if len(os.fsencode(partial)) <= MAX_NAME_BYTES:
+        return partial
+    return f".{hashlib.sha256(os.fsencode(name)).hexdigest()}{PARTIAL}"
+
+
+def _sync_folder(path: Path) -> None:
+    """Writes the names of a folder to the disk, where the file system can do so."""
+    try:
+        _sync(path)
+    except OSError as error:  # Not on SMB, vboxsf and some FUSE file systems.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
 
 
 def _sync(path: Path) -> None:

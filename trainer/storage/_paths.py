@@ -15,6 +15,7 @@ SCHEME = "gs://"
 MOUNT = "/gcs/"  # Local folder where Vertex AI mounts buckets.
 PARTIAL = ".partial"
 PROBE = ".probe-"
+MAX_NAME_BYTES = 255  # Of a file, on the file systems of Linux.
 THREADS = 8  # Below the client's 10 pooled connections; 100 small objects a second at 30 ms each.
 
 
