@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import os
 import re
@@ -11,11 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer import models, storage
-from trainer.config import Config, LocatedConfig, ResolvedConfig, check, complete
-from trainer.data import checks, loader
+from trainer.config import (
+    Config,
+    DataOptions,
+    LocatedConfig,
+    ResolvedConfig,
+    check,
+    complete,
+    option_specs,
+    saved_auto_settings,
+)
+from trainer.data import checks, identity, loader
 from trainer.distributed.cluster import Cluster
-from trainer.errors import StorageError, UsageError
+from trainer.errors import StorageError, TransientStorageError, UsageError
 from trainer.models import ModelEntry, augmentation
+from trainer.runs.directory import RunDirectory
 from trainer.runtime import cloud_environment, imports, memory
 from trainer.runtime.log import LOGGER
 from trainer.runtime.timers import StageTimer
@@ -80,7 +91,8 @@ def prepare(
     if is_chief and not storage.is_remote(config.out):
         _check_persistent(config.out)
     trial = tuning.report(os.environ) if is_chief else None
-    data = _load_data(config, model_entry, is_chief=is_chief)
+    with_size = auto_settings.with_saved_data_settings(config, saved or {})
+    data = _load_data(with_size, model_entry, is_chief=is_chief)
     if trial is not None and data.validation is None:
         raise UsageError(
             "--validation-split: a tuning trial needs validation data; set it to 0.1, for example, "
@@ -154,6 +166,30 @@ def _build_model(
     return resolved, model
 
 
+def check_content(config: LocatedConfig, directory: RunDirectory) -> None:
+    """Checks that the finished run in a directory was trained on the data of `config`.
+
+    Data that no longer exists is not missed if the run has the same path of it.
+
+    Raises:
+        RunExistsError: it was trained on other data.
+        TrainerError: the data cannot be read.
+    """
+    decided = saved_auto_settings(directory.settings())
+    names = {each.name for each in option_specs(DataOptions)} & set(decided)
+    values: dict[str, Any] = {name: decided[name] for name in names}
+    try:
+        data = loader.load(dataclasses.replace(config, **values))
+        weights = storage.sha256(config.weights)
+    except TransientStorageError:
+        raise
+    except StorageError:
+        if directory.same_paths():
+            return
+        raise
+    directory.check_content(identity.describe(data), weights)
+
+
 def _check_exists(flag: str, path: str) -> None:
     folder, name = storage.parent(path)
     if not folder.generation(name):
@@ -161,7 +197,7 @@ def _check_exists(flag: str, path: str) -> None:
 
 
 def _warn_about_data(config: LocatedConfig, data: Dataset) -> None:
-    """Says what was understood; warns of files left out, of leaked examples and rare classes."""
+    """Says what was understood; warns of files left out, odd examples and rare classes."""
     if config.data not in loader.SHIPPED:
         LOGGER.info("%s: %s", config.data, data.describe())
     if data.source is not None and data.source.left_out:
@@ -172,6 +208,12 @@ def _warn_about_data(config: LocatedConfig, data: Dataset) -> None:
                 "%s: %d of %d %s examples are also in the training split",
                 config.data, count, data.spec.sizes[split], split,
             )  # fmt: skip
+    uniform = data.count_uniform()
+    if uniform:
+        LOGGER.warning(
+            "%s: %d of %d training images have a single colour",
+            config.data, uniform, data.spec.sizes["train"],
+        )  # fmt: skip
     warning = checks.imbalance_warning(data.class_counts(), data.spec.classes)
     if warning is not None and config.class_weights == "none":
         LOGGER.warning("%s: %s", config.data, warning)
