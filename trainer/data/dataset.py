@@ -349,6 +349,11 @@ class Dataset:
             raw.layout,
         )
 
+    def count_uniform(self) -> int:
+        """Returns the number of training images of a single colour; 0 for shards, not read here."""
+        examples = self.train.examples
+        return 0 if isinstance(examples, Shards) else checks.count_uniform(examples)
+
     def class_counts(self) -> Array:
         """Returns the number of training examples of each class: int64 (classes,)."""
         return np.bincount(self.train.labels, minlength=len(self.spec.classes))
