@@ -1,7 +1,7 @@
 """Kills a job hundreds of times, at random times, and checks that each result is bit-identical.
 
-    .venv/bin/python -m benchmarks.kill --kills 200 --place local
-    .venv/bin/python -m benchmarks.kill --kills 100 --place gs
+    .venv/bin/python -m benchmarks.kill --kills 200 --storage local
+    .venv/bin/python -m benchmarks.kill --kills 100 --storage gs
 
 Prints a line for each completed run, and at the end the number of kills by the phase of the job
 that they hit. Exits with 1 at the first result that differs.
@@ -29,7 +29,7 @@ from trainer.runs import filenames
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--place", choices=["local", "gs"], default="local")
+    parser.add_argument("--storage", choices=["local", "gs"], default="local")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=time.time_ns())
     options = parser.parse_args()
@@ -45,7 +45,7 @@ def kill(options: argparse.Namespace, folder: Path) -> bool:
     """Returns whether all results were equal to those of the uninterrupted run."""
     arguments = ["--validation-split=0.2", "--seed=7", f"--epochs={options.epochs}"]
     runner = Runner(folder, write_digits(folder / "digits"), arguments=arguments)
-    base = "gs://kills" if options.place == "gs" else str(folder)
+    base = "gs://kills" if options.storage == "gs" else str(folder)
     runner.finish(f"{base}/uninterrupted")
     expected = fingerprint(f"{base}/uninterrupted", folder)
     times, phases, runs = random.Random(options.seed), collections.Counter[str](), 0
@@ -77,7 +77,7 @@ def kill(options: argparse.Namespace, folder: Path) -> bool:
         if not equal:
             return False
     print(
-        f"{options.place}: {phases.total()} kills over {runs} runs, at {len(milliseconds)} "
+        f"{options.storage}: {phases.total()} kills over {runs} runs, at {len(milliseconds)} "
         f"different milliseconds after the start: {dict(phases)}"
     )
     return True

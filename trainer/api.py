@@ -31,13 +31,12 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import trainer.train as job
 from trainer import storage
 from trainer.config import Config, ResolvedConfig, check, check_path, option_specs, resolve
-from trainer.data.loader import SHIPPED
 from trainer.distributed.cluster import read_cluster
 from trainer.errors import DataError, UsageError
-from trainer.models import MODELS
 from trainer.runs import filenames
 from trainer.runs.finished_run import FinishedRun, load_model, read_run
 from trainer.runtime import imports, log
+from trainer.task import NAMES
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Array
@@ -258,8 +257,7 @@ def _with_parameters_of(
             [inspect.Parameter(each.name, keyword_only, default=each.default) for each in _OPTIONS],
             return_annotation="Run",
         )
-        names = {"models": ", ".join(MODELS), "datasets": ", ".join(SHIPPED)}
-        lines = [f"            {each.name}: {each.help.format(**names)}" for each in _OPTIONS]
+        lines = [f"            {each.name}: {each.help.format(**NAMES)}" for each in _OPTIONS]
         function.__doc__ = (function.__doc__ or "").replace(
             "            {settings}", "\n".join(lines)
         )
@@ -341,13 +339,14 @@ def load(path: str | os.PathLike[str]) -> Run:
     Raises:
         StorageError: there is no finished run.
         DamagedRunError: its files differ from its manifest, or do not describe the model.
+        UsageError: the path is empty, no text, or has a scheme other than gs://.
     """
-    place = os.fspath(path)
-    if not isinstance(place, str) or not place:
+    name = os.fspath(path)
+    if not isinstance(name, str) or not name:
         raise UsageError(f"load: found {path!r}, expected the path of a run directory")
-    place = check_path("load", place)
+    name = check_path("load", name)
     # So that the run is still found when the program changes its working directory.
-    return Run(read_run(place.rstrip("/") if storage.is_remote(place) else os.path.abspath(place)))
+    return Run(read_run(name.rstrip("/") if storage.is_remote(name) else os.path.abspath(name)))
 
 
 def _check_settings(settings: dict[str, Any]) -> Config:

@@ -74,21 +74,21 @@ def measure(
     train_steps.start(seed=seed, epochs=1, epoch=0, position=0)
     next(tuner.executions(call, counters[:1], indices[:1], TrainState()))
     first_step_s = clock() - started
-    seen, seconds = 0, 0.0
+    examples, seconds = 0, 0.0
     while seconds < _MIN_S:
-        epoch = TrainState()
+        state = TrainState()
         train_steps.start(seed=seed, epochs=1, epoch=0, position=0)
-        for _ in tuner.executions(call, counters, indices, epoch):
-            if seconds + epoch.seconds >= _MIN_S:
+        for _ in tuner.executions(call, counters, indices, state):
+            if seconds + state.seconds >= _MIN_S:
                 break
-        seen += int((indices[: epoch.step] >= 0).sum())
-        seconds += epoch.seconds
+        examples += int((indices[: state.step] >= 0).sum())
+        seconds += state.seconds
     tested = Split(train.examples[:_MAX_TESTED], train.labels[:_MAX_TESTED])
     inputs = features.extract(tested)
     for _ in range(2):  # Compiled in the first.
         started = clock()
         features.predict(inputs, batch_size)
-    return Throughput(first_step_s, seen / seconds, len(tested) / max(clock() - started, 1e-9))
+    return Throughput(first_step_s, examples / seconds, len(tested) / max(clock() - started, 1e-9))
 
 
 def peak_memory() -> dict[str, int]:

@@ -43,11 +43,11 @@ def border(spec: Spec, min_side: int = 1) -> int:
     else:
         images = examples[:: max(1, len(examples) // _MAX_SAMPLED)]
     variance = images.var(axis=0, dtype=np.float32).sum(axis=-1)  # (H, W)
-    kept = variance.sum() * (1 - _MAX_LOST)
+    min_variance = variance.sum() * (1 - _MAX_LOST)
     width = 0
     side = min(spec.shape[:2])
     for candidate in range(1, min(int(side * _MAX_CROPPED), (side - min_side) // 2) + 1):
-        if variance[candidate:-candidate, candidate:-candidate].sum() < kept:
+        if variance[candidate:-candidate, candidate:-candidate].sum() < min_variance:
             break
         width = candidate
     return width

@@ -125,10 +125,10 @@ def _vocabulary(spec: Spec, settings: dict[str, Any]) -> tuple[Array, Array]:
             present, occurrences = np.unique(row, return_counts=True)
             counts[label, present] += occurrences
             text_counts[present] += 1
-    kept = np.flatnonzero(text_counts[_SPECIAL:] >= _MIN_TEXTS)
-    counts = counts.T[np.concatenate([range(_SPECIAL), _SPECIAL + kept])]
+    frequent = np.flatnonzero(text_counts[_SPECIAL:] >= _MIN_TEXTS)
+    counts = counts.T[np.concatenate([range(_SPECIAL), _SPECIAL + frequent])]
     # An array, because Keras iterates over the characters of strings in a list.
-    return np.array(vocabulary)[kept], counts
+    return np.array(vocabulary)[frequent], counts
 
 
 def _importance(counts: Array) -> Array:

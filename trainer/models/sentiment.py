@@ -119,15 +119,15 @@ def frequent_words(
     counts = np.zeros(1 + len(vocabulary))  # The first is for unknown words.
     for start in range(0, len(texts), _BATCH):
         counts += np.asarray(counter(as_input(texts[start : start + _BATCH]))).sum(axis=0)
-    kept = [
+    frequent = [
         word
         for word, count in zip(vocabulary, counts[1:], strict=True)
         if count >= min_count and (max_count is None or count <= max_count)
     ]
-    if not kept:
+    if not frequent:
         limits = f"{min_count} or more" if max_count is None else f"{min_count} to {max_count}"
         raise DataError(
-            f"--model: no word occurs {limits} times in the training texts; try --model ngram, which "
-            "also reads parts of words"
+            f"--model: no word occurs {limits} times in the training texts; try --model ngram, "
+            "which also reads parts of words"
         )
-    return kept
+    return frequent

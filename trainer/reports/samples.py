@@ -29,7 +29,7 @@ def by_class(train: Split, counts: Array, classes: tuple[str, ...]) -> list[dict
             "class": classes[label],
             "count": int(counts[label]),
             "share": counts[label] / counts.max(),
-            "pictures": thumbnails(train, examples),
+            "images": thumbnails(train, examples),
             "texts": examples.tolist() if texts else [],
         }
         for label, examples in zip(labels, samples, strict=True)

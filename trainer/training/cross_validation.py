@@ -47,7 +47,7 @@ def run(config: Config, folds: int, *, started: float | None = None) -> str:
                 pass
         folder.remove(filenames.FOLDS)
     # A fold that is finished from now on belongs to this cross-validation, also after a restart.
-    settings = [_checked(each) for each in settings]
+    settings = [_check_fold(each) for each in settings]
     results = []
     for each in settings:
         LOGGER.info("fold %d of %d", each.fold, folds)
@@ -93,7 +93,7 @@ def _check_only_folds(folder: Folder, folds: int) -> None:
         )
 
 
-def _checked(config: LocatedConfig) -> LocatedConfig:
+def _check_fold(config: LocatedConfig) -> LocatedConfig:
     """Returns the settings of a fold, with `overwrite` only if another run is in the way.
 
     Raises:

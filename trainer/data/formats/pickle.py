@@ -83,7 +83,7 @@ class _ArrayUnpickler(pickle._Unpickler):
 
 
 # Replacements for the classes that a pickle names: NumPy's own classes crash on an invalid state.
-# They store their state, and `checked` validates it once the pickle is loaded.
+# They store their state, and `check` validates it once the pickle is loaded.
 
 
 class _Dtype:
@@ -94,7 +94,8 @@ class _Dtype:
     def __setstate__(self, state: Any) -> None:
         self._order = str(state[1])
 
-    def checked(self) -> np.dtype[Any]:
+    def check(self) -> np.dtype[Any]:
+        """Returns the dtype; raises DataError unless it is one of numbers."""
         if not re.fullmatch("[biuf][1248]", str(self._name)) or self._order not in "<>=|":
             raise DataError(f"found an array of type {self._name}, expected numbers")
         return np.dtype(str(self._name)).newbyteorder(self._order)
@@ -109,25 +110,27 @@ class _Array:
         _, shape, dtype, fortran, data = state
         self._state = (shape, dtype, fortran, data)
 
-    def checked(self) -> Array:
+    def check(self) -> Array:
+        """Returns the array; raises DataError unless it holds numbers."""
         shape, dtype, fortran, data = self._state
         if isinstance(data, str):  # Python 2 wrote bytes as str.
             data = data.encode("latin1")
         if not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray):
             raise DataError("found an array of Python objects, expected numbers")
-        return np.frombuffer(data, dtype.checked()).reshape(shape, order="F" if fortran else "C")
+        return np.frombuffer(data, dtype.check()).reshape(shape, order="F" if fortran else "C")
 
 
 class _Csr:
     """A CSR matrix; unpickling sets the attributes that SciPy's class has."""
 
-    def checked(self) -> Array:
+    def check(self) -> Array:
+        """Returns the matrix as a dense array; raises DataError if a part of it is missing."""
         arrays = [vars(self).get(field) for field in ("data", "indices", "indptr")]
         shape = vars(self).get("_shape")
         if not isinstance(shape, tuple) or not all(isinstance(each, _Array) for each in arrays):
             raise DataError(f"damaged sparse matrix: found {', '.join(vars(self)) or 'nothing'}")
-        sizes = [size.checked() if isinstance(size, _Array) else size for size in shape]
-        return to_dense(*(each.checked() for each in arrays), np.array(sizes))  # type: ignore
+        sizes = [size.check() if isinstance(size, _Array) else size for size in shape]
+        return to_dense(*(each.check() for each in arrays), np.array(sizes))  # type: ignore
 
 
 def _reconstruct(*_: object) -> _Array:
@@ -168,7 +171,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 
 def _to_array(item: Any) -> Array:
     if isinstance(item, _Array | _Csr):
-        return item.checked()
+        return item.check()
     array = np.asarray(item)  # A list of numbers.
     if array.dtype == object:
         raise DataError("found a list of Python objects, expected numbers")
