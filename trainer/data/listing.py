@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _HIDDEN = (".", "__MACOSX")  # macOS adds the latter to archives.
 # Written by desktops into every folder.
-_SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "icon\r"})
+SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "icon\r"})
 _NOTES = (
     "readme", "license", "licence", "licenses", "notice", "copying", "changelog", "citation",
     "changes", "authors", "attribution", "attributions", "requirements", "md5sum", "md5sums",
@@ -157,9 +157,9 @@ def _walk(
             elif not entry.is_file():
                 kind = "a link to nothing" if entry.is_symlink() else "not a file"
                 left_out[path] = kind
-            elif entry.name.lower() in _SYSTEM_FILES:
+            elif entry.name.lower() in SYSTEM_FILES:
                 continue
-            elif _is_note(entry.name):
+            elif is_note(entry.name):
                 left_out[path] = "notes"
             else:
                 yield path
@@ -176,7 +176,7 @@ def _is_loop(entry: os.DirEntry[str]) -> bool:
     return False
 
 
-def _is_note(name: str) -> bool:
+def is_note(name: str) -> bool:
     """Returns whether a file is about the data, and no data, by its name."""
     path = Path(name.lower())
     stem = path.name.partition(".")[0]

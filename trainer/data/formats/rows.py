@@ -97,6 +97,18 @@ def read_json_lines(
         columns: ignored, since all of a line is parsed.
         flat: whether objects within an object become columns with a dot, such as "data.text".
     """
+    for location, value, problem in json_values(file, options):
+        yield Row(location, {}, problem) if problem else _json_row(location, value, flat=flat)
+
+
+def json_values(file: Path, options: ReadOptions) -> Iterator[tuple[Location, Any, str]]:
+    """Yields the values of a file of JSON lines, or of an array: location, value, problem.
+
+    A line that cannot be read has no value and a problem, which is "" for all others.
+
+    Raises:
+        DataError: the file is damaged as a whole.
+    """
     if _is_json_array(file):
         yield from _json_array(file)
         return
@@ -105,14 +117,14 @@ def read_json_lines(
             continue
         location = Location(file, f"line {number}")
         if delimited.has_bad_bytes(line):
-            yield Row(location, {}, "not UTF-8; --encoding gives another encoding")
+            yield location, None, "not UTF-8; --encoding gives another encoding"
             continue
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            yield Row(location, {}, f"not JSON: {error}")
-            continue
-        yield _json_row(location, value, flat=flat)
+            yield location, None, f"not JSON: {error}"
+        else:
+            yield location, value, ""
 
 
 def _json_row(location: Location, value: Any, *, flat: bool = True) -> Row:
@@ -148,7 +160,7 @@ def content_of(file: Path, size: int) -> bytes:
         return content.read(size)
 
 
-def _json_array(file: Path) -> Iterator[Row]:
+def _json_array(file: Path) -> Iterator[tuple[Location, Any, str]]:
     memory.check_data(10 * size_in_memory(file), "a JSON file of this size", Location(file))
     with delimited.open_binary(file) as content:
         try:
@@ -168,7 +180,7 @@ def _json_array(file: Path) -> Iterator[Row]:
             Location(file),
         )
     for number, item in enumerate(value, 1):
-        yield _json_row(Location(file, f"object {number}"), item)
+        yield Location(file, f"object {number}"), item, ""
 
 
 def _delimited(file: Path, options: ReadOptions, columns: Sequence[str] | None) -> Iterator[Row]:

@@ -581,11 +581,11 @@ def _cell(row: Row, plan: _Plan, split: str) -> _Cell:
         name = next(name for name in columns.inputs if column_types.is_missing(cells.get(name)))
         raise DataError(f"nothing in column {name!r}")
     if columns.kind == "vector":
-        return _Cell(row.location, _vector(values), label, split)
+        return _Cell(row.location, to_vector(values), label, split)
     (value,) = values
     if columns.kind == "image":
-        return _Cell(row.location, _image(value, plan, row.location), label, split)
-    return _Cell(row.location, _text(value), label, split)
+        return _Cell(row.location, to_image(value, plan.paths, row.location), label, split)
+    return _Cell(row.location, to_text(value), label, split)
 
 
 def _split(column: str, value: Any) -> str:
@@ -599,7 +599,12 @@ def _split(column: str, value: Any) -> str:
     return split
 
 
-def _vector(values: Sequence[Any]) -> list[float]:
+def to_vector(values: Sequence[Any]) -> list[float]:
+    """Returns numbers from the cells of a row, or from one cell with a list of numbers.
+
+    Raises:
+        DataError: a cell is no number.
+    """
     if len(values) == 1:
         (value,) = values
         numbers = column_types.numbers_in(value) if isinstance(value, str) else value
@@ -630,7 +635,12 @@ def _smallest(block: Array) -> Array:
         return block.astype(np.uint8 if whole.all() else np.float32)
 
 
-def _text(value: Any) -> str:
+def to_text(value: Any) -> str:
+    """Returns the text of a cell, without surrounding whitespace.
+
+    Raises:
+        DataError: it is no text, or too long.
+    """
     if isinstance(value, bytes):
         try:
             value = value.decode()
@@ -657,7 +667,7 @@ def _texts(cells: Sequence[_Cell]) -> Array:
     return texts
 
 
-def _image(value: Any, plan: _Plan, location: Location) -> bytes | Path | str:
+def to_image(value: Any, paths: ImagePaths | None, location: Location) -> bytes | Path | str:
     """Returns the content or the place of the image in a cell."""
     if isinstance(value, dict):  # Hugging Face's images: {"bytes": ..., "path": ...}.
         value = value.get("bytes") or value.get("path")
@@ -665,8 +675,9 @@ def _image(value: Any, plan: _Plan, location: Location) -> bytes | Path | str:
         return value
     if not isinstance(value, str):
         raise DataError(f"found {type(value).__name__}, expected the path of an image")
-    assert plan.paths is not None
-    return plan.paths.resolve(value, location)
+    if paths is None:
+        raise DataError("found the path of an image, expected its content")
+    return paths.resolve(value, location)
 
 
 def _image_item(cell: _Cell) -> images.Item:

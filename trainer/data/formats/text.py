@@ -24,7 +24,7 @@ MAX_CHARACTERS = 1_000_000  # Of one example.
 
 
 # Names of files that list or describe the data, and are no class.
-_LISTS = frozenset({
+LISTS = frozenset({
     "classes", "labels", "label", "categories", "class_names", "classnames", "names", "files",
     "filelist", "file_list", "vocab", "vocabulary", "stopwords", "words", "index", "list", "ids",
 })  # fmt: skip
@@ -41,7 +41,7 @@ def propose(listing: Listing, request: ReadRequest) -> Candidate | None:
         return None
     left_out = {
         file: "no class by its name" for file in texts
-        if splits.from_name(file.name) is not None or file.stem.lower() in _LISTS
+        if splits.from_name(file.name) is not None or file.stem.lower() in LISTS
     }  # fmt: skip
     classes = tuple(file for file in texts if file not in left_out)
     problem = None
