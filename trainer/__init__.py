@@ -1,4 +1,4 @@
-"""One command trains a model on your data and leaves behind a model you can trust.
+"""Trains, tests, explains and serves classifiers of images, texts and vectors.
 
 The Python interface is `train`, `load`, `Run` and `Prediction`, from `trainer.api`; errors are in
 `trainer.errors`. `import trainer` imports nothing else: each name is imported at its first use.
