@@ -444,6 +444,12 @@ def test_a_public_bucket_is_read_without_credentials(
         proxy.add(status=status, message=message, times=9)
         with pytest.raises(StorageError, match="no Google credentials: run `gcloud "):
             storage.folder(bucket).read("name")
+    monkeypatch.setenv("API_ENDPOINT_OVERRIDE", "http://127.0.0.1:1")
+    storage._bucket.client.cache_clear()
+    with pytest.raises(StorageError, match="no Google credentials: .* does not answer") as caught:
+        storage.folder(bucket)
+    assert caught.value.exit_code == 2
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)  # For the end of the fixture.
 
 
 @pytest.mark.parametrize(

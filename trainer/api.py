@@ -362,9 +362,11 @@ def _check_settings(settings: dict[str, Any]) -> Config:
         raise UsageError(f"Unknown setting {name!r}. {hint}")
     values = {name: _plain(value) for name, value in settings.items() if value is not None}
     file_text = None
+    storage.set_billing_project(values.get("billing_project"))
     if "config" in values:
         file_text = storage.read_text(check_path("config", str(values["config"])))
     config = resolve(values, file_text, os.environ)
+    storage.set_billing_project(config.billing_project)
     if config.dry_run:
         raise UsageError("dry_run: returns no run; use the command, trainer train --dry-run")
     if config.folds and not config.fold:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from trainer import storage
 from trainer.config import Config, check_path, command_line, option_specs, resolve
 from trainer.data.loader import SHIPPED
 from trainer.distributed.cluster import Cluster, read_cluster
@@ -86,11 +87,12 @@ def parse(arguments: Sequence[str], *, program: str = PROGRAM) -> Config:
         names=NAMES,
     )
     file_text = None
+    storage.set_billing_project(flags.get("billing_project"))
     if "config" in flags:
-        from trainer import storage
-
         file_text = storage.read_text(check_path("--config", flags["config"]))
-    return resolve(flags, file_text, os.environ)
+    config = resolve(flags, file_text, os.environ)
+    storage.set_billing_project(config.billing_project)
+    return config
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pydantic import AfterValidator
 from trainer import storage
 from trainer.config import command_line
 from trainer.config.fields import FolderPath, HtmlPath, argument, option
+from trainer.config.options import StorageOptions
 
 if TYPE_CHECKING:
     from rich.console import JustifyMethod, RenderableType
@@ -38,7 +39,7 @@ def _check_runs(paths: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
-class CompareOptions:
+class CompareOptions(StorageOptions):
     """The options of `trainer compare`."""
 
     runs: Annotated[tuple[FolderPath, ...], AfterValidator(_check_runs)] = argument(

@@ -11,6 +11,7 @@ import pydantic
 
 from trainer.config import ReadOptions, command_line, flag_name
 from trainer.config.fields import AnyPath, Codec, File, FolderPath, Fraction, Text, argument, option
+from trainer.config.options import StorageOptions
 from trainer.errors import UsageError
 from trainer.runtime import preemption
 
@@ -27,7 +28,7 @@ _READING = (
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
+class EvaluateOptions(StorageOptions):
     """The options of `trainer evaluate`."""
 
     run: FolderPath = argument("Finished run directory, local or gs://bucket/path.")

@@ -10,6 +10,7 @@ from pydantic import AfterValidator
 
 from trainer.config import command_line
 from trainer.config.fields import AnyPath, FolderPath, Text, argument, option
+from trainer.config.options import StorageOptions
 from trainer.errors import UsageError
 from trainer.inference.export import exporter
 from trainer.runtime import preemption
@@ -28,7 +29,7 @@ def _check_format(value: str) -> str:
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportOptions:
+class ExportOptions(StorageOptions):
     """The options of `trainer export`."""
 
     run: FolderPath = argument("Finished run directory, local or gs://bucket/path.")

@@ -14,6 +14,7 @@ import pydantic
 
 from trainer.config import command_line
 from trainer.config.fields import AnyPath, File, FolderPath, Text, argument, option
+from trainer.config.options import StorageOptions
 from trainer.errors import UnreadableInputError
 from trainer.runtime import preemption
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
-class PredictOptions:
+class PredictOptions(StorageOptions):
     """The options of `trainer predict`."""
 
     run: FolderPath = argument("Finished run directory, local or gs://bucket/path.")
@@ -33,7 +34,7 @@ class PredictOptions:
         "Files, folders, or patterns such as 'part-*.csv', local or gs://; - for stdin. One image "
         "per file; .txt: one text per line; .csv: one example per row; .jsonl: one JSON value per "
         "line; .npy or IDX: an array of examples. From stdin, a text model reads lines of text, "
-        "others an image, an array, CSV or JSON lines. Put names that begin with - behind a bare "
+        "others an image, an array, CSV or JSON lines. Put names that begin with - after a bare "
         "--."
     )
     format: Literal["table", "jsonl", "csv"] | None = option(
@@ -68,7 +69,8 @@ def main(arguments: Sequence[str], *, program: str) -> None:
             arguments,
             program=program,
             summary="Predicts the class of each example, with its probability. Inputs that cannot "
-            "be read are reported on stderr and skipped; the exit code is 3 then.",
+            "be read are reported on stderr and, in JSON lines and CSV, by a row with the error; "
+            "the exit code is then 3.",
         )
         from trainer.inference.predict.reader import Reader
         from trainer.runs.finished_run import read_run

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pydantic
 
+from trainer import storage
 from trainer.config import check, command_line, option_specs
 from trainer.config.fields import (
     FolderPath,
@@ -25,6 +26,7 @@ from trainer.config.fields import (
     argument,
     option,
 )
+from trainer.config.options import StorageOptions
 from trainer.errors import UsageError
 from trainer.runtime import cloud_environment, log, preemption
 from trainer.runtime.log import LOGGER
@@ -39,7 +41,7 @@ _WARM_UP_SIZES = (1, 2, 4, 8)
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
-class ServeOptions:
+class ServeOptions(StorageOptions):
     """The options of `trainer serve`."""
 
     run: FolderPath = argument("Finished run directory, local or gs://bucket/path.")
@@ -103,7 +105,9 @@ def read_options(
     from_service = cloud_environment.serving_flags(environment, from_flags=flags)
     values = {name: value for name, (_, value) in from_service.items()} | flags
     labels = {name: variable for name, (variable, _) in from_service.items()}
-    return check(ServeOptions, values, labels=labels)
+    options = check(ServeOptions, values, labels=labels)
+    storage.set_billing_project(options.billing_project)
+    return options
 
 
 def _check_installed() -> None:

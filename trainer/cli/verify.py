@@ -9,11 +9,12 @@ import pydantic
 
 from trainer.config import command_line
 from trainer.config.fields import FolderPath, argument
+from trainer.config.options import StorageOptions
 from trainer.errors import DamagedRunError
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
-class VerifyOptions:
+class VerifyOptions(StorageOptions):
     """The options of `trainer verify`."""
 
     run: FolderPath = argument("Finished run directory, local or gs://bucket/path.")

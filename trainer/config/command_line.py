@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import fire
 
+from trainer import storage
 from trainer.config import check, flag_name, option_specs
 from trainer.config.fields import OptionSpec
 from trainer.config.help import format_help
@@ -92,7 +93,9 @@ def parse(
     """
     options = option_specs(kind)
     values = parse_values(arguments, options, program=program, summary=summary, names=names)
-    return check(kind, values)
+    parsed = check(kind, values)
+    storage.set_billing_project(getattr(parsed, "billing_project", None))
+    return parsed
 
 
 def parse_values(

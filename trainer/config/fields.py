@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import dataclasses
 import os
+import re
 import typing
 from typing import Annotated, Any
 
@@ -50,6 +51,12 @@ def _plain_file(value: str) -> str:
     return value
 
 
+def _project(value: str) -> str:
+    if not re.fullmatch(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]*", value):
+        raise ValueError("the ID of a Google Cloud project, such as my-project")
+    return value
+
+
 def _html(value: str) -> str:
     if not value.endswith(".html"):
         raise ValueError("a name that ends in .html")
@@ -70,6 +77,7 @@ AnyPath = Annotated[Text, AfterValidator(paths.normalise)]
 FolderPath = Annotated[AnyPath, AfterValidator(paths.without_trailing_slash)]  # A folder.
 LocalFolder = Annotated[FolderPath, AfterValidator(_local)]
 File = Annotated[AnyPath, AfterValidator(_plain_file)]  # A file to write.
+Project = Annotated[Text, AfterValidator(_project)]
 Codec = Annotated[Text, AfterValidator(_codec)]
 HtmlPath = Annotated[AnyPath, AfterValidator(_html)]
 PositiveInt = Annotated[int, BeforeValidator(_plain_number), Field(gt=0)]

@@ -23,6 +23,7 @@ from trainer.config.fields import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Project,
     Seed,
     Text,
     option,
@@ -63,16 +64,32 @@ class SeedOptions:
 
 
 @dataclass(frozen=True, kw_only=True, config=FORBID_EXTRA)
-class ReadOptions:
+class StorageOptions:
+    """Access to gs://, the same for all commands."""
+
+    GROUP: ClassVar = "Data"
+
+    billing_project: Project | None = option(
+        None,
+        "Google Cloud project that pays for requests to gs://. Needed for buckets whose reader "
+        "pays (requester pays). Default: the bucket's owner pays.",
+        affects_result=False,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, config=FORBID_EXTRA)
+class ReadOptions(StorageOptions):
     """How the files of a data set are read."""
 
     GROUP: ClassVar = "Data"
 
     image_size: PositiveInt | None = option(
-        None, "Resize images to this many pixels per side. Default: all images have one size."
+        None, "Resize image files to this many pixels per side. Default: all images have one size."
     )
     label_column: Text | None = option(
-        None, "Column of a table that holds the classes. Default: the one named label, class, ..."
+        None,
+        "Column of a table that holds the classes. Default: found by name, such as label, class or "
+        "category.",
     )
     text_column: Text | None = option(
         None, "Column of a table that holds the texts. Default: found by name and content."
@@ -232,13 +249,13 @@ class TrainOptions(SeedOptions):
     )
     frozen_epochs: NonNegativeInt | None = option(
         None,
-        "First epochs in which only the layers behind --backbone are trained. "
+        "First epochs in which only the layers after --backbone are trained. "
         "Default: chosen by data size.",
     )
     augmentation: Literal["none", "shift", "flip"] | None = option(
         None,
-        "Random changes of training images: none; shift, by up to a tenth of their side; flip, "
-        "shift and mirror. Default: as in the model's recipe.",
+        "Random changes of training images: none; shift (by up to 10 % of a side); flip (shift, "
+        "and mirror left to right). Default: as in the model's recipe.",
     )
     class_weights: Literal["none", "balanced"] = option(
         "none", "balanced: each class counts the same in the loss, however rare it is."
@@ -331,6 +348,7 @@ class MachineOptions:
         affects_result=False,
     )
     price_per_hour: PositiveFloat | None = option(
-        None, "Price of the machine per hour; --dry-run prints the price of the run.",
+        None,
+        "Price of the machine per hour, in any currency; --dry-run prints the price of the run.",
         affects_result=False,
     )  # fmt: skip

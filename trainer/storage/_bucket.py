@@ -46,6 +46,7 @@ from trainer.storage._paths import (
 )
 
 EMULATOR = "STORAGE_EMULATOR_HOST"
+_ANSWER_S = 5.0
 _ATTEMPTS = 3  # Per transfer with a wrong checksum; the client itself retries failed requests.
 _CHUNK_BYTES = 8 << 20  # Range of one request for a large object: about 0.1 s at 1 Gbit/s.
 
@@ -385,8 +386,28 @@ def client() -> Any:
             raise StorageError(f"{CREDENTIALS}: found {file}, {reason}") from error
         if "credentials were not found" not in reason:
             raise StorageError(f"no Google credentials: {reason} {LOGIN}") from error
-        # Public data needs none. Other buckets refuse the request, which names the login.
-        return storage.Client.create_anonymous_client()
+        return _anonymous_client()
+
+
+def _anonymous_client() -> Any:
+    """Returns a client for public buckets; others refuse its requests, which names the login.
+
+    Raises:
+        StorageError: the service cannot be reached. With retries, this would take minutes on a
+            machine that has neither credentials nor a network.
+    """
+    import requests
+    from google.cloud import storage
+
+    anonymous = storage.Client.create_anonymous_client()
+    try:
+        requests.head(anonymous.api_endpoint, timeout=_ANSWER_S)
+    except requests.RequestException as error:
+        raise StorageError(
+            f"no Google credentials: {LOGIN}; and without them, Cloud Storage does not answer: "
+            f"{error}"
+        ) from error
+    return anonymous
 
 
 def _check_credentials_file() -> None:
@@ -411,10 +432,11 @@ def _check_credentials_file() -> None:
 _billing_project: str | None = None
 
 
-def set_billing_project(project: str) -> None:
-    """Sets the Google Cloud project that pays for all requests of this process."""
+def set_billing_project(project: str | None) -> None:
+    """Sets the Google Cloud project that pays for all requests of this process; None: as before."""
     global _billing_project
-    _billing_project = project
+    if project is not None:
+        _billing_project = project
 
 
 def _open(bucket: str) -> Any:
