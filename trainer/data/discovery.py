@@ -115,8 +115,10 @@ def _expected(listing: Listing) -> str:
     sheets = [file.name for file in listing.files if file.suffix.lower() in _SPREADSHEETS]
     if sheets:
         return f"Save {sheets[0]} as CSV first"
-    formats = [importlib.import_module(f"{_FORMATS_PACKAGE}.{name}").NAME for name in FORMATS]
-    return f"Expected one of: {'; '.join(formats)}"
+    return (
+        "Expected a table (CSV, JSON, Parquet, ...), one folder of images or texts per class, arrays "
+        "(.npz, IDX), or another format of docs/data.md"
+    )
 
 
 _ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar", ".gz", ".bz2", ".xz")

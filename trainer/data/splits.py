@@ -13,6 +13,7 @@ from trainer.errors import DataError
 _SPLIT_OF_WORD = {
     "train": "train", "training": "train", "trainset": "train", "trainingset": "train",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+    "traindata": "train", "trainingdata": "train", "testdata": "test",
     "valset": "validation", "validationset": "validation", "devset": "validation",
     "test": "test", "testing": "test", "testset": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip

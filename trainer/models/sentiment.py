@@ -81,7 +81,7 @@ def _build(spec: Spec, *, min_count: int, max_count: int | None) -> keras.Model:
     )
 
 
-def splitting(texts: Sequence[str]) -> str:
+def splitting(texts: Sequence[str] | Array) -> str:
     """Returns how texts are split into tokens: "whitespace", or "character" if they have no spaces.
 
     Chinese, Japanese, Thai and their neighbours are written without spaces between words.

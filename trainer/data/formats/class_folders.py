@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -33,7 +34,10 @@ _UNLABELLED = frozenset({
     "unsup", "unsupervised", "unlabeled", "unlabelled", "pred", "predict", "prediction",
     "submission", "unknown_test",
 })  # fmt: skip
+# Names of folders of any files.
+_GENERIC = re.compile(r"(images?|imgs?|jpe?gs?|pngs?|pics|pictures|photos?|files|data)", re.I)
 _HEAD_BYTES = 4096
+_MAX_NAMED = 5
 # Pictures that Pillow does not read, or not safely.
 _UNREADABLE = (
     ".heic", ".heif", ".svg", ".eps", ".ps", ".psd", ".raw", ".cr2", ".nef", ".dng", ".dcm",
@@ -69,7 +73,8 @@ def propose(listing: Listing, request: ReadRequest) -> Candidate | None:
         return None
     left_out: dict[Path, str] = {}
     try:
-        members = _members(listing, files, left_out)
+        forced = request.options.data_format is not None
+        members = _members(listing, files, left_out, forced=forced)
         _check_lost(listing, members, kind)
     except DataError as error:
         return Candidate(
@@ -151,15 +156,23 @@ def _folders(files: Iterable[Path]) -> set[Path]:
     return {file.parent for file in files}
 
 
-def _members(listing: Listing, files: list[Path], left_out: dict[Path, str]) -> list[_Member]:
+def _members(
+    listing: Listing, files: list[Path], left_out: dict[Path, str], *, forced: bool
+) -> list[_Member]:
     """Returns the class and split of each file.
+
+    Args:
+        listing: the files of the data set.
+        files: images or texts in folders.
+        left_out: files that are left out are added here, with the reason.
+        forced: whether the user says that folders are classes.
 
     Raises:
         DataError: the folders are no classes.
     """
-    paths = [(file, listing.relative(file)[:-1]) for file in files]
+    paths = _below_common_folder([(file, listing.relative(file)[:-1]) for file in files])
     split_of_top = _split_folders(paths)
-    members = []
+    members: list[_Member] = []
     if split_of_top:
         below = collections.defaultdict(set)
         for _, around in paths:
@@ -174,15 +187,60 @@ def _members(listing: Listing, files: list[Path], left_out: dict[Path, str]) -> 
                 left_out[file] = "in no folder of a class"
             else:
                 members.append(_Member(file, _class_name(folders[0]), split))
-    else:
-        inner = _inner_splits([folders for _, folders in paths])
-        for file, (label, *within) in paths:
-            if label.lower() in _UNLABELLED:
-                left_out[file] = "in no folder of a class"
-            else:
-                split = inner.get(within[0]) if inner else None
-                members.append(_Member(file, _class_name(label), split or "train"))
+        return _labelled(members, left_out)
+    inner = _inner_splits([folders for _, folders in paths])
+    if not inner and not forced:
+        _check_several(paths)
+    for file, (label, *within) in paths:
+        if label.lower() in _UNLABELLED:
+            left_out[file] = "in no folder of a class"
+        else:
+            split = inner.get(within[0]) if inner else None
+            members.append(_Member(file, _class_name(label), split or "train"))
     return members
+
+
+def _below_common_folder(
+    paths: Sequence[tuple[Path, tuple[str, ...]]],
+) -> list[tuple[Path, tuple[str, ...]]]:
+    """Returns files with their folders, without those that are around all files and others."""
+    while True:
+        tops = {folders[0] for _, folders in paths}
+        depths = {len(folders) for _, folders in paths}
+        if len(tops) > 1 or min(depths) < 2 or splits.from_name(next(iter(tops))) is not None:
+            return list(paths)
+        paths = [(file, folders[1:]) for file, folders in paths]
+
+
+def _labelled(members: list[_Member], left_out: dict[Path, str]) -> list[_Member]:
+    """Returns the members without those of splits whose only folder is no class, but images/."""
+    folders: dict[str, set[str]] = {}
+    for member in members:
+        folders.setdefault(member.split, set()).add(member.label)
+    training = folders.get("train", set())
+    unlabelled = {
+        split for split, names in folders.items()
+        if training and not names & training and all(map(_GENERIC.fullmatch, names))
+    }  # fmt: skip
+    for member in members:
+        if member.split in unlabelled:  # As val/images of Tiny ImageNet.
+            left_out[member.file] = "in no folder of a class"
+    return [member for member in members if member.split not in unlabelled]
+
+
+def _check_several(paths: Sequence[tuple[Path, tuple[str, ...]]]) -> None:
+    """Raises DataError if the folders look like data sets of the same classes, not like classes."""
+    within: dict[str, set[str]] = {}
+    for _, folders in paths:
+        within.setdefault(folders[0], set()).update(folders[1:2])
+    first, *others = within.values()
+    if others and len(first) > 1 and all(names == first for names in others):
+        names = ", ".join(sorted(within)[:_MAX_NAMED])
+        raise DataError(
+            f"found the same folders ({', '.join(sorted(first)[:_MAX_NAMED])}) in each of {names}: "
+            f"several data sets? Give one of them to --data, or --data-format class_folders if "
+            f"{names} are the classes"
+        )
 
 
 def _class_name(folder: str) -> str:

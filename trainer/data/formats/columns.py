@@ -233,7 +233,8 @@ class Profile:
         """Whether the cells only number the rows."""
         named = self.known in (*ROW_NUMBERS, "") or self.known.endswith("_id")
         distinct = self.values is None or len(self.values) == self.present
-        return (self.sequence and self.is_numeric and self.present > 2) or (
+        whole = self.whole == self.kinds["numeric"]
+        return (self.sequence and whole and self.is_numeric and self.present > 2) or (
             named and distinct and not self.with_spaces
         )
 
@@ -343,11 +344,12 @@ def _find_label(rest: Mapping[str, Profile], *, needs_label: bool) -> str | None
     ]  # fmt: skip
     pixels = sum(each.is_numeric for each in rest.values()) > len(rest) / 2
     if not named and pixels:
-        # Of many columns of numbers, none is known to be the label but one of another kind, or,
-        # without a header, the first one.
-        others = [each for each in categories if not each.is_numeric]
-        first = next(iter(rest.values()), None)
-        categories = others or ([first] if first in categories and first.name == "1" else [])
+        # Pixels are no labels; without a header, the first column is.
+        headless = all(each.name.isdigit() for each in rest.values())
+        if headless or all(_PIXEL_NAME.fullmatch(name.lower()) for name in _numeric(rest)):
+            others = [each for each in categories if not each.is_numeric]
+            first = next(iter(rest.values()), None)
+            categories = others or ([first] if first in categories and headless else [])
     if len(categories) == 1:
         return categories[0].name
     if not needs_label and not named:
@@ -391,7 +393,7 @@ def _find_inputs(
         ):
             return kind, (named[0].name,), _pixel_shape_of_list(named[0])
     found = [(kind, each) for kind, group in groups.items() for each in group]
-    if len(found) == 1:
+    if len(found) == 1 and not (found[0][0] == "text" and len(columns) > 2):
         ((kind, only),) = found
         return kind, (only.name,), _pixel_shape_of_list(only)
     if not found:
@@ -402,13 +404,17 @@ def _find_inputs(
         if len(as_images) == 1:
             return "image", (as_images[0].name,), None
         numeric = [each for each in columns if each.is_numeric]
-        if len(numeric) > 1 and len(numeric) == len(columns):
+        if numeric and len(numeric) == len(columns):
             names = tuple(each.name for each in numeric)
             return "vector", names, _pixel_shape(numeric)
         single = [each for each in columns if each.is_mostly("string") and each.known not in IMAGES]
         if len(columns) == 1 and single and not single[0].urls and _are_words(single[0]):
             return "text", (single[0].name,), None
     raise DataError(_no_inputs(rest, profiles, columns, [each for _, each in found]))
+
+
+def _numeric(columns: Mapping[str, Profile]) -> list[str]:
+    return [each.known for each in columns.values() if each.is_numeric]
 
 
 def _are_words(column: Profile) -> bool:

@@ -26,16 +26,20 @@ from trainer.runtime import imports, memory
 _BUFFER_BYTES = 1 << 20
 _BATCH_ROWS = 64  # Small, because rows may be images.
 _MAX_HEAD = 1 << 16
+_DATA_SUFFIXES = (".data", ".dat")  # Of the UCI Machine Learning Repository.
 _FASTTEXT_PREFIX = "__label__"
 
 _Reader = Callable[[Path, ReadOptions, Sequence[str] | None], Iterator[Row]]
 
 
 def is_table(file: Path) -> bool:
-    """Returns whether a file is a table, by its name; for .txt and .data also by its content."""
+    """Returns whether a file is a table, by its name; for .txt and .data also by its content.
+
+    A file without an extension may be one, too: ask `is_delimited_text`.
+    """
     suffix = inner_suffix(file)
-    if suffix in (".txt", ".data", ".dat"):
-        return _is_delimited_text(file)
+    if suffix in (".txt", *_DATA_SUFFIXES):
+        return is_delimited_text(file)
     return suffix in _READERS
 
 
@@ -187,7 +191,7 @@ def _delimited(file: Path, options: ReadOptions, columns: Sequence[str] | None) 
     return delimited.read(file, encoding=options.encoding, no_header=options.no_header)
 
 
-def _is_delimited_text(file: Path) -> bool:
+def is_delimited_text(file: Path) -> bool:
     """Returns whether a text file has a tab, or a known header, or fastText's labels in its lines."""
     try:
         head = content_of(file, _MAX_HEAD).decode("utf-8", errors="replace")
@@ -198,8 +202,10 @@ def _is_delimited_text(file: Path) -> bool:
         return False
     if all(line.startswith(_FASTTEXT_PREFIX) for line in lines):
         return True
-    if len({line.count("\t") for line in lines}) == 1 and "\t" in lines[0]:
-        return True
+    delimiters = ",;|\t" if inner_suffix(file) in _DATA_SUFFIXES else "\t"
+    for delimiter in delimiters:
+        if delimiter in lines[0] and len({line.count(delimiter) for line in lines}) == 1:
+            return True
     names = [name.strip().strip('"').lower() for name in re.split("[,;|]", lines[0])]
     known = {*column_types.LABELS, *column_types.TEXTS, *column_types.IMAGES}
     return len(names) > 1 and sum(name in known for name in names) > 1

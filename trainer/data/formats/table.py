@@ -125,7 +125,7 @@ def propose(listing: Listing, request: ReadRequest) -> Candidate | None:
     The training tables decide the columns. Tables that lack them, or belong to no split where
     others do, are left out.
     """
-    tables = [file for file in listing.files if rows.is_table(file)]
+    tables = [file for file in listing.files if _is_table(file, listing)]
     if not tables or vertex_jsonl.recognises(tables):
         return None
     try:
@@ -179,9 +179,7 @@ def read(candidate: Candidate, request: ReadRequest) -> RawSplits:
         examples, kept, layout = images.read(list(map(_image_item, cells)), request)
         raw = splits.group_kept(examples, names, split_names, kept)
         return dataclasses.replace(raw, layout=layout)
-    examples = (
-        _texts(cells) if plan.columns.kind == "text" else _numbers(cells, plan.columns)
-    )
+    examples = _texts(cells) if plan.columns.kind == "text" else _numbers(cells, plan.columns)
     return splits.group_by_split(examples, names, split_names)
 
 
@@ -274,6 +272,12 @@ def _write_parquet(path: Path, pairs: Pairs, schema: Any) -> None:
             written += len(block)
 
 
+def _is_table(file: Path, listing: Listing) -> bool:
+    # Below the data folder, files without an extension are texts or images of a class.
+    bare = not file.suffix and (file.parent == listing.root or not listing.is_folder)
+    return rows.is_delimited_text(file) if bare else rows.is_table(file)
+
+
 def _plan(
     tables: Sequence[Path], listing: Listing, request: ReadRequest
 ) -> tuple[_Plan, dict[Path, str]]:
@@ -342,9 +346,7 @@ def _columns_of_run(
     if missing and all(missing.values()):
         table, names = next(iter(missing.items()))
         raise missing_columns(headers[table], names, columns.label).at(Location(table))
-    left_out.update(
-        {table: f"no column {names[0]!r}" for table, names in missing.items() if names}
-    )
+    left_out.update({table: f"no column {names[0]!r}" for table, names in missing.items() if names})
     return columns
 
 

@@ -1,0 +1,20 @@
+"""Public data sets are read as they are distributed, or refused with what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.data import layouts
+from tests.data.layouts import LAYOUTS, Layout
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_a_public_data_set_is_read_as_it_is_distributed(tmp_path: Path, layout: Layout) -> None:
+    summary, _, classes, splits = layouts.outcome(layout, tmp_path)
+    if layout.classes is None:
+        assert classes is None, summary
+        assert layout.refusal in summary
+    else:
+        assert (classes, splits) == (layout.classes, layout.splits), summary
