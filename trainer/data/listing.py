@@ -54,7 +54,13 @@ class Listing:
 
     def relative(self, path: Path) -> tuple[str, ...]:
         """Returns the folders and the name of a file below `root`."""
-        return path.relative_to(self.root).parts
+        # Many times faster than Path.relative_to, which counts for 100,000 files.
+        return tuple(str(path)[self._root_length :].split(os.sep))
+
+    @functools.cached_property
+    def _root_length(self) -> int:
+        root = str(self.root)
+        return 0 if root == "." else len(root.rstrip(os.sep)) + 1
 
     def split_of(self, file: Path) -> str | None:
         """Returns the split that the name of a file, or else of a folder around it, denotes."""
@@ -126,7 +132,9 @@ def list_files(path: Path, remote: str = "", *, is_folder: bool = True) -> Listi
             raise DataError(f"found {problem}, expected a file or a folder", Location(path))
         return Listing(path.parent, path.parent, (path,), False, remote=remote)
     left_out: dict[Path, str] = {}
-    files = sorted(_walk(path, left_out, frozenset()))
+    # In the order of paths, as a bucket's folders have it, and not of their characters.
+    names = sorted(_walk(path, left_out, frozenset()), key=lambda name: name.split(os.sep))
+    files = [Path(name) for name in names]
     root = _data_root(path, files)
     remote_root = "/".join([remote, *root.relative_to(path).parts]) if remote else ""
     if not is_folder:
@@ -136,7 +144,7 @@ def list_files(path: Path, remote: str = "", *, is_folder: bool = True) -> Listi
 
 def _walk(
     folder: Path, left_out: dict[Path, str], around: frozenset[tuple[int, int]]
-) -> Iterator[Path]:
+) -> Iterator[str]:
     """Yields the data files below a folder; `around` identifies the folders that it is in."""
     state = folder.stat()
     identity = (state.st_dev, state.st_ino)
@@ -145,24 +153,24 @@ def _walk(
         return
     with os.scandir(folder) as entries:
         for entry in entries:
-            path = Path(entry.path)
-            if entry.name.startswith(_HIDDEN):
+            name = entry.name
+            if name.startswith(_HIDDEN):
                 if entry.is_dir():
-                    left_out[path] = "hidden"
+                    left_out[Path(entry.path)] = "hidden"
                 continue
             if _is_loop(entry):
-                left_out[path] = "a link to itself"
+                left_out[Path(entry.path)] = "a link to itself"
             elif entry.is_dir():
-                yield from _walk(path, left_out, around | {identity})
+                yield from _walk(Path(entry.path), left_out, around | {identity})
             elif not entry.is_file():
                 kind = "a link to nothing" if entry.is_symlink() else "not a file"
-                left_out[path] = kind
-            elif entry.name.lower() in SYSTEM_FILES:
+                left_out[Path(entry.path)] = kind
+            elif name.lower() in SYSTEM_FILES:
                 continue
-            elif is_note(entry.name):
-                left_out[path] = "notes"
+            elif is_note(name):
+                left_out[Path(entry.path)] = "notes"
             else:
-                yield path
+                yield entry.path
 
 
 def _is_loop(entry: os.DirEntry[str]) -> bool:
@@ -178,15 +186,16 @@ def _is_loop(entry: os.DirEntry[str]) -> bool:
 
 def is_note(name: str) -> bool:
     """Returns whether a file is about the data, and no data, by its name."""
-    path = Path(name.lower())
-    stem = path.name.partition(".")[0]
-    return path.suffix in _NOTE_SUFFIXES or (stem in _NOTES and path.suffix in ("", ".txt"))
+    suffix = os.path.splitext(name.lower())[1]
+    stem = name.lower().partition(".")[0]
+    return suffix in _NOTE_SUFFIXES or (stem in _NOTES and suffix in ("", ".txt"))
 
 
 def _data_root(folder: Path, files: list[Path]) -> Path:
     """Returns the innermost folder that holds all files, unless its name is that of a split."""
     while files:
-        tops = {file.relative_to(folder).parts[0] for file in files}
+        start = 0 if str(folder) == "." else len(str(folder).rstrip(os.sep)) + 1
+        tops = {str(file)[start:].partition(os.sep)[0] for file in files}
         (top,) = tops if len(tops) == 1 else ("",)
         inner = folder / top
         if not top or inner in files or splits.from_name(top) is not None:

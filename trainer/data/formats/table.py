@@ -274,6 +274,8 @@ def _write_parquet(path: Path, pairs: Pairs, schema: Any) -> None:
 
 def _is_table(file: Path, listing: Listing) -> bool:
     # Below the data folder, files without an extension are texts or images of a class.
+    if images.is_image_name(file.name):
+        return False
     bare = not file.suffix and (file.parent == listing.root or not listing.is_folder)
     return rows.is_delimited_text(file) if bare else rows.is_table(file)
 
