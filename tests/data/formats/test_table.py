@@ -274,7 +274,7 @@ def test_rows_without_a_label_or_example_are_left_out_with_a_warning(
         ),
         ({"a.parquet": b"PAR1 and no more PAR1"}, "a.parquet: not a Parquet file, or a damaged"),
         ({"a.jsonl": b'{"text": "a", "label": "b"}\n[]\n'}, "a.jsonl: line 2: found list, expect"),
-        ({"a.jsonl": b'{"text": 7, "label": "b"}\n'}, "none of them holds texts, images or only"),
+({"a.jsonl": b'{"text": true, "label": "b"}\n'}, "none of them holds texts, images or only"),
         ({"a.jsonl": b'["good", "pos"]\n' * 9}, "a.jsonl: line .: found list, expected a JSON obj"),
         ({"a.xlsx": b"PK"}, "Save a.xlsx as CSV first"),
         ({"a.zip": b"PK"}, "Unpack a.zip first"),
