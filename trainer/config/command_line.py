@@ -194,9 +194,9 @@ def _for_fire(arguments: Sequence[str], options: Sequence[OptionSpec]) -> list[s
 
 
 def _check_values(arguments: Sequence[str], options: Sequence[OptionSpec], program: str) -> None:
-    """Raises UsageError for a flag without a value, for which fire would take "True", and for -x.
+    """Raises UsageError for a flag without a value, for which fire would take "True", and for -e.
 
-    Fire reads -e as the only flag that begins with e, so a new flag would change what -e means.
+    Fire reads -e and --e as the only flag that begins with e, so a new flag would change what -e means.
 
     Args:
         arguments: as `_for_fire` returns them, in which a switch has its value.
@@ -214,7 +214,7 @@ def _check_values(arguments: Sequence[str], options: Sequence[OptionSpec], progr
         if has_word:
             value = str(following)
             next(values)
-        if not argument.startswith("--"):
+        if not argument.startswith("--") or len(name) == 1:
             raise UsageError(_explain(f"Could not consume arg: {argument}", options, program))
         # Fire reads a bare --nofolds as --folds=False.
         option = by_name.get(name)
