@@ -28,8 +28,8 @@ from trainer.models import Recipe, augmentation
 from trainer.models.augmentation import Augmentation
 from trainer.runtime.log import LOGGER
 
-_MAX_EXECUTION_BYTES = 64 << 20  # Of prefetched examples.
-_PHILOX = 1  # tf.random.Algorithm.PHILOX.
+_MAX_PREFETCHED_BYTES = 64 << 20  # Size of the examples of one execution.
+_PHILOX = 1  # Value of tf.random.Algorithm.PHILOX.
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class TrainFunction:
         """
         if self._prefetcher is None:
             return None
-        return max(1, _MAX_EXECUTION_BYTES // (width * self._prefetcher.example_bytes))
+        return max(1, _MAX_PREFETCHED_BYTES // (width * self._prefetcher.example_bytes))
 
     def __call__(self, key: Array, counters: Array, indices: Array) -> tf.Tensor:
         """Runs training steps.
