@@ -31,6 +31,7 @@ def load(options: DataOptions, *, columns: Columns | None = None) -> Dataset:
         columns: columns of tables, as a run was trained on; None if their content decides.
 
     Raises:
+        UsageError: `options.data` is not set.
         DataError: the data is damaged, inconsistent or in no known format.
         StorageError: the path is missing or cannot be read.
     """
