@@ -324,9 +324,9 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 
 def _to_array(item: Any, *, allows_text: bool = False) -> Array:
     if isinstance(item, _Array | _Csr):
-        return item.checked()
+        return item.check()
     if isinstance(item, list | tuple):
-        item = [each.checked() if isinstance(each, _Array | _Csr) else each for each in item]
+        item = [each.check() if isinstance(each, _Array | _Csr) else each for each in item]
     array = np.asarray(item)  # A list of numbers.
     if array.dtype == object or (array.dtype.kind in "US" and not allows_text):
         raise DataError("found a list of Python objects, expected numbers")
