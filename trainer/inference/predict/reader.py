@@ -278,7 +278,9 @@ class Reader:
                     failed.append((name, error))
             left_out = {"not in a table": [path.name for path in others]} if opened else {}
             for name, failure in failed:
-                if opened and isinstance(failure, MissingColumnError):
+                # As in training: JSON beside tables describes them.
+                no_table = isinstance(failure, MissingColumnError) or name.endswith(".json")
+                if opened and no_table:
                     left_out.setdefault(failure.problem, []).append(name)
                 else:
                     yield error_item(name, failure)
