@@ -152,9 +152,26 @@ def parse_values(
         print(format_help(program, summary, options, names or {}), flush=True)
         sys.exit(0)
     if "--" in arguments:
-        # Fire drops unknown flags behind "--": `-- --epochs 5` would train with the default.
+        # Fire drops unknown flags after "--": `-- --epochs 5` would train with the default.
         raise UsageError("Unexpected '--'. Expected flags only, like --model cnn.")
 
+    values = _call_fire(arguments, options, program)
+    if many is not None:
+        values[many] += rest
+        if not values[many]:
+            raise UsageError(f"Missing {many.upper()}.")
+    return values
+
+
+def _call_fire(
+    arguments: Sequence[str], options: Sequence[OptionSpec], program: str
+) -> dict[str, Any]:
+    """Returns the values of a command line without `--`, by name; see `parse_values`.
+
+    Raises:
+        UsageError: an unknown flag, or an unexpected or missing word.
+    """
+    many = next((option.name for option in options if option.many), None)
     values: dict[str, Any] = {}
     single = [option.name for option in options if option.positional and not option.many]
     # Fire looks trailing words up in the result of the call. In this object it finds nothing, and
@@ -186,10 +203,6 @@ def parse_values(
         raise UsageError(_explain(message, options, program)) from None
     if result is not nothing:
         raise UsageError(_explain(f"Could not consume arg: {arguments[-1]}", options, program))
-    if many is not None:
-        values[many] += rest
-        if not values[many]:
-            raise UsageError(f"Missing {many.upper()}.")
     return values
 
 
@@ -203,7 +216,7 @@ def unknown_command(name: str, commands: Collection[str]) -> UsageError:
 def _for_fire(arguments: Sequence[str], options: Sequence[OptionSpec]) -> list[str]:
     """Returns the arguments in the spelling that fire reads as other programs would."""
     switches = {option.flag for option in options if option.kind is bool}
-    # Fire would take any word behind a switch for its value.
+    # Fire would take any word after a switch for its value.
     return [
         f"{argument}=True"
         if argument.replace("_", "-") in switches and following.lower() not in _SWITCH_VALUES
