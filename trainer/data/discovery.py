@@ -105,6 +105,9 @@ def _prefer(best: Candidate, rivals: list[Candidate]) -> Candidate:
 
 def _found(listing: Listing) -> str:
     names = ["/".join(listing.relative(file)) for file in listing.files[:_MAX_NAMED]]
+    if not names and listing.left_out:
+        left_out = sorted(file.name for file in listing.left_out)[:_MAX_NAMED]
+        return f"only {', '.join(left_out)}"
     return ", ".join(names) or "no files"
 
 
@@ -115,8 +118,10 @@ def _expected(listing: Listing) -> str:
     sheets = [file.name for file in listing.files if file.suffix.lower() in _SPREADSHEETS]
     if sheets:
         return f"Save {sheets[0]} as CSV first"
-    formats = [importlib.import_module(f"{_FORMATS_PACKAGE}.{name}").NAME for name in FORMATS]
-    return f"Expected one of: {'; '.join(formats)}"
+    return (
+        "Expected one folder per class, a table (CSV, JSON lines, Parquet, TFRecord), or arrays "
+        "(NumPy, IDX, SciPy, pickle); docs/data.md describes each"
+    )
 
 
 _ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar", ".gz", ".bz2", ".xz")
