@@ -2,6 +2,8 @@
 
     .venv/bin/python -m benchmarks.formats
 
+benchmarks/FORMATS.md has its output.
+
 Writes some of the shipped MNIST and movie reviews as files (tests/data/real_files.py), copies them
 to a gs:// server on loopback, runs `trainer data check` and a short training on both, and prints a
 table. For lossless formats, test loss and accuracy must be bit-identical; exits with 1 if they are

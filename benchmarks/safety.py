@@ -25,11 +25,12 @@ KINDS = ("plain", "checkpoints", "deterministic")
 def train_once(name: str, kind: str) -> float:
     """Returns the seconds of a training, compilation included."""
     from trainer import models
-    from trainer.checkpoint import hooks
+    from trainer.checkpoint import hooks, identity
     from trainer.config import Config, DataOptions, ResolvedConfig, complete
     from trainer.data import loader
     from trainer.distributed import devices
     from trainer.engine.loop import TrainingHook, TrainingLoop
+    from trainer.engine.train_function import TrainStepConfig
     from trainer.runs import lease
     from trainer.runtime.timers import StageTimer
     from trainer.training.setup import fill_in
@@ -52,7 +53,8 @@ def train_once(name: str, kind: str) -> float:
                         model,
                         [],
                         config,
-                        data_fingerprint=data.fingerprint,
+                        identity=identity.describe(config, data, model, TrainStepConfig(), []),
+                        new_callbacks=list,
                         devices=device,
                         lease=stack.enter_context(lease.acquire(out)),
                         timer=StageTimer(),

@@ -1,6 +1,6 @@
 """Compares the losses of the same training on 1, 2 and 4 workers, in tables and a chart.
 
-    .venv/bin/python -m benchmarks.workers --chart docs/workers.svg
+    .venv/bin/python -m benchmarks.workers --chart benchmarks/workers.svg
 
 Workers are processes on loopback with TF_CONFIG, or logical devices of one process, which stand for
 several GPUs. Trains two networks on a part of MNIST: one without random layers, and one with batch

@@ -18,6 +18,7 @@ from trainer.config import Config, check, command_line, flag_name, option_specs
 PAGES = [
     *(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
+    *(ROOT / "benchmarks" / name for name in ("FORMATS.md", "WORKERS.md")),
 ]
 # It names flags and files of earlier versions.
 CHANGELOG = ROOT / "CHANGELOG.md"
@@ -111,7 +112,9 @@ def test_jobs_that_are_submitted_would_be_accepted(
 )
 def test_commands_have_flags_that_exist(name: str, command: str) -> None:
     kind = options_class(name)
-    words = shlex.split(command)[1 + len(name.split()) :]
+    for variable, value in VALUES.items():
+        command = command.replace(variable, value)
+    words = shlex.split(command.replace("$BUCKET", "gs://b"))[1 + len(name.split()) :]
     flags = command_line.parse_values(
         words, option_specs(kind), program=name, summary="", names=task.NAMES
     )

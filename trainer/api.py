@@ -40,7 +40,7 @@ from trainer.task import NAMES
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Array
-    from trainer.inference.predict.reader import Item
+    from trainer.inference.predict.items import Item
     from trainer.runs.finished_run import Predictor
 
 _Settings = ParamSpec("_Settings")
@@ -180,7 +180,7 @@ class Run:
         ]
 
     def _read(self, numbered: tuple[int, Any]) -> Item:
-        from trainer.inference.predict.reader import Item
+        from trainer.inference.predict.items import Item
 
         index, example = numbered
         try:

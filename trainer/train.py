@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.config import Config
+from trainer.config import Config, LocatedConfig
 from trainer.distributed import rendezvous
 from trainer.distributed.cluster import Cluster
 from trainer.errors import WorkerLostError
+from trainer.models import ModelEntry
 from trainer.runs.directory import RunDirectory
 from trainer.runtime.callable_module import make_callable
 from trainer.runtime.log import LOGGER
@@ -48,6 +49,13 @@ def run(config: Config, *, cluster: Cluster | None = None, started: float | None
     """
     timer = StageTimer(started)
     located, model_entry = setup.resolve(config)
+    with setup.new_directory(config, located) as located:
+        return _run(located, model_entry, timer, cluster)
+
+
+def _run(
+    located: LocatedConfig, model_entry: ModelEntry, timer: StageTimer, cluster: Cluster | None
+) -> str:
     directory = RunDirectory(located)
     if directory.is_finished():
         setup.check_content(located, directory)

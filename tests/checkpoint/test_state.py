@@ -16,6 +16,21 @@ from trainer.checkpoint.state import Checkpoint, CheckpointError
 from trainer.engine.train_state import TrainState
 
 
+IDENTITY: dict[str, Any] = {
+    "versions": {"python": "3.11", "keras": "3"},
+    "epochs": 2,
+    "settings": {"batch_size": 8},
+    "data": {"fingerprint": "a"},
+    "weights": None,
+    "input": "float32 [4]",
+    "layers": [],
+    "optimizer": {"class": "Adam"},
+    "loss": {},
+    "augmentation": None,
+    "callbacks": [],
+}
+
+
 def model(units: int = 3) -> keras.Model:
     layers = [keras.Input((4,)), keras.layers.Dropout(0.5), keras.layers.Dense(units)]
     network = keras.Sequential(layers)
@@ -30,7 +45,12 @@ def variables(network: keras.Model) -> list[np.ndarray]:
 
 def capture(network: keras.Model, callbacks: Any, train_state: TrainState) -> Checkpoint:
     return state.capture(
-        network, callbacks, train_state, identity="run", environment={"device": "CPU"}, seconds=1.5
+        network,
+        callbacks,
+        train_state,
+        identity=IDENTITY,
+        environment={"device": "CPU"},
+        seconds=1.5,
     )
 
 
@@ -53,7 +73,7 @@ def test_the_complete_state_is_restored(tmp_path: Path) -> None:
     expected = random.random(), np.random.random()
 
     other: Any = keras.callbacks.EarlyStopping(monitor="loss")
-    restored = state.restore(state.read(tmp_path / "x.h5"), second, [other], "run")
+    restored = state.restore(state.read(tmp_path / "x.h5"), second, [other])
     assert restored == train_state
     assert (other.best, other.wait) == (0.25, 3)
     assert all((a == b).all() for a, b in zip(other.best_weights, stop.best_weights, strict=True))
@@ -90,20 +110,49 @@ def test_a_changed_byte_is_detected_or_has_no_effect(file: Path) -> None:
 def test_a_checkpoint_of_another_format_is_refused(file: Path) -> None:
     with h5py.File(file, "r+") as opened:
         opened.attrs["format"] = 1
-    with pytest.raises(CheckpointError, match="found checkpoint format 1, expected 2"):
+    with pytest.raises(
+        CheckpointError, match="found checkpoint format 1, expected 3. Resume with the"
+    ):
         state.read(file)
 
 
 def test_a_checkpoint_of_another_run_is_refused(file: Path) -> None:
     checkpoint = state.read(file)
-    with pytest.raises(CheckpointError, match="of other settings, or the data has changed"):
-        state.restore(checkpoint, model(), [], "another")
+    state.check_identity(checkpoint, IDENTITY | {"epochs": 3})
+    other: dict[str, Any] = {"data": {"fingerprint": "b", "classes": [], "examples": {}}}
+    other["data"] |= {"shape": [4], "dtype": "float32"}
+    with pytest.raises(CheckpointError, match="it is of another run: the data is other data"):
+        state.check_identity(checkpoint, IDENTITY | other)
+
+
+def test_a_checkpoint_of_another_network_is_refused(file: Path) -> None:
+    checkpoint = state.read(file)
     with pytest.raises(CheckpointError, match="of a network of another shape"):
-        state.restore(checkpoint, model(units=4), [], "run")
+        state.restore(checkpoint, model(units=4), [])
+    with pytest.raises(CheckpointError, match="the state of 0 callbacks, now there are 1"):
+        state.restore(checkpoint, model(), [keras.callbacks.EarlyStopping()])
+
+
+def test_variables_that_only_the_checkpoint_has_are_noticed(file: Path) -> None:
+    """SGD has fewer variables than Adam, and the first ones have the same shapes."""
+    other = model()
+    other.compile("sgd", "sparse_categorical_crossentropy")
+    other.optimizer.build(other.trainable_variables)
+    with pytest.raises(CheckpointError, match="of a network of another shape"):
+        state.restore(state.read(file), other, [])
+
+
+def test_more_epochs_are_refused_if_the_optimizer_depends_on_them(file: Path) -> None:
+    optimizer = {"optimizer": {"class": "Adam", "learning_rate": {"class": "CosineDecay"}}}
+    message = "--epochs was 2, now 3, and the optimizer of this recipe depends on the number of"
+    with pytest.raises(CheckpointError, match=f"^{message} epochs: optimizer: learning_rate was"):
+        state.check_identity(state.read(file), IDENTITY | optimizer | {"epochs": 3})
+    with pytest.raises(CheckpointError, match="^it is of another run: optimizer: learning_rate"):
+        state.check_identity(state.read(file), IDENTITY | optimizer)
 
 
 def test_a_checkpoint_can_name_functions_of_keras_only(file: Path) -> None:
     checkpoint = state.read(file)
     checkpoint.metadata["callbacks"] = [{"monitor_op": {"function": ["os", "system"]}}]
     with pytest.raises(CheckpointError, match=r"os\.system, expected a function of Keras"):
-        state.restore(checkpoint, model(), [keras.callbacks.EarlyStopping()], "run")
+        state.restore(checkpoint, model(), [keras.callbacks.EarlyStopping()])

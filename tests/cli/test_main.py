@@ -63,7 +63,7 @@ def test_help_after_arguments_is_the_help_of_the_command(
         (("verify", ""), "trainer verify: error: RUN: found '', expected a text of at least 1"),
         (
             ("verify", "a", "--b"),
-            "trainer verify: error: Unknown flag '--b'. trainer verify has no",
+            "trainer verify: error: Unknown flag '--b'. trainer verify --help lists the flags.",
         ),
         (("data", "chek"), "trainer data: error: Unknown command 'chek'. Did you mean check?"),
         (("data", "x"), "trainer data: error: Unknown command 'x'. Expected one of: check, conv"),

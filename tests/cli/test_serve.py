@@ -142,6 +142,7 @@ def test_an_address_that_cannot_be_bound_is_an_error(
             "Unknown flag '--prot=1'. Did you mean --port",
         ),
         (["run"], {"AIP_HTTP_PORT": "http"}, "AIP_HTTP_PORT: found 'http'"),
+        (["run"], {"PORT": "tcp://10.0.0.1:80"}, "PORT: found 'tcp://10.0.0.1:80'"),
         (["run"], {"AIP_PREDICT_ROUTE": "predict"}, "AIP_PREDICT_ROUTE: found 'predict', expected"),
         (["run"], {"AIP_HEALTH_ROUTE": "/{x}"}, "AIP_HEALTH_ROUTE: found '/{x}', expected a path"),
     ],
@@ -181,4 +182,9 @@ def test_defaults_come_from_the_environment_and_flags_win() -> None:
     assert read(TRAINER_IMAGE="serve") == ("run", "0.0.0.0", 8080, "text")
     assert read(AIP_HTTP_PORT="81", AIP_STORAGE_URI="gs://b/run") == ("run", "0.0.0.0", 81, "text")
     assert read("--port=82", "--host=::1", AIP_HTTP_PORT="81") == ("run", "::1", 82, "text")
+    # PORT of Cloud Run comes last; the machine of a developer may have it for other programs.
+    assert read(PORT="83") == ("run", "0.0.0.0", 83, "text")
+    assert read(PORT="83", AIP_HTTP_PORT="81") == ("run", "0.0.0.0", 81, "text")
+    assert read("--port=82", PORT="83") == ("run", "127.0.0.1", 82, "text")
+    assert read("--host=::1", PORT="83") == ("run", "::1", 83, "text")
     assert read(CLOUD_RUN_JOB="x")[-1] == "json"

@@ -135,11 +135,13 @@ def test_the_fingerprint_depends_on_every_value() -> None:
     assert first.fingerprint != Dataset.split(changed, seed=0, validation_split=0).fingerprint
 
 
-def test_the_error_for_unknown_data_lists_the_formats(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no known format, found no files\. Expected .*IDX"):
+def test_the_error_for_unknown_data_says_what_is_read(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"no known format, found no files\. Expected .*; docs/data\.md desc"
+    ):
         loader.load(DataOptions(data=str(tmp_path), seed=0))
     (tmp_path / "notes.md").write_text("hello")
-    with pytest.raises(DataError, match=r"found notes\.md"):
+    with pytest.raises(DataError, match=r"found notes\.md\. Expected one folder per class"):
         loader.load(DataOptions(data=str(tmp_path / "notes.md"), seed=0))
 
 

@@ -87,11 +87,11 @@ class CheckpointHook(loop.TrainingHook):
             return TrainState()
         file = io.BytesIO()
         state.write(self._initial, file)
-        return state.restore(state.read(file), self._model, [], "")
+        return state.restore(state.read(file), self._model, [])
 
     def after_steps(self, train_state: TrainState, steps: int, *, epoch_end: bool = False) -> None:
         if (train_state.epoch, train_state.step) == CHECKPOINT:
-            metadata: dict[str, Any] = {"identity": "", "environment": {}, "seconds": 0.0}
+            metadata: dict[str, Any] = {"identity": {}, "environment": {}, "seconds": 0.0}
             self.checkpoint = state.capture(self._model, [], train_state, **metadata)
 
 

@@ -266,13 +266,13 @@ def test_a_worker_that_waits_for_the_others_reacts_to_sigterm(workers: Team) -> 
 
 @pytest.mark.parametrize("missing", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_a_worker_that_does_not_start_is_named(workers: Team, missing: int) -> None:
-    processes = workers.start("plain:build", "--out=waiting", TRAINER_WORKERS_TIMEOUT_S="1")
+    processes = workers.start("plain:build", "--out=waiting", TRAINER_WORKERS_TIMEOUT_SECONDS="1")
     processes[missing].kill()
     assert processes[1 - missing].wait(30) == 1
     last = workers.output(1 - missing).splitlines()[-1]
     expected = ("the chief (127.0.0.1:", "worker 1 (127.0.0.1:")[missing]
     assert last.startswith(f"python -m trainer.task: error: {expected}")
-    assert "in time; TRAINER_WORKERS_TIMEOUT_S sets the time limit" in last
+    assert "in time; TRAINER_WORKERS_TIMEOUT_SECONDS sets the time limit" in last
 
 
 @pytest.mark.parametrize(

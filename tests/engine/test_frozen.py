@@ -115,7 +115,7 @@ class StopsAt(loop.TrainingHook):
     def after_steps(self, train_state: TrainState, steps: int, *, epoch_end: bool = False) -> None:
         self._remaining -= steps
         if self._remaining == 0:
-            metadata: Any = {"identity": "", "environment": {}, "seconds": 0.0}
+            metadata: Any = {"identity": {}, "environment": {}, "seconds": 0.0}
             self.checkpoint = state.capture(self._model, [], train_state, **metadata)
             if train_state.step < STEPS:  # After the last step, the epoch end follows.
                 raise Stop
@@ -126,7 +126,7 @@ class Resumes(loop.TrainingHook):
         self._model, self._checkpoint = trained, checkpoint
 
     def restore(self) -> TrainState:
-        return state.restore(self._checkpoint, self._model, [], "")
+        return state.restore(self._checkpoint, self._model, [])
 
 
 @pytest.mark.parametrize("steps", [2, STEPS, STEPS + 4])

@@ -31,7 +31,7 @@ def directory(out: str, **changes: Any) -> RunDirectory:
 
 
 def finish(run: RunDirectory, *files: str) -> None:
-    with run.locked(), run.commit("fingerprint", "CPU") as folder:
+    with run.locked(), run.commit({"fingerprint": "fingerprint"}, "CPU") as folder:
         for name in files:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(name)
@@ -105,6 +105,10 @@ def test_a_config_file_without_settings_is_named_in_the_error(out: str, tmp_path
 
 def test_a_failed_commit_writes_no_manifest(out: str) -> None:
     run = directory(out)
-    with pytest.raises(StorageError), run.locked(), run.commit("fingerprint", "CPU"):
+    with (
+        pytest.raises(StorageError),
+        run.locked(),
+        run.commit({"fingerprint": "fingerprint"}, "CPU"),
+    ):
         raise StorageError("disk full")
     assert storage.folder(out).names() == [filenames.CONFIG]

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from trainer import task
+from trainer.cli import main
 from trainer.config import Config, ResolvedConfig, complete, resolve, to_json
 from trainer.distributed.cluster import Cluster, read_cluster
 from trainer.errors import UsageError
-from trainer.runtime import cloud_environment
+from trainer.runtime import cloud_environment, variables
 from trainer.training import setup
 
 BASE = "gs://bucket/base"
@@ -136,7 +137,8 @@ def test_tf_config_lists_the_workers_with_the_chief_first(
     [
         {},
         VERTEX,
-        {"TF_CONFIG": "no JSON", "CLUSTER_SPEC": "[]"},
+        {"TF_CONFIG": "", "CLUSTER_SPEC": "[]"},
+        {"TF_CONFIG": '{"cluster": null, "environment": "cloud"}', "CLUSTER_SPEC": "no JSON"},
         tf_config({"chief": ["a:1"]}, {"type": "chief", "index": 0}),
         tf_config({}, {"type": "worker", "index": 0}),
     ],
@@ -155,6 +157,12 @@ def test_one_replica_is_no_cluster(environment: dict[str, str]) -> None:
         ({"worker": ["a:1", "b:1"]}, {"type": "worker", "index": 2}, '"index": 2'),
         ({"worker": ["a:1", "b:1"]}, {"type": "chief", "index": 0}, "in its cluster of 2"),
         ({"worker": ["a:1", "b:1"]}, {}, "found the task {}"),
+        ({"worker": ["a:1", "a:1"]}, {"type": "worker", "index": 0}, "found the address 'a:1' tw"),
+        ({"worker": ["b:1"]}, {"type": "worker", "index": 1}, "expected the index 0 in its clust"),
+        ({"workers": ["a:1", "b:1"]}, {"type": "worker", "index": 0}, "found the role 'workers'"),
+        ({"worker": {"0": "a:1", "1": "b:1"}}, {"type": "worker"}, "expected lists of host:port"),
+        ({"worker": "a:1,b:1"}, {"type": "worker", "index": 0}, "expected lists of host:port"),
+        ({"worker": [["a", 1]]}, {"type": "worker", "index": 0}, "expected lists of host:port"),
     ],
 )
 def test_an_unsupported_tf_config_is_refused(
@@ -162,6 +170,46 @@ def test_an_unsupported_tf_config_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=f"^TF_CONFIG: .*{message}"):
         read_cluster(tf_config(cluster, task))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{'cluster': {'chief': ['a:1']}}", "not JSON: "),
+        ('{"cluster": ', "not JSON: "),
+        ('["a:1"]', "expected a JSON object with a cluster"),
+        ('{"cluster": ["a:1", "b:1"]}', "as cluster, expected a JSON object"),
+        ('{"cluster": "{}"}', "as cluster, expected a JSON object"),
+        ('{"task": ["worker", 0]}', "as task, expected a JSON object"),
+    ],
+)
+def test_a_malformed_tf_config_is_refused(text: str, message: str) -> None:
+    """Each machine would train a whole run of its own."""
+    with pytest.raises(UsageError, match=f"^TF_CONFIG: .*{message}"):
+        read_cluster({"TF_CONFIG": text})
+
+
+@pytest.mark.parametrize("value", ["2m", "30s", "", "0", "-1", "nan", "inf", "1_0", "1,5", "many"])
+@pytest.mark.parametrize(
+    "name", [variables.RETRY, variables.LEASE, variables.WORKERS_TIMEOUT, variables.POLL]
+)
+def test_a_variable_that_is_no_number_of_seconds_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        main.main(["verify", "/no/such/run"])
+    assert ended.value.code == 2
+    found = f"error: {name}: found '{value}', expected a number of seconds above 0"
+    assert (found in capsys.readouterr().err) == (value != "")
+
+
+@pytest.mark.parametrize(("value", "number"), [("2", 2.0), (" 1.5 ", 1.5), ("1e2", 100.0)])
+def test_a_number_of_seconds_is_read(
+    monkeypatch: pytest.MonkeyPatch, value: str, number: float
+) -> None:
+    monkeypatch.setenv(variables.LEASE, value)
+    assert variables.seconds(variables.LEASE) == number
 
 
 def test_several_replicas_without_tf_config_are_refused() -> None:

@@ -117,6 +117,8 @@ class _Describer:
         if isinstance(value, Mapping):
             return self._mapping(value)
         if isinstance(value, list | tuple | collections.deque):
+            if len(value) > _MAX_ITEMS and all(isinstance(each, str) for each in value):
+                return _shorten(list(value))  # A vocabulary.
             return _shorten([self.describe(each) for each in value])
         if isinstance(value, set | frozenset):
             return _shorten(sorted((self.describe(each) for each in value), key=json.dumps))

@@ -18,7 +18,14 @@ import keras
 
 from trainer import storage
 from trainer.checkpoint import canonical
-from trainer.config import CONTENT_SETTINGS, ResolvedConfig, flag_name, result_settings
+from trainer.config import (
+    CONTENT_SETTINGS,
+    Config,
+    ResolvedConfig,
+    flag_name,
+    option_specs,
+    result_settings,
+)
 from trainer.data import identity as data_identity
 from trainer.data.dataset import Dataset, Spec
 from trainer.engine import model_builder
@@ -136,7 +143,9 @@ def differences(
         saved, now = _without_code(saved), _without_code(now)  # Each version has its own bytecode.
     same_keras = saved.get("versions", {}).get("keras") == now["versions"]["keras"]
     compare = _Comparison(other_keys_count=same_keras)
-    settings = saved.get("settings", {})
+    # A setting that did not exist when the checkpoint was saved had its default.
+    settings = {each.name: each.default for each in option_specs(Config)}
+    settings |= saved.get("settings", {})
     lines = [
         f"{flag_name(name)} was {_format(settings.get(name))}, now {_format(value)}"
         for name, value in now["settings"].items()
@@ -242,8 +251,8 @@ class _Comparison:
         """
         self._other_keys_count = other_keys_count
 
-    def values(self, path: str, saved: Any, now: Any) -> dict[str, str]:
-        """Compares two values of any kind."""
+    def values(self, path: str, saved: Any, now: Any, separator: str = ": ") -> dict[str, str]:
+        """Compares two values of any kind; the separator comes before the keys of a mapping."""
         if saved == now:
             return {}
         maps = isinstance(saved, Mapping) and isinstance(now, Mapping)
@@ -253,11 +262,11 @@ class _Comparison:
             return {path: f"{path} was {_format(saved)}, now {_format(now)}"}
         lines: dict[str, str] = {}
         for key in dict.fromkeys([*saved, *now]):
-            inner = f"{path} {key}" if ":" in path else f"{path}: {key}"
+            inner = f"{path}{separator}{key}"
             if key in saved and key in now and key == "layers":
                 lines |= self.lists(f"{path}: layer", saved[key], now[key])
             elif (key in saved and key in now) or self._other_keys_count:
-                lines |= self.values(inner, saved.get(key), now.get(key))
+                lines |= self.values(inner, saved.get(key), now.get(key), " ")
         return lines
 
     def lists(

@@ -70,6 +70,12 @@ class CheckpointManager:
         self._generation = self._folder.generation(_POINTER)
         pointer = self._folder.read(_POINTER)
         if pointer is None:
+            names = [name for name in self._folder.names() if name.endswith(".h5")]
+            if names:
+                LOGGER.info(
+                    "%s: found %s without %s, which names the last complete checkpoint; starting "
+                    "from the beginning", self._folder.path, names[0], _POINTER,
+                )  # fmt: skip
             return None
         try:
             self._names = [str(name) for name in json.loads(pointer)["checkpoints"]]

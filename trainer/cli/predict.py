@@ -21,7 +21,7 @@ from trainer.runtime import preemption
 if TYPE_CHECKING:
     from trainer.data.dataset import Array
     from trainer.inference.predict.formatters import RowFormatter
-    from trainer.inference.predict.reader import Item, Items
+    from trainer.inference.predict.items import Item, Items
     from trainer.runs.finished_run import FinishedRun, Predictor
 
 
@@ -31,11 +31,10 @@ class PredictOptions(StorageOptions):
 
     run: FolderPath = argument("Finished run directory, local or gs://bucket/path.")
     files: tuple[AnyPath, ...] = argument(
-        "Files, folders, or patterns such as 'part-*.csv', local or gs://; - for stdin. One image "
-        "per file; .txt: one text per line; .csv: one example per row; .jsonl: one JSON value per "
-        "line; .npy or IDX: an array of examples. From stdin, a text model reads lines of text, "
-        "others an image, an array, CSV or JSON lines. Put names that begin with - after a bare "
-        "--."
+        "Files, folders, or patterns such as 'part-*.csv', local or gs://; - for stdin. Images; "
+        "tables with the columns of the training data; text files; .npy, .npz and IDX arrays. From "
+        "stdin, a text model reads lines of text, others an image, an array, CSV or JSON lines. "
+        "Put names that begin with - after a bare --."
     )
     format: Literal["table", "jsonl", "csv"] | None = option(
         None,
@@ -49,7 +48,11 @@ class PredictOptions(StorageOptions):
     probabilities: bool = option(False, "Write the probability of every class, too.")
     column: Text | None = option(
         None,
-        "CSV column or JSON field with the text; makes stdin CSV or JSON lines. Default: text.",
+        "Column or JSON field that holds the example; makes stdin CSV or JSON lines. Default: the "
+        "columns that the run was trained on.",
+    )
+    allow_pickle: bool = option(
+        False, "Read pickle files. Only NumPy and SciPy arrays are accepted from them."
     )
 
     @pydantic.field_validator("files")
@@ -76,7 +79,7 @@ def main(arguments: Sequence[str], *, program: str) -> None:
         from trainer.runs.finished_run import read_run
 
         run = read_run(options.run)
-        reader = Reader(run.input, options.column)
+        reader = Reader.of(run, column=options.column, allow_pickle=options.allow_pickle)
         reader.check(options.files)
         formatter = _make_formatter(options, run)
         with _open_output(options.out) as output:

@@ -50,7 +50,9 @@ class ServeOptions(StorageOptions):
         "Address to listen on. Default: 127.0.0.1, this machine only; in the container image "
         "0.0.0.0, all addresses.",
     )
-    port: Port = option(8080, "Port to listen on; 0 for any free port.")
+    port: Port = option(
+        8080, "Port to listen on; 0 for any free port. Default: AIP_HTTP_PORT, PORT, or 8080."
+    )
     max_batch: PositiveInt | None = option(
         None, "Maximum examples per batch of the model. Default: the batch size of the training."
     )

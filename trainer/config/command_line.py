@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import inspect
 import io
 import itertools
@@ -22,9 +23,13 @@ from trainer.config import check, flag_name, option_specs
 from trainer.config.fields import OptionSpec
 from trainer.config.help import format_help
 from trainer.errors import TrainerError, UsageError
-from trainer.runtime import cloud_environment, log
+from trainer.runtime import cloud_environment, log, streams, variables
 
 _SWITCH_VALUES = ("true", "false", "yes", "no", "on", "off")
+# Of a machine that has too little of something; any other error is one of the program.
+_MACHINE_ERRNOS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE
+)  # fmt: skip
 _MAX_SUGGESTED = 3  # Flags that are named in place of -x.
 
 _Options = TypeVar("_Options")
@@ -35,7 +40,8 @@ def exit_codes(program: str, arguments: Sequence[str]) -> Iterator[None]:
     """Exits the program at the end of the block, with the exit code of its error.
 
     0: done; 2: the user's mistake, in one line on stderr; 1: an internal error, with its traceback;
-    130: interrupted; 141: stdout was closed. Other classes of TrainerError have their own code.
+    130: interrupted; 141: the reader of stdout or of the log is gone. Other classes of TrainerError
+    have their own code.
     """
 
     def report(message: str) -> None:
@@ -46,23 +52,36 @@ def exit_codes(program: str, arguments: Sequence[str]) -> Iterator[None]:
             return
         if "\n" not in message:
             message = f"{program}: error: {message}"
-        print(message, file=sys.stderr)
+        print(message, file=sys.stderr, flush=True)
 
+    streams.open_closed()
     try:
+        variables.check()
         yield
+        sys.stdout.flush()
+        sys.stderr.flush()
     except TrainerError as error:
-        report(" ".join(str(error).split()))
-        sys.exit(error.exit_code)
+        code, message = error.exit_code, " ".join(str(error).split())
     except KeyboardInterrupt:
-        report("interrupted")
-        sys.exit(130)
-    except BrokenPipeError:  # The reader of stdout is done, as `| head` is.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
-    except Exception:
-        report(traceback.format_exc())
-        sys.exit(1)
-    sys.exit(0)
+        code, message = 130, "interrupted"
+    except BrokenPipeError:  # The reader is done, as `| head` is.
+        code, message = 128 + signal.SIGPIPE, ""
+    except Exception as error:
+        code, message = _describe(error)
+    else:
+        code, message = 0, ""
+    if message:
+        with contextlib.suppress(OSError):  # Nobody reads it.
+            report(message)
+    streams.discard_unwritable()
+    sys.exit(code)
+
+
+def _describe(error: Exception) -> tuple[int, str]:
+    """Returns the exit code and the message of an error that no class of TrainerError describes."""
+    if isinstance(error, OSError) and error.errno in _MACHINE_ERRNOS:
+        return 2, f"{error.filename or 'output'}: {error.strerror}"
+    return 1, traceback.format_exc()
 
 
 def printable(text: str) -> str:
@@ -133,9 +152,26 @@ def parse_values(
         print(format_help(program, summary, options, names or {}), flush=True)
         sys.exit(0)
     if "--" in arguments:
-        # Fire drops unknown flags behind "--": `-- --epochs 5` would train with the default.
+        # Fire drops unknown flags after "--": `-- --epochs 5` would train with the default.
         raise UsageError("Unexpected '--'. Expected flags only, like --model cnn.")
 
+    values = _call_fire(arguments, options, program)
+    if many is not None:
+        values[many] += rest
+        if not values[many]:
+            raise UsageError(f"Missing {many.upper()}.")
+    return values
+
+
+def _call_fire(
+    arguments: Sequence[str], options: Sequence[OptionSpec], program: str
+) -> dict[str, Any]:
+    """Returns the values of a command line without `--`, by name; see `parse_values`.
+
+    Raises:
+        UsageError: an unknown flag, or an unexpected or missing word.
+    """
+    many = next((option.name for option in options if option.many), None)
     values: dict[str, Any] = {}
     single = [option.name for option in options if option.positional and not option.many]
     # Fire looks trailing words up in the result of the call. In this object it finds nothing, and
@@ -167,10 +203,6 @@ def parse_values(
         raise UsageError(_explain(message, options, program)) from None
     if result is not nothing:
         raise UsageError(_explain(f"Could not consume arg: {arguments[-1]}", options, program))
-    if many is not None:
-        values[many] += rest
-        if not values[many]:
-            raise UsageError(f"Missing {many.upper()}.")
     return values
 
 
@@ -184,7 +216,7 @@ def unknown_command(name: str, commands: Collection[str]) -> UsageError:
 def _for_fire(arguments: Sequence[str], options: Sequence[OptionSpec]) -> list[str]:
     """Returns the arguments in the spelling that fire reads as other programs would."""
     switches = {option.flag for option in options if option.kind is bool}
-    # Fire would take any word behind a switch for its value.
+    # Fire would take any word after a switch for its value.
     return [
         f"{argument}=True"
         if argument.replace("_", "-") in switches and following.lower() not in _SWITCH_VALUES
@@ -194,9 +226,10 @@ def _for_fire(arguments: Sequence[str], options: Sequence[OptionSpec]) -> list[s
 
 
 def _check_values(arguments: Sequence[str], options: Sequence[OptionSpec], program: str) -> None:
-    """Raises UsageError for a flag without a value, for which fire would take "True", and for -x.
+    """Raises UsageError for a flag without a value, for which fire would take "True", and for -e.
 
-    Fire reads -e as the only flag that begins with e, so a new flag would change what -e means.
+    Fire reads -e and --e as the only flag that begins with e, so a new flag would change what -e
+    means.
 
     Args:
         arguments: as `_for_fire` returns them, in which a switch has its value.
@@ -214,7 +247,7 @@ def _check_values(arguments: Sequence[str], options: Sequence[OptionSpec], progr
         if has_word:
             value = str(following)
             next(values)
-        if not argument.startswith("--"):
+        if not argument.startswith("--") or len(name) == 1:
             raise UsageError(_explain(f"Could not consume arg: {argument}", options, program))
         # Fire reads a bare --nofolds as --folds=False.
         option = by_name.get(name)

@@ -106,26 +106,26 @@ def class_indices(split: str, examples: HasShape, labels: Array) -> Array:
         DataError: the labels have another form, there are none, or their number is not that of the
             examples.
     """
-    title = _title(split)
+    name = title(split)
     if labels.ndim == 2:
         if not (np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all()):
-            raise DataError(f"{title} labels: a table of labels must be one-hot")
+            raise DataError(f"{name} labels: a table of labels must be one-hot")
         labels = labels.argmax(axis=1)
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(
-            f"{title} labels: found {labels.dtype} of shape {labels.shape}, expected integers (N,)"
+            f"{name} labels: found {labels.dtype} of shape {labels.shape}, expected integers (N,)"
         )
     if not examples.shape:
-        raise DataError(f"{title} examples: found a single {examples.dtype}, expected (N, ...)")
+        raise DataError(f"{name} examples: found a single {examples.dtype}, expected (N, ...)")
     count = examples.shape[0]
     if count != len(labels):
-        raise DataError(f"{title} split: {count} examples but {len(labels)} labels")
+        raise DataError(f"{name} split: {count} examples but {len(labels)} labels")
     if count == 0:
-        raise DataError(f"{title} split: no examples")
+        raise DataError(f"{name} split: no examples")
     if labels.min() < 0:
-        raise DataError(f"{title} labels: found {labels.min()}, expected 0 or more")
+        raise DataError(f"{name} labels: found {labels.min()}, expected 0 or more")
     if labels.max() >= 2**31:
-        raise DataError(f"{title} labels: found {labels.max()}, expected class indices")
+        raise DataError(f"{name} labels: found {labels.max()}, expected class indices")
     return labels.astype(np.int32)
 
 
@@ -138,7 +138,7 @@ def check_numeric(split: str, examples: HasShape) -> None:
     shape, dtype = examples.shape, examples.dtype
     if len(shape) not in (2, 4) or dtype.kind not in "biuf" or not math.prod(shape):
         raise DataError(
-            f"{_title(split)} examples: found {dtype} of shape {shape}, expected numbers: images "
+            f"{title(split)} examples: found {dtype} of shape {shape}, expected numbers: images "
             "(N, H, W) or (N, H, W, C), or vectors (N, D)"
         )
 
@@ -165,7 +165,7 @@ def convert_examples(split: str, examples: Array, dtype: np.dtype[Any], *, start
         examples = examples.astype(dtype, copy=False)
     if dtype.kind == "f" and not np.isfinite(examples).all():
         row = start + int(np.argwhere(~np.isfinite(examples))[0][0])
-        raise DataError(f"{_title(split)} examples: example {row} holds NaN or infinity")
+        raise DataError(f"{title(split)} examples: example {row} holds NaN or infinity")
     return examples
 
 
@@ -206,6 +206,9 @@ def check_consistent(splits: Mapping[str, HasShape]) -> None:
 
 def class_names(labels: Array) -> tuple[str, ...]:
     """Returns the names "0", "1", ... for classes that have no other names.
+
+    Args:
+        labels: class indices of the training examples, int (N,).
 
     Raises:
         DataError: there are more than MAX_CLASSES.
@@ -249,7 +252,7 @@ def check_label_range(split: str, labels: Array, classes: tuple[str, ...]) -> No
     """
     if labels.max() >= len(classes):
         raise DataError(
-            f"{_title(split)} labels: found {labels.max()}, expected 0 to {len(classes) - 1}, "
+            f"{title(split)} labels: found {labels.max()}, expected 0 to {len(classes) - 1}, "
             "the classes of the training split"
         )
 
@@ -300,16 +303,16 @@ def text_error(text: Any) -> str | None:
 
 
 def _check_texts(split: str, examples: Array) -> Array:
-    title = _title(split)
+    name = title(split)
     if examples.ndim != 1:
-        raise DataError(f"{title} examples: found texts of shape {examples.shape}, expected (N,)")
+        raise DataError(f"{name} examples: found texts of shape {examples.shape}, expected (N,)")
     texts = examples.astype(object)
     for row, text in enumerate(texts):
         if problem := text_error(text):
-            raise DataError(f"{title} examples: example {row}: {problem}")
+            raise DataError(f"{name} examples: example {row}: {problem}")
     return texts
 
 
-def _title(split: str) -> str:
+def title(split: str) -> str:
     """Returns the name of a split as messages have it."""
     return "training" if split == "train" else split

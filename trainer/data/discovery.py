@@ -105,6 +105,9 @@ def _prefer(best: Candidate, rivals: list[Candidate]) -> Candidate:
 
 def _found(listing: Listing) -> str:
     names = ["/".join(listing.relative(file)) for file in listing.files[:_MAX_NAMED]]
+    if not names and listing.left_out:
+        left_out = sorted(file.name for file in listing.left_out)[:_MAX_NAMED]
+        return f"only {', '.join(left_out)}"
     return ", ".join(names) or "no files"
 
 
@@ -116,8 +119,8 @@ def _expected(listing: Listing) -> str:
     if sheets:
         return f"Save {sheets[0]} as CSV first"
     return (
-        "Expected a table (CSV, JSON, Parquet, ...), one folder of images or texts per class, arrays "
-        "(.npz, IDX), or another format of docs/data.md"
+        "Expected one folder per class, a table (CSV, JSON lines, Parquet, TFRecord), or arrays "
+        "(NumPy, IDX, SciPy, pickle); docs/data.md describes each"
     )
 
 

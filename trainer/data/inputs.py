@@ -115,7 +115,7 @@ class InputSignature:
         return example
 
     def from_batch(self, numbers: Array) -> Array:
-        """Returns examples from an array (N, ...), each as in `from_numbers`.
+        """Returns examples (N, *shape) in the model's dtype from an array (N, ...) of numbers.
 
         Raises:
             DataError: the shape is another, or a value is out of the range of the dtype.
@@ -133,7 +133,9 @@ class InputSignature:
         return numbers.reshape(-1, *self.shape).astype(self.dtype)
 
     def from_image(self, content: bytes, location: Location) -> Array:
-        """Returns an example from an image file, resized as by `--image-size`.
+        """Returns an example, (H, W, C) in the model's dtype, from an image file.
+
+        The image is resized to the model's shape, as by `--image-size`.
 
         Images of more than 8 bits keep their values, for a model that was trained on such values.
 
@@ -170,7 +172,7 @@ class InputSignature:
         return pixels.astype(np.float32) / scale
 
     def from_text(self, text: Any) -> Array:
-        """Returns an example from a text.
+        """Returns an example, an object array of shape () that holds the text.
 
         Raises:
             DataError: it is no valid text, or the model takes no texts.
@@ -186,7 +188,7 @@ class InputSignature:
         return np.array(text, dtype=object)
 
     def from_data(self, examples: Array) -> Array:
-        """Returns the examples of a `Split`, converted to the dtype of the model.
+        """Returns the examples of a `Split` as (N, *shape) in the model's dtype; texts as (N,).
 
         Raises:
             DataError: their kind or shape is another, or a value is out of the model's range.

@@ -108,7 +108,7 @@ class InstanceReader:
         if flat and isinstance(value, str) and len(self.columns) == 1:
             value = column_types.numbers_in(value) or value
         if flat and _is_flat(value) and (kind == "vector" or len(value) == size):
-            numbers = self._numbers(value)
+            numbers = self.numbers(value)
             return self.input.from_numbers(
                 numbers if kind == "vector" else numbers.reshape(self.input.shape)
             )
@@ -122,8 +122,12 @@ class InstanceReader:
             return isinstance(value, Mapping)
         return isinstance(value, list) or (isinstance(value, str) and self.input.shape != (1,))
 
-    def _numbers(self, cells: Sequence[Any]) -> Array:
-        """Returns numbers of which some may be texts, float64 (n,)."""
+    def numbers(self, cells: Sequence[Any]) -> Array:
+        """Returns numbers of which some may be texts, float64 (n,).
+
+        Raises:
+            DataError: a cell is no number.
+        """
         numbers = []
         for cell in cells:
             if isinstance(cell, bool) or not isinstance(cell, int | float | str):

@@ -31,6 +31,7 @@ def load(options: DataOptions, *, columns: Columns | None = None) -> Dataset:
         columns: columns of tables, as a run was trained on; None if their content decides.
 
     Raises:
+        UsageError: `options.data` is not set.
         DataError: the data is damaged, inconsistent or in no known format.
         StorageError: the path is missing or cannot be read.
     """
@@ -250,8 +251,8 @@ def _add_split(raw: RawSplits, split: str, data: str, other: RawSplits) -> RawSp
     trained_on = raw.train[0].dtype
     if other.layout is not None and raw.layout is None and examples.dtype != trained_on:
         raise DataError(
-            f"{flag}: holds image files, of {examples.dtype}, expected arrays of {trained_on} as in "
-            "--data, since only arrays have the same scale"
+            f"{flag}: holds image files, of {examples.dtype}, expected arrays of {trained_on} as "
+            "in --data, since only arrays have the same scale"
         )
     if raw.classes and other.classes:
         try:

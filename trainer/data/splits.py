@@ -31,6 +31,11 @@ def from_name(name: str) -> str | None:
     return next((_SPLIT_OF_WORD[word] for word in words if word in _SPLIT_OF_WORD), None)
 
 
+def from_word(word: str) -> str | None:
+    """Returns the split that a word denotes: "train" for training or train_set; None for others."""
+    return _SPLIT_OF_WORD.get(word) or _SPLIT_OF_WORD.get(word.removesuffix("set").rstrip("_"))
+
+
 def from_value(value: str) -> str | None:
     """Returns the split that a cell of a table denotes: Training, PublicTest; None for others."""
     if value.strip().lower() == _UNASSIGNED:
@@ -152,15 +157,11 @@ def encode_labels(
     if train not in present:
         raise DataError(f"no training split, found {' and '.join(present)}")
     pairs = list(zip(labels, split_names, strict=True))
-    classes = _sorted({label for label, split in pairs if split == train})
+    classes = sort_classes({label for label, split in pairs if split == train})
     index_of = {label: index for index, label in enumerate(classes)}
     for label, split in pairs:
         if label not in index_of:
-            shown = (*classes[:_MAX_NAMED], *(["..."] if len(classes) > _MAX_NAMED else []))
-            raise DataError(
-                f"the {split} split has a class {label!r} that the training split does not have: "
-                f"{', '.join(shown)}"
-            )
+            raise unknown_class(split, label, classes)
     indices = np.array([index_of[label] for label in labels], dtype=np.int32)
     split_of = np.array(split_names)
     rows = {split: np.flatnonzero(split_of == split) for split in present}
@@ -171,7 +172,17 @@ def encode_labels(
     )
 
 
-def _sorted(labels: set[str]) -> tuple[str, ...]:
+def unknown_class(split: str, label: str, classes: Sequence[str]) -> DataError:
+    """Returns the error for a class that the training split does not have."""
+    shown = (*classes[:_MAX_NAMED], *(["..."] if len(classes) > _MAX_NAMED else []))
+    return DataError(
+        f"the {split} split has a class {label!r} that the training split does not have: "
+        f"{', '.join(shown)}"
+    )
+
+
+def sort_classes(labels: set[str]) -> tuple[str, ...]:
+    """Returns class names in order; those that are all integers by their values."""
     if all(re.fullmatch(r"-?\d{1,18}", label) for label in labels):
         return tuple(sorted(labels, key=int))
     return tuple(sorted(labels))

@@ -47,12 +47,11 @@ def read_cluster(environment: Mapping[str, str]) -> Cluster | None:
         environment: environment variables.
 
     Raises:
-        UsageError: TF_CONFIG has a role or an address that is not supported, or does not contain
-            this worker; or it is missing in a job of several replicas.
+        UsageError: TF_CONFIG is malformed, has a role or an address that is not supported, or does
+            not contain this worker; or it is missing in a job of several replicas.
     """
-    config = _object(environment.get("TF_CONFIG"))
-    roles = _lists(config.get("cluster"))
-    task = _object(config.get("task"))
+    config = _parse(environment.get("TF_CONFIG") or "{}")
+    roles, task = _roles(config), _member(config, "task")
     for role in _OTHER_ROLES:
         if role in roles or task.get("type") == role:
             raise UsageError(
@@ -62,19 +61,25 @@ def read_cluster(environment: Mapping[str, str]) -> Cluster | None:
     chiefs = [(role, address) for role in _CHIEFS for address in roles.get(role, [])]
     workers = [*chiefs, *(("worker", address) for address in roles.get("worker", []))]
     if len(workers) < 2:
-        pools = _lists(_object(environment.get("CLUSTER_SPEC")).get("cluster"))
-        replicas = sum(len(pools.get(pool, [])) for pool in _POOLS)
+        replicas = _replicas(environment.get("CLUSTER_SPEC"))
         if replicas > 1:
             raise UsageError(
                 f"CLUSTER_SPEC: found {replicas} replicas, expected TF_CONFIG with their addresses"
             )
+        if workers and task and str(task.get("index", 0)) != "0":
+            raise UsageError(
+                f"TF_CONFIG: found the task {json.dumps(task)}, expected the index 0 in its "
+                "cluster of one worker; list the addresses of all workers"
+            )
         return None
     if len(chiefs) > 1:
         raise UsageError(f"TF_CONFIG: found {len(chiefs)} chiefs, expected one")
-    addresses = tuple(str(address) for _, address in workers)
+    addresses = tuple(address for _, address in workers)
     for address in addresses:
         if not re.fullmatch(r".+:\d{1,5}", address):
             raise UsageError(f"TF_CONFIG: found the address {address!r}, expected host:port")
+        if addresses.count(address) > 1:
+            raise UsageError(f"TF_CONFIG: found the address {address!r} twice, expected one each")
     same_role = [number for number, (role, _) in enumerate(workers) if role == task.get("type")]
     index = str(task.get("index"))
     if not index.isdecimal() or int(index) >= len(same_role):
@@ -85,16 +90,47 @@ def read_cluster(environment: Mapping[str, str]) -> Cluster | None:
     return Cluster(addresses, same_role[int(index)])
 
 
-def _object(value: Any) -> dict[str, Any]:
-    """Returns a JSON object, parsed if it is a string; an empty one for any other value."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            value = None
-    return value if isinstance(value, dict) else {}
+def _parse(text: str) -> dict[str, Any]:
+    """Returns TF_CONFIG as a JSON object.
+
+    A job that ignored a malformed TF_CONFIG would train on each machine, all data on each.
+    """
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"TF_CONFIG: not JSON: {error}; found {text[:80]!r}") from None
+    if not isinstance(config, dict):
+        raise UsageError(f"TF_CONFIG: found {text[:80]!r}, expected a JSON object with a cluster")
+    return config
 
 
-def _lists(value: Any) -> dict[str, list[Any]]:
-    """Returns the entries of a JSON object that are lists and not empty."""
-    return {name: each for name, each in _object(value).items() if each and type(each) is list}
+def _member(config: dict[str, Any], name: str) -> dict[str, Any]:
+    value = config.get(name) or {}
+    if not isinstance(value, dict):
+        raise UsageError(f"TF_CONFIG: found {value!r} as {name}, expected a JSON object")
+    return value
+
+
+def _roles(config: dict[str, Any]) -> dict[str, list[str]]:
+    """Returns the addresses by role, without roles that have none."""
+    roles = {}
+    for role, addresses in _member(config, "cluster").items():
+        if role not in (*_CHIEFS, "worker", *_OTHER_ROLES):
+            raise UsageError(f"TF_CONFIG: found the role {role!r}, expected chief and worker")
+        is_list = isinstance(addresses, list) and all(isinstance(each, str) for each in addresses)
+        if addresses and not is_list:
+            raise UsageError(
+                f"TF_CONFIG: found {addresses!r} as {role}, expected lists of host:port"
+            )
+        if addresses:
+            roles[role] = addresses
+    return roles
+
+
+def _replicas(text: str | None) -> int:
+    """Returns the number of replicas by CLUSTER_SPEC; 0 if it does not say."""
+    try:
+        pools = json.loads(text or "{}")["cluster"]
+        return sum(len(pools.get(pool) or ()) for pool in _POOLS)
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return 0

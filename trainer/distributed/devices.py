@@ -35,7 +35,7 @@ from trainer.runtime.log import LOGGER
 # share each operation, and wait for each other at its end. Always two, so that batch-norm
 # statistics do not depend on the number of cores.
 _CPU_MICROBATCHES = 2
-_NEW = "train in a new process, in a notebook after a restart of the kernel"
+_NEW_PROCESS_ADVICE = "train in a new process, in a notebook after a restart of the kernel"
 # Time limit for the workers to connect to each other after the rendezvous.
 _CONNECT_S = 60
 
@@ -116,7 +116,9 @@ def select(
     gpus = tf.config.get_visible_devices("GPU")
     if not gpus and tf.config.list_physical_devices("GPU"):
         if device == "gpu":
-            raise DeviceError(f"--device gpu: TensorFlow runs without GPUs in this process; {_NEW}")
+            raise DeviceError(
+                f"--device gpu: TensorFlow runs without GPUs in this process; {_NEW_PROCESS_ADVICE}"
+            )
     elif not gpus:
         _check_no_gpu(required=device == "gpu")
     if not gpus:
@@ -195,7 +197,7 @@ def _hide_gpus() -> None:
         tf.config.set_visible_devices([], "GPU")
     except RuntimeError:
         raise DeviceError(
-            f"--device cpu: TensorFlow runs with GPUs in this process; {_NEW}"
+            f"--device cpu: TensorFlow runs with GPUs in this process; {_NEW_PROCESS_ADVICE}"
         ) from None
 
 

@@ -33,8 +33,8 @@ WorkerInfo = dict[str, Any]
 def join(cluster: Cluster, info: WorkerInfo) -> None:
     """Returns when all workers have called it, within moments of each other.
 
-    The time limit is TRAINER_WORKERS_TIMEOUT_S seconds, by default half an hour: nodes with GPUs
-    can take that long to start.
+    The time limit is TRAINER_WORKERS_TIMEOUT_SECONDS, by default half an hour: nodes with GPUs can
+    take that long to start.
 
     Args:
         cluster: the workers.

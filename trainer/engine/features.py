@@ -18,8 +18,8 @@ from trainer.models import PREPROCESS, as_input
 from trainer.runtime import memory
 from trainer.runtime.keras_internals import last_output
 
-_MAX_BATCH = 1000  # Examples.
-_BATCH_VALUES = 1 << 22  # Values of a batch of small examples.
+_MAX_BATCH_EXAMPLES = 1000
+_SMALL_BATCH_VALUES = 1 << 22  # Numbers in a batch of small examples.
 # Batches computed at once: one core per batch is faster than two cores for one batch.
 _PARALLEL_BATCHES = 2
 
@@ -97,10 +97,10 @@ def _blocks(inputs: Array | Shards) -> Iterator[Array]:
 
 
 def _batches(inputs: Array, min_size: int = 1) -> Iterator[Array]:
-    """Yields inputs in batches: at least `min_size`, more if they are small, up to `_MAX_BATCH`."""
+    """Yields batches of inputs: of `min_size`, or more if they are small, up to the maximum."""
     # Texts of which no word is known have features of no values.
     values = max(1, np.size(inputs[0]))
-    size = min(_MAX_BATCH, max(min_size, _BATCH_VALUES // values))
+    size = min(_MAX_BATCH_EXAMPLES, max(min_size, _SMALL_BATCH_VALUES // values))
     for start in range(0, len(inputs), size):
         yield inputs[start : start + size]
 

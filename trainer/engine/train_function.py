@@ -28,8 +28,8 @@ from trainer.models import Recipe, augmentation
 from trainer.models.augmentation import Augmentation
 from trainer.runtime.log import LOGGER
 
-_MAX_EXECUTION_BYTES = 64 << 20  # Of prefetched examples.
-_PHILOX = 1  # tf.random.Algorithm.PHILOX.
+_MAX_PREFETCHED_BYTES = 64 << 20  # Size of the examples of one execution.
+_PHILOX = 1  # Value of tf.random.Algorithm.PHILOX.
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class TrainFunction:
         """
         if self._prefetcher is None:
             return None
-        return max(1, _MAX_EXECUTION_BYTES // (width * self._prefetcher.example_bytes))
+        return max(1, _MAX_PREFETCHED_BYTES // (width * self._prefetcher.example_bytes))
 
     def __call__(self, key: Array, counters: Array, indices: Array) -> tf.Tensor:
         """Runs training steps.
@@ -158,13 +158,35 @@ def make_train_function(
         train_step, examples, labels, step_config.augmentation, replicas, microbatches
     )
 
+    # Only shards are an argument of each execution; other examples are on the device.
+    prefetched = []
+    if prefetcher is not None:
+        prefetched.append(tf.TensorSpec([None, None, *inputs.shape[1:]], inputs.dtype))
+    run_steps = _compile_steps(step, strategy, prefetched)
+    return TrainFunction(run_steps, prefetcher, replicas * microbatches)
+
+
+def _compile_steps(
+    step: Callable[..., tf.Tensor],
+    strategy: tf.distribute.Strategy,
+    prefetched_specs: Sequence[tf.TensorSpec],
+) -> Callable[..., tf.Tensor]:
+    """Returns the compiled function that runs several steps in one execution.
+
+    Its arguments are those of `TrainFunction.__call__`, then prefetched examples, (steps, width,
+    ...), if there are any.
+
+    Args:
+        step: one step of one replica.
+        strategy: strategy that runs it on all replicas.
+        prefetched_specs: shapes and dtypes of prefetched examples.
+    """
     signature = [
         tf.TensorSpec([1], tf.uint64),
         tf.TensorSpec([None, 2], tf.uint64),
         tf.TensorSpec([None, None], tf.int64),
+        *prefetched_specs,
     ]
-    if prefetcher is not None:
-        signature.append(tf.TensorSpec([None, None, *inputs.shape[1:]], inputs.dtype))
 
     @tf.function(input_signature=signature, autograph=False)
     def run_steps(
@@ -185,7 +207,7 @@ def make_train_function(
         )
         return results.stack()
 
-    return TrainFunction(run_steps, prefetcher, replicas * microbatches)
+    return run_steps  # type: ignore[no-any-return]
 
 
 def _make_batch_step(

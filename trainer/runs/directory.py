@@ -66,7 +66,7 @@ class RunDirectory:
             if changes or (more_epochs and finished and self._config.resume == "never"):
                 raise RunExistsError(
                     f"--out {out}: holds a run with other settings: "
-                    f"{'; '.join(changes + more_epochs)}. "
+                    f"{'; '.join(differences(self._config, settings, CONTENT_SETTINGS))}. "
                     "Set another --out, or --overwrite to replace the run."
                 )
             if finished and not more_epochs:

@@ -1,4 +1,4 @@
-"""Leases, which allow one job at a time to write to a run directory; a crashed job loses its own.
+"""Leases, which allow one job at a time to write to a run directory; that of a dead job expires.
 
 A local lease is a lock on the folder, which ends with the process. In a bucket a lease is an object
 that the job rewrites every few seconds; if it stays unchanged for `TRAINER_LEASE_SECONDS`, the job

@@ -1,7 +1,7 @@
 """Reads the environment variables of cloud services: defaults of flags, ports, routes, trials.
 
 Sources: Vertex AI's custom training (AIP_*, CLOUD_ML_*, CLUSTER_SPEC) and custom containers for
-prediction (AIP_*), TensorFlow's TF_CONFIG, and Cloud Run's jobs (CLOUD_RUN_JOB).
+prediction (AIP_*), TensorFlow's TF_CONFIG, Cloud Run's jobs (CLOUD_RUN_JOB) and services (PORT).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ _DATA_VARIABLES = {
 _DATA_FORMAT = "AIP_DATA_FORMAT"
 _LOG_COLLECTORS = ("CLOUD_ML_PROJECT_ID", "CLOUD_RUN_JOB")  # These services parse JSON lines.
 _SERVING_PORT = "AIP_HTTP_PORT"
+_PORT = "PORT"  # Of Cloud Run, Knative, App Engine and Heroku.
 _SERVING_ROUTES = {"predict": "AIP_PREDICT_ROUTE", "health": "AIP_HEALTH_ROUTE"}
 _ALL_ADDRESSES = "0.0.0.0"  # noqa: S104 - Needed to reach the server from outside its container.
 SERVED_RUN = "AIP_STORAGE_URI"
@@ -86,10 +87,13 @@ def serving_flags(
         For each setting: the name of the variable, and its value.
     """
     settings = {}
-    if environment.get(_SERVING_PORT):
-        settings["port"] = (_SERVING_PORT, environment[_SERVING_PORT])
-    if environment.get(_SERVING_PORT) or in_image(environment):
-        settings["host"] = (_SERVING_PORT, _ALL_ADDRESSES)
+    variable = next(filter(environment.get, (_SERVING_PORT, _PORT)), None)
+    if variable is not None:
+        settings["port"] = (variable, environment[variable])
+    # A machine of a developer may have PORT for other programs.
+    decided = variable == _SERVING_PORT or (variable == _PORT and "port" not in from_flags)
+    if decided or in_image(environment):
+        settings["host"] = (variable or _IMAGE, _ALL_ADDRESSES)
     if (collector := collects_logs(environment)) is not None:
         settings["log"] = (collector, "json")
     return {name: setting for name, setting in settings.items() if name not in from_flags}

@@ -11,10 +11,11 @@ import logging
 import os
 import re
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
 from typing import TextIO
+
+from trainer.runtime import streams
 
 LOGGER = logging.getLogger("trainer")
 
@@ -28,7 +29,7 @@ _STARTUP_LINE = re.compile(
 
 def configure(kind: str) -> None:
     """Logs to stderr as text ("text"), or to stdout as JSON lines ("json")."""
-    logging.basicConfig(level=logging.WARNING, handlers=[_handler(kind)], force=True)
+    logging.basicConfig(level=logging.WARNING, handlers=[_handler(kind, _Handler)], force=True)
     LOGGER.setLevel(logging.INFO)
 
 
@@ -50,8 +51,22 @@ def fallback_handler(kind: str) -> Iterator[None]:
         LOGGER.setLevel(level)
 
 
-def _handler(kind: str) -> logging.Handler:
-    handler = logging.StreamHandler(sys.stdout if kind == "json" else sys.stderr)
+class _Handler(logging.StreamHandler[TextIO]):
+    """Raises BrokenPipeError when the reader of the log is gone; the program then ends, as others.
+
+    logging itself prints a traceback for each line.
+    """
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            raise
+        super().handleError(record)
+
+
+def _handler(
+    kind: str, cls: type[logging.StreamHandler[TextIO]] = logging.StreamHandler
+) -> logging.Handler:
+    handler = cls(sys.stdout if kind == "json" else sys.stderr)
     handler.setFormatter(_JsonFormatter() if kind == "json" else logging.Formatter("%(message)s"))
     return handler
 
@@ -90,9 +105,11 @@ def suppress_native_logs() -> Iterator[None]:
     if level not in (_ERRORS_ONLY, _FATAL_ONLY):
         yield
         return
+    streams.open_closed()  # Of a program that is no command of this package, too.
     sys.stderr.flush()
     stderr = os.dup(2)
-    with tempfile.TemporaryFile() as captured:
+    # In memory: there may be no folder for temporary files, which is reported later.
+    with open(os.memfd_create("stderr"), "w+b") as captured:
         os.dup2(captured.fileno(), 2)
         try:
             yield
@@ -123,6 +140,7 @@ def suppress_output() -> Iterator[None]:
     if os.environ.get(_LEVEL_VARIABLE, _ERRORS_ONLY) not in (_ERRORS_ONLY, _FATAL_ONLY):
         yield
         return
+    streams.open_closed()
     sys.stdout.flush()
     sys.stderr.flush()
     originals = os.dup(1), os.dup(2)

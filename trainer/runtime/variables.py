@@ -10,7 +10,8 @@ from trainer.errors import UsageError
 
 RETRY = "TRAINER_RETRY_SECONDS"  # How long a failed request is retried.
 LEASE = "TRAINER_LEASE_SECONDS"  # Time without a renewal after which a lease expires.
-WORKERS_TIMEOUT = "TRAINER_WORKERS_TIMEOUT_S"  # How long workers wait for each other at the start.
+# How long workers wait for each other at the start.
+WORKERS_TIMEOUT = "TRAINER_WORKERS_TIMEOUT_SECONDS"
 POLL = "TRAINER_POLL_SECONDS"  # Interval of requests for the state of a submitted job.
 
 _DEFAULTS = {RETRY: 120.0, LEASE: 30.0, WORKERS_TIMEOUT: 1800.0, POLL: 10.0}

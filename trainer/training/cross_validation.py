@@ -15,6 +15,7 @@ from trainer import models, storage, train
 from trainer.config import Config, LocatedConfig
 from trainer.data import loader
 from trainer.errors import RunExistsError
+from trainer.models import ModelEntry
 from trainer.runs import filenames
 from trainer.runs.directory import RunDirectory
 from trainer.runtime.log import LOGGER
@@ -37,6 +38,11 @@ def run(config: Config, folds: int, *, started: float | None = None) -> str:
         TrainerError: as `train.run`.
     """
     located, model_entry = setup.resolve(config)
+    with setup.new_directory(config, located) as located:
+        return _run(located, model_entry, folds, started)
+
+
+def _run(located: LocatedConfig, model_entry: ModelEntry, folds: int, started: float | None) -> str:
     settings = [fold_config(located, fold) for fold in range(1, folds + 1)]
     models.check_data(model_entry, loader.load(settings[0]).spec)
     folder = storage.folder(located.out)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
+import itertools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -270,6 +272,40 @@ def fill_in(config: Config, model_entry: ModelEntry) -> LocatedConfig:
         out=f"runs/{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}",
         **defaults,
     )
+
+
+@contextlib.contextmanager
+def new_directory(config: Config, located: LocatedConfig) -> Iterator[LocatedConfig]:
+    """Yields the settings with a run directory of this job alone, if the user named none.
+
+    Jobs that start in the same second would have the same default. The folder is removed at the
+    end, if it is empty.
+
+    Raises:
+        StorageError: the folder cannot be created.
+    """
+    if config.out is not None:
+        yield located
+        return
+    parent = os.path.dirname(located.out)
+    out, has_parent = located.out, os.path.isdir(parent)
+    with storage.translate_errors(out):
+        for number in itertools.count(2):
+            os.makedirs(parent, exist_ok=True)
+            try:
+                os.mkdir(out)
+                break
+            except FileExistsError:
+                out = f"{located.out}-{number}"
+            except FileNotFoundError:  # The other job was refused, and has removed the parent.
+                continue
+    try:
+        yield dataclasses.replace(located, out=out)
+    finally:
+        with contextlib.suppress(OSError):  # Not empty.
+            os.rmdir(out)
+            if not has_parent:
+                os.rmdir(parent)
 
 
 def reload(run: FinishedRun, data: str | None = None) -> Dataset:

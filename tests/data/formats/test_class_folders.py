@@ -110,7 +110,7 @@ def test_images_of_different_sizes_are_resized_to_image_size(tmp_path: Path) -> 
             "a/1.txt: found an empty file, expected a text",
         ),
         ({"a/1.txt": b"x\n\xff", "b/1.txt": b"x"}, "a/1.txt: not UTF-8: found byte 0xff"),
-        ({"a/1.doc": b"x"}, "no known format, found no files"),
+        ({"a/1.doc": b"x"}, "no known format, found only 1.doc"),
     ],
 )
 def test_the_error_says_why_data_is_not_trainable(

@@ -11,7 +11,7 @@ import pytest
 
 from trainer.errors import TransientStorageError
 from trainer.inference.predict.batches import batches, prefetch
-from trainer.inference.predict.reader import PAUSE, Item
+from trainer.inference.predict.items import PAUSE, Item
 
 
 def text_items(*texts: str) -> list[Item | None]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from trainer.inference.predict.formatters import RowFormatter
-from trainer.inference.predict.reader import Item
+from trainer.inference.predict.items import Item
 
 CLASSES = ('a "b", c', "d\ne")
 ITEMS = [

@@ -4,7 +4,7 @@ To add a format, write a module in this package and add its name to `FORMATS`, a
 of `--data-format` in `trainer.config`. The module defines:
 
     NAME: str
-        What the format reads, in words. It is listed in the error for unknown data.
+        What the format reads, in words, for messages.
 
     propose(listing: Listing, request: ReadRequest) -> Candidate | None
         How the format would read the files, and with what evidence; None if it cannot. For files

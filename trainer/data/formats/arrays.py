@@ -5,21 +5,23 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from trainer.data import checks
-from trainer.data.dataset import Array, ReadRequest
+from trainer.data import array_labels, checks
+from trainer.data.dataset import Array, RawSplits, ReadRequest
 from trainer.data.shards.external_shuffle import order_blocks
 from trainer.data.shards.shard_format import Stream
 from trainer.errors import DataError, Location
+from trainer.runtime.log import LOGGER
 
 _BLOCK_BYTES = 4 << 20
 _CHUNK_BYTES = 1 << 20
 _UINT8 = np.dtype(np.uint8)
+_CHANNELS = (1, 3, 4)
 
 
 class Readable(Protocol):
@@ -96,38 +98,114 @@ class ArrayFile:
         )
 
 
-def stream(splits: Mapping[str, tuple[ArrayFile, Array]], request: ReadRequest) -> Stream:
-    """Returns arrays of numbers as a stream.
+def raw_splits(
+    pairs: Mapping[str, tuple[Array, Array]], names: Sequence[str] | None = None
+) -> RawSplits:
+    """Returns arrays as splits, with named classes, and images with their channels last.
+
+    Args:
+        pairs: by split, "train" first: examples (N, ...), and labels as `array_labels` reads them.
+        names: class names that integer labels are indices of; None if the labels are the names.
+
+    Raises:
+        DataError: labels and examples do not fit; without a location.
+    """
+    for split, (examples, _) in pairs.items():
+        _check_examples(split, examples.shape)
+    classes, labels = array_labels.encode(
+        {split: pair[1] for split, pair in pairs.items()},
+        {split: len(pair[0]) for split, pair in pairs.items()},
+        names,
+    )
+    present = {split: (_channels_last(split, pairs[split][0]), labels[split]) for split in labels}
+    return RawSplits(
+        train=present["train"],
+        validation=present.get("validation"),
+        test=present.get("test"),
+        classes=classes,
+    )
+
+
+def _check_examples(split: str, shape: tuple[int, ...]) -> None:
+    if not shape:
+        raise DataError(f"{checks.title(split)} examples: found a single value, expected (N, ...)")
+
+
+def is_channels_first(split: str, shape: tuple[int, ...]) -> bool:
+    """Returns whether images have their channels before height and width, as PyTorch has them.
+
+    Args:
+        split: name of the split.
+        shape: (N, H, W, C), (N, C, H, W), or another one.
+
+    Raises:
+        DataError: it may be either; without a location.
+    """
+    if len(shape) != 4:
+        return False
+    _, first, rows, last = shape
+    if last in _CHANNELS and first not in _CHANNELS:
+        return False
+    if first in _CHANNELS and last not in _CHANNELS:
+        return True
+    # (N, 1, 1, 1), or 5 channels, or images of 3 rows: not clear if both sides could be channels.
+    unclear = first != last if last in _CHANNELS else first < rows == last
+    if unclear:
+        raise DataError(
+            f"{checks.title(split)} examples: found images of shape {shape}, of which it is not "
+            "clear whether the channels are first or last; save them as (N, height, width, "
+            "channels) with 1 or 3 channels"
+        )
+    return False
+
+
+def _channels_last(split: str, examples: Array) -> Array:
+    """Returns images (N, C, H, W) as (N, H, W, C), and says so; other examples as they are."""
+    if not is_channels_first(split, examples.shape):
+        return examples
+    LOGGER.info(
+        "%s examples: images of shape %s have their channels first; read as (N, %d, %d, %d)",
+        checks.title(split), examples.shape, *examples.shape[2:], examples.shape[1],
+    )  # fmt: skip
+    return np.moveaxis(examples, 1, -1)
+
+
+def stream(
+    files: Mapping[str, ArrayFile],
+    labels: Mapping[str, Array],
+    request: ReadRequest,
+    names: Sequence[str] | None = None,
+) -> Stream:
+    """Returns arrays of numbers as a stream; channels must be last.
 
     Reads each array one or two times more than the stream is: to find its range.
 
     Args:
-        splits: "train" and perhaps "test": examples, and labels as read.
+        files: by split, "train" first: the examples.
+        labels: by split: the labels as read.
         request: how they are read.
+        names: as in `raw_splits`.
 
     Raises:
         DataError: the data is damaged, or not trainable as `checks.check_split` defines it.
     """
-    labels = {
-        name: checks.class_indices(name, file, split_labels)
-        for name, (file, split_labels) in splits.items()
-    }
-    files = {name: file for name, (file, _) in splits.items()}
-    for name, file in files.items():
-        checks.check_numeric(name, _with_channel_axis(file))
+    for split, file in files.items():
+        _check_examples(split, file.shape)
+    counts = {split: file.shape[0] for split, file in files.items()}
+    classes, indices = array_labels.encode(labels, counts, names)
+    files = {split: files[split] for split in indices}
+    for split, file in files.items():
+        checks.check_numeric(split, _with_channel_axis(file))
     checks.check_consistent(files)
-    classes = checks.class_names(labels["train"])
-    for name, split_labels in labels.items():
-        checks.check_label_range(name, split_labels, classes)
-    ranges = {name: _range(name, file) for name, file in files.items()}
+    ranges = {split: _range(split, file) for split, file in files.items()}
     fits_uint8 = all(
-        checks.storage_dtype(files[name].dtype, *ranges[name]) == _UINT8 for name in files
+        checks.storage_dtype(files[split].dtype, *ranges[split]) == _UINT8 for split in files
     )
     dtype = _UINT8 if fits_uint8 else np.dtype(np.float32)
     streams = {}
-    for name, file in files.items():
-        blocks = _converted_blocks(name, file, dtype)
-        streams[name] = order_blocks(blocks, labels[name], shuffle=request.shuffled)
+    for split, file in files.items():
+        blocks = _converted_blocks(split, file, dtype)
+        streams[split] = order_blocks(blocks, indices[split], shuffle=request.shuffled)
     return Stream(streams, classes)
 
 

@@ -31,7 +31,7 @@ MAX_LINE_CHARACTERS = 16 * MAX_CHARACTERS
 
 _SAMPLE_ROWS = 2000
 _MAX_LINES_OF_ROW = 1000
-_DELIMITERS = (",", ";", "\t", "|")
+DELIMITERS = (",", ";", "\t", "|")
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -124,7 +124,7 @@ def read(file: Path, *, encoding: str | None, no_header: bool) -> Iterator[Row]:
         location = Location(file, f"line {number + dialect.skipped_lines}")
         if cells is None:
             yield Row(location, {}, problem)
-        elif problem := _row_problem(cells, names):
+        elif problem := _row_problem(cells, names, dialect):
             yield Row(location, {}, problem)
         else:
             # Columns without a name hold row numbers, or nothing.
@@ -169,6 +169,17 @@ def find_encoding(file: Path) -> str:
         DataError: it is none of these.
     """
     return _find_encoding(file, *_version(file))
+
+
+def is_unicode(file: Path) -> bool:
+    """Returns whether a file is certainly UTF-8: all of it is valid, and some is not ASCII."""
+    with _translate_errors(file):
+        if not _is_utf8(file):
+            return False
+        with open_binary(file) as content:
+            return any(
+                not chunk.isascii() for chunk in iter(lambda: content.read(_CHUNK_BYTES), b"")
+            )
 
 
 def find_dialect(file: Path, *, encoding: str | None, no_header: bool) -> Dialect:
@@ -282,7 +293,7 @@ def _preamble(start: Sequence[str]) -> tuple[int, Sequence[str]]:
     Excel writes and reads a first line such as `sep=;`.
     """
     match = re.fullmatch(r"\s*sep=(.)\s*", start[0]) if start else None
-    return (1, match[1]) if match else (0, _DELIMITERS)
+    return (1, match[1]) if match else (0, DELIMITERS)
 
 
 def _is_comment(sample: Sequence[str], delimiter: str, quoting: str) -> bool:
@@ -343,12 +354,13 @@ def _records(
         number += len(used)
 
 
-def _row_problem(cells: list[str], names: Sequence[str]) -> str:
+def _row_problem(cells: list[str], names: Sequence[str], dialect: Dialect) -> str:
     """Returns why the cells of a row do not fit the columns; "" if they do."""
     while len(cells) > len(names) and not cells[-1].strip():
         cells.pop()
     if len(cells) != len(names):
-        return f"found {len(cells)} cells, expected {len(names)} as in the header"
+        first = "header" if dialect.has_header else "first row"
+        return f"found {len(cells)} cells, expected {len(names)} as in the {first}"
     if any(map(has_bad_bytes, cells)):
         return "not UTF-8; --encoding gives another encoding"
     return ""

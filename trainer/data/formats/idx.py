@@ -9,15 +9,16 @@ import contextlib
 import gzip
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from trainer.data import splits
 from trainer.data.checks import check_example_shape
-from trainer.data.dataset import RawSplits, ReadRequest
+from trainer.data.dataset import SPLITS, RawSplits, ReadRequest
 from trainer.data.formats import arrays
 from trainer.data.formats.arrays import ArrayFile
 from trainer.data.listing import Candidate
@@ -28,6 +29,10 @@ NAME = "IDX files of images and labels (train-images, train-labels, t10k-images,
 
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _MAX_AXES = 8  # Files with more are recognised by their names only.
+# The parts of a file's name that are the same in every data set.
+_SET_PARTS = re.compile(
+    r"t10k|train(ing)?|test(ing)?|val(idation)?|images?|labels?|[-.]?idx\d?|[-.]?ubyte|\.gz"
+)
 _GZIP = b"\x1f\x8b"
 _NAME = re.compile(r"idx\d?-ubyte|\.idx\d?(\.gz)?$")
 
@@ -45,58 +50,89 @@ def read(candidate: Candidate, request: ReadRequest) -> RawSplits:
     Raises:
         DataError: a file is damaged, missing, or there are two files for the same split.
     """
-    splits = {
+    pairs = {
         name: (images.read(), labels.read())
         for name, (images, labels) in _split_files(candidate.files, request).items()
     }
-    return RawSplits(splits["train"], splits.get("test"))
+    return arrays.raw_splits(pairs)
 
 
-def stream(candidate: Candidate, request: ReadRequest) -> Stream:
-    """Returns the images as a stream.
+def stream(candidate: Candidate, request: ReadRequest) -> Stream | None:
+    """Returns the images as a stream; None if their channels are first.
 
     Raises:
         DataError: as `read`; perhaps when a damaged block is read.
     """
-    splits = {
-        name: (images, labels.read())
-        for name, (images, labels) in _split_files(candidate.files, request).items()
-    }
-    return arrays.stream(splits, request)
+    pairs = _split_files(candidate.files, request)
+    if any(arrays.is_channels_first(name, images.shape) for name, (images, _) in pairs.items()):
+        return None
+    files = {name: images for name, (images, _) in pairs.items()}
+    return arrays.stream(files, {name: y.read() for name, (_, y) in pairs.items()}, request)
 
 
 def _split_files(
     files: Sequence[Path], request: ReadRequest
 ) -> dict[str, tuple[ArrayFile, ArrayFile]]:
     """Returns the files of images and labels by split; reads their headers."""
-    by_role: dict[tuple[bool, bool], ArrayFile] = {}
-    for file in filter(_is_idx, files):
-        array_file = _array_file(file)
-        is_test, is_labels = bool(re.search("t10k|test", file.name)), len(array_file.shape) == 1
-        other = by_role.setdefault((is_test, is_labels), array_file)
+    by_role: dict[tuple[str, bool], ArrayFile] = {}
+    opened = {file: _array_file(file) for file in files if _is_idx(file)}
+    _check_one_set(opened)
+    for file, array_file in opened.items():
+        role = _split(file.name), _holds_labels(file.name, array_file)
+        other = by_role.setdefault(role, array_file)
         if other is not array_file:
             raise DataError(
                 f"holds the same split as {other.location.name}, expected one of them",
                 Location(file),
             )
-    train, test = _images_and_labels(by_role, test=False), _images_and_labels(by_role, test=True)
-    if train is None and test is not None and not request.needs_training:
-        train, test = test, None
-    if train is None:
+    pairs = {
+        split: pair for split in SPLITS if (pair := _images_and_labels(by_role, split)) is not None
+    }
+    if "train" not in pairs and len(pairs) == 1 and not request.needs_training:
+        (pair,) = pairs.values()
+        return {"train": pair}
+    if "train" not in pairs:
         raise DataError("found no training images and labels beside it", Location(files[0]))
-    return {"train": train, "test": test} if test else {"train": train}
+    return pairs
+
+
+def _split(name: str) -> str:
+    return "test" if "t10k" in name else splits.from_name(name) or "train"
+
+
+def _holds_labels(name: str, array_file: ArrayFile) -> bool:
+    """Returns whether a file holds labels, by its name or else by its shape."""
+    if "label" in name.lower() or "image" in name.lower():
+        return "label" in name.lower()
+    return len(array_file.shape) == 1
+
+
+def _check_one_set(files: Mapping[Path, ArrayFile]) -> None:
+    """Raises DataError if files are of several data sets, such as EMNIST's letters and digits."""
+    roles: dict[str, set[tuple[str, bool]]] = {}
+    for file, array_file in files.items():
+        role = _split(file.name), _holds_labels(file.name, array_file)
+        roles.setdefault(_SET_PARTS.sub("", file.name.lower()).strip("-_. "), set()).add(role)
+    complete = [
+        name for name, found in roles.items() if {("train", False), ("train", True)} <= found
+    ]
+    if len(complete) > 1:
+        raise DataError(
+            f"found several data sets: {', '.join(sorted(complete))}; give the files of one of "
+            f"them to --data, by a pattern such as {complete[0]}*"
+        )
 
 
 def _images_and_labels(
-    by_role: dict[tuple[bool, bool], ArrayFile], *, test: bool
+    by_role: Mapping[tuple[str, bool], ArrayFile], split: str
 ) -> tuple[ArrayFile, ArrayFile] | None:
     """Returns the two files of a split; None if it has neither.
 
     Args:
-        by_role: files by (is test, is labels).
-        test: whether the test split is wanted.
+        by_role: files by (split, is labels).
+        split: name of the split.
     """
-    images, labels = by_role.get((test, False)), by_role.get((test, True))
+    images, labels = by_role.get((split, False)), by_role.get((split, True))
     if images is None and labels is None:
         return None
     if images is None or labels is None:

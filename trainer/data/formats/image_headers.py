@@ -6,6 +6,7 @@ import collections
 import functools
 import io
 import re
+import sys
 import threading
 import warnings
 from dataclasses import dataclass, field
@@ -113,6 +114,22 @@ def open_image(content: bytes | Path, *, side: int | None = None) -> Any:
         DataError: it has too many pixels, or is of no known format; without a location.
         Exception: it is damaged: Pillow raises nearly any.
     """
+    image = _open(content, allows_large=side is not None)
+    if side is not None and image.format in ("JPEG", "MPO"):
+        image.draft(None, (_REDUCING_GAP * side,) * 2)
+        # A large JPEG that is narrow cannot be reduced.
+        if image.width * image.height > (limit := _max_pixels()):
+            raise _too_large(image.width * image.height, limit)
+    return image
+
+
+def _open(content: bytes | Path, *, allows_large: bool = False) -> Any:
+    """Opens an image; arguments and errors as `open_image`.
+
+    Args:
+        content: of the file, or its path.
+        allows_large: whether a JPEG may have more pixels than Pillow accepts.
+    """
     from PIL import Image, UnidentifiedImageError
 
     file = io.BytesIO(content) if isinstance(content, bytes) else content
@@ -122,14 +139,40 @@ def open_image(content: bytes | Path, *, side: int | None = None) -> Any:
             # Pillow only warns above 89 million pixels, which a header of a few bytes can claim.
             warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
         ):
-            image: Any = Image.open(file, formats=_formats())
+            return Image.open(file, formats=_formats())
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        image = _open_large_jpeg(content, side, str(error))
+        match = re.search(r"\((\d+) pixels\)", str(error))
+        count, limit = int(match[1]) if match else 0, _max_pixels()
+        image = _open_jpeg(content) if count <= _MAX_REDUCED_FACTOR * limit else None
+        if not allows_large or image is None or "progressive" in image.info:
+            raise _too_large(count, limit) from None
+        return image
     except UnidentifiedImageError:
         raise DataError(_unidentified(content)) from None
-    if side is not None and image.format in ("JPEG", "MPO"):
-        image.draft(None, (_REDUCING_GAP * side,) * 2)
-    return image
+
+
+def _open_jpeg(content: bytes | Path) -> Any:
+    """Opens a JPEG of any number of pixels; returns None for other files."""
+    from PIL import JpegImagePlugin
+
+    file: Any = io.BytesIO(content) if isinstance(content, bytes) else content
+    try:
+        return JpegImagePlugin.JpegImageFile(file)
+    except SyntaxError:
+        return None
+
+
+def _max_pixels() -> int:
+    from PIL import Image
+
+    return Image.MAX_IMAGE_PIXELS or sys.maxsize
+
+
+def _too_large(count: int, limit: int) -> DataError:
+    return DataError(
+        f"too large: found an image of {count:,} pixels, expected at most {limit:,}; make it "
+        "smaller, or leave it out"
+    )
 
 
 def _unidentified(content: bytes | Path) -> str:
@@ -151,38 +194,6 @@ def _formats() -> list[str]:
 
     Image.init()
     return [name for name in _EXTENSIONS if name in Image.OPEN]
-
-
-def _open_large_jpeg(content: bytes | Path, side: int | None, problem: str) -> Any:
-    """Opens a JPEG of more pixels than Pillow accepts, if fewer of them are enough.
-
-    Args:
-        content: as in `open_image`.
-        side: as in `open_image`.
-        problem: Pillow's message, which has the number of pixels.
-
-    Raises:
-        DataError: it is no JPEG, or too large nevertheless.
-    """
-    from PIL import Image, JpegImagePlugin
-
-    limit = Image.MAX_IMAGE_PIXELS or 0
-    match = re.search(r"\((\d+) pixels\)", problem)
-    count = int(match[1]) if match else limit + 1
-    if side is not None and count <= _MAX_REDUCED_FACTOR * limit:
-        file: Any = io.BytesIO(content) if isinstance(content, bytes) else content
-        try:
-            image: Any = JpegImagePlugin.JpegImageFile(file)
-        except SyntaxError:
-            image = None  # No JPEG.
-        if image is not None and "progressive" not in image.info:
-            image.draft(None, (_REDUCING_GAP * side,) * 2)
-            if image.width * image.height <= limit:
-                return image
-    raise DataError(
-        f"too large: found an image of {count:,} pixels, expected at most {limit:,}; make it "
-        "smaller, or leave it out"
-    )
 
 
 def depth(image: Any) -> str:
@@ -223,15 +234,11 @@ def read_header(content: bytes | Path) -> Header:
         DataError: it is no image, damaged, or has too many pixels; without a location.
     """
     try:
-        with open_image(content) as image:
+        # A large JPEG is decoded at a part of its size.
+        with _open(content, allows_large=True) as image:
             return _header(image)
-    except DataError as error:
-        # With --image-size, a large JPEG can be read.
-        try:
-            with open_image(content, side=_MAX_SIDE) as image:
-                return _header(image)
-        except DataError:
-            raise error from None
+    except DataError:
+        raise
     except Exception as error:  # Pillow raises nearly any exception for a damaged image.
         raise DataError(f"not an image, or a damaged one: {error}") from None
 

@@ -1,12 +1,13 @@
-"""NumPy's `.npz` with the arrays x_train, y_train and, for a test split, x_test, y_test.
+"""NumPy's `.npz` and `.npy` files of examples and labels, which are told apart by their names.
 
-Source: the layout of Keras's own `mnist.npz` (keras.datasets.mnist).
+Source: the layouts of Keras's `mnist.npz` (keras.datasets.mnist) and of MedMNIST's archives.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,55 +15,176 @@ from typing import IO, Any
 
 import numpy as np
 
+from trainer.data import splits
 from trainer.data.checks import check_example_shape, check_shape
 from trainer.data.dataset import Array, RawSplits, ReadRequest
-from trainer.data.formats import arrays
+from trainer.data.formats import images, named_arrays, rows
 from trainer.data.formats.arrays import ArrayFile, Readable
-from trainer.data.listing import Candidate
+from trainer.data.formats.named_arrays import NamedArray
+from trainer.data.listing import Candidate, Listing
 from trainer.data.shards.shard_format import Stream
 from trainer.errors import DataError, Location
 
-NAME = "an .npz with x_train, y_train, x_test, y_test"
+NAME = "an .npz or .npy files with x_train, y_train, x_test, y_test, or images and labels"
 
+_OBJECTS = (
+    "holds Python objects, which can run code when read; expected numbers or strings (save it with "
+    "a numeric or str dtype)"
+)
 _MAX_HEADER_BYTES = 20_000  # NumPy itself accepts headers of up to 10,000 bytes.
 
 
-def recognises(files: Sequence[Path]) -> bool:
-    """Returns whether this is one zip file of arrays, by content or, if damaged, by name."""
-    return len(files) == 1 and (
-        "x_train" in array_names(files[0])
-        or (files[0].suffix == ".npz" and "indptr" not in array_names(files[0]))
+def propose(listing: Listing, request: ReadRequest) -> Candidate | None:
+    """Returns which arrays would be read as examples and labels; None if there are no arrays."""
+    archives = [file for file in listing.files if _is_archive(file)]
+    singles = [file for file in listing.files if file.suffix.lower() == ".npy"]
+    if not archives and not singles:
+        return None
+    files = (*archives, *singles)
+    left_out = {file: "no array" for file in listing.files if file not in set(files)}
+    try:
+        assignment = named_arrays.assign(
+            _find_arrays(archives, singles, listing), needs_training=request.needs_training
+        )
+    except DataError as error:
+        if singles and not listing.is_folder:
+            error = DataError(f"{error.problem}. Give the folder of all .npy files", error.location)
+        located = error.at(Location(files[0] if len(files) == 1 else listing.root))
+        return Candidate(
+            format=sys.modules[__name__],
+            files=files,
+            evidence=0,
+            summary=NAME,
+            left_out=left_out,
+            error=located,
+        )
+    return Candidate(
+        format=sys.modules[__name__],
+        files=files,
+        evidence=3,
+        summary=assignment.describe(),
+        left_out=left_out,
+        plan=assignment,
     )
 
 
 def read(candidate: Candidate, request: ReadRequest) -> RawSplits:
-    """Reads the arrays of both splits.
+    """Reads the arrays of all splits.
 
     Raises:
-        DataError: the file is damaged, or an array is missing or holds objects.
+        DataError: a file is damaged, or holds no examples and labels.
     """
-    (file,) = candidate.files
-    splits = {
-        split: (read_array(file, x), read_array(file, y))
-        for split, (x, y) in _split_arrays(file, request).items()
-    }
-    return RawSplits(splits["train"], splits.get("test"))
+    return named_arrays.read(candidate.plan, _place(candidate))
 
 
 def stream(candidate: Candidate, request: ReadRequest) -> Stream | None:
-    """Returns the examples of both splits as a stream; None unless they are numbers in C order.
+    """Returns the examples of all splits as a stream; None unless they are numbers in C order.
 
     Raises:
         DataError: as `read`; perhaps when a damaged block is read.
     """
-    (file,) = candidate.files
-    splits = {}
-    for split, (x, y) in _split_arrays(file, request).items():
-        examples = _array_file(file, x)
-        if examples is None:
+    return named_arrays.stream(candidate.plan, request, _place(candidate))
+
+
+def _place(candidate: Candidate) -> Location:
+    files = candidate.files
+    return Location(files[0] if len(files) == 1 else files[0].parent)
+
+
+def _is_archive(file: Path) -> bool:
+    """Returns whether a file is a zip file of dense arrays, by content or, if damaged, by name."""
+    if images.is_image_name(file.name) or rows.is_table(file):
+        return False
+    names = array_names(file)
+    is_sparse = {"format", "shape", "data"} <= names
+    return not is_sparse and (bool(names) or file.suffix.lower() == ".npz")
+
+
+def _find_arrays(
+    archives: Sequence[Path], singles: Sequence[Path], listing: Listing
+) -> list[NamedArray]:
+    """Returns the arrays of all files, under their names in archives, or their paths.
+
+    Raises:
+        DataError: an archive is damaged, or it is not clear how several belong together.
+    """
+    split_of = {file: splits.from_name(file.stem) for file in archives}
+    if (
+        archives
+        and (singles or len(archives) > 1)
+        and not (
+            None not in split_of.values()
+            and len({*split_of.values()}) == len(archives)
+            and not singles
+        )
+    ):
+        names = ", ".join(file.name for file in (*archives, *singles)[:5])
+        raise DataError(
+            f"found {names}, expected one archive, or one for each split (train.npz, test.npz), or "
+            "only .npy files; give one of them to --data"
+        )
+    found = []
+    for file in archives:
+        if not zipfile.is_zipfile(file):
+            raise DataError("damaged or truncated, expected a zip file of arrays", Location(file))
+        prefix = f"{split_of[file]}/" if len(archives) > 1 else ""
+        found += [_named(file, name, prefix) for name in sorted(array_names(file))]
+    return found + [_single(file, listing) for file in singles]
+
+
+def _named(file: Path, name: str, prefix: str) -> NamedArray:
+    shape, _, dtype = _array_header(file, name)
+    return NamedArray(
+        prefix + name,
+        shape,
+        dtype,
+        lambda: read_array(file, name),
+        lambda: _array_file(file, name),
+    )
+
+
+def _single(file: Path, listing: Listing) -> NamedArray:
+    """Returns the array of an .npy file, under its path without the extension."""
+    shape, fortran_order, dtype = _npy_header(file)
+    name = "/".join(listing.relative(file)).removesuffix(file.suffix)
+
+    def values() -> Array:
+        check_shape(Location(file), shape, dtype.itemsize)
+        with _translate_npy_errors(file):
+            return np.asarray(np.load(file, allow_pickle=False))
+
+    @contextlib.contextmanager
+    def open_values() -> Iterator[IO[bytes]]:
+        with _translate_npy_errors(file), file.open("rb") as content:
+            _parse_header(content)
+            yield content
+
+    def array_file() -> ArrayFile | None:
+        if fortran_order or dtype.kind not in "biuf":
             return None
-        splits[split] = examples, read_array(file, y)
-    return arrays.stream(splits, request)
+        check_example_shape(Location(file), shape[1:])
+        return ArrayFile(Location(file), shape, dtype, open_values)
+
+    return NamedArray(name, shape, dtype, values, array_file)
+
+
+def _npy_header(file: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    with _translate_npy_errors(file), file.open("rb") as content:
+        shape, fortran_order, dtype = _parse_header(io.BytesIO(content.read(_MAX_HEADER_BYTES)))
+    if dtype.hasobject:
+        raise DataError(_OBJECTS, Location(file))
+    return shape, fortran_order, dtype
+
+
+@contextlib.contextmanager
+def _translate_npy_errors(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # NumPy raises nearly any exception for a damaged file.
+        problem = f"not an .npy file, or a damaged one: {error}"
+        raise DataError(problem, Location(file)) from None
 
 
 def array_names(file: Path) -> set[str]:
@@ -109,17 +231,6 @@ def read_npy_header(content: Readable, location: Location) -> tuple[tuple[int, .
     return shape, dtype
 
 
-def _split_arrays(file: Path, request: ReadRequest) -> dict[str, tuple[str, str]]:
-    """Returns by split the names of the arrays of examples and of labels."""
-    if not zipfile.is_zipfile(file):
-        raise DataError("damaged or truncated, expected a zip file of arrays", Location(file))
-    train, test = ("x_train", "y_train"), ("x_test", "y_test")
-    names = array_names(file)
-    if not request.needs_training and not {*train} & names:
-        return {"train": test}
-    return {"train": train, "test": test} if {*test} & names else {"train": train}
-
-
 def _array_file(file: Path, name: str) -> ArrayFile | None:
     """Returns an array whose values are not read yet; None unless it is numbers in C order.
 
@@ -149,11 +260,7 @@ def _array_header(file: Path, name: str) -> tuple[tuple[int, ...], bool, np.dtyp
         # NumPy would read as many bytes as the header claims to have, perhaps gigabytes.
         shape, fortran_order, dtype = _parse_header(io.BytesIO(content.read(_MAX_HEADER_BYTES)))
     if dtype.hasobject:
-        raise DataError(
-            "holds Python objects, which can run code when read; expected numbers or strings (save "
-            "it with a numeric or str dtype)",
-            _location(file, name),
-        )
+        raise DataError(_OBJECTS, _location(file, name))
     return shape, fortran_order, dtype
 
 

@@ -28,6 +28,7 @@ _BATCH_ROWS = 64  # Small, because rows may be images.
 _MAX_HEAD = 1 << 16
 _DATA_SUFFIXES = (".data", ".dat")  # Of the UCI Machine Learning Repository.
 _FASTTEXT_PREFIX = "__label__"
+TEXT_SUFFIXES = (".txt", *_DATA_SUFFIXES)  # Of tables, or of other texts.
 
 _Reader = Callable[[Path, ReadOptions, Sequence[str] | None], Iterator[Row]]
 
@@ -37,10 +38,14 @@ def is_table(file: Path) -> bool:
 
     A file without an extension may be one, too: ask `is_delimited_text`.
     """
-    suffix = inner_suffix(file)
-    if suffix in (".txt", *_DATA_SUFFIXES):
+    if inner_suffix(file) in TEXT_SUFFIXES:
         return is_delimited_text(file)
-    return suffix in _READERS
+    return has_table_name(file)
+
+
+def has_table_name(file: Path) -> bool:
+    """Returns whether the name of a file says that it is a table; that of a .txt does not."""
+    return inner_suffix(file) in _READERS
 
 
 def read(file: Path, options: ReadOptions, columns: Sequence[str] | None = None) -> Iterator[Row]:
@@ -134,14 +139,15 @@ def json_values(file: Path, options: ReadOptions) -> Iterator[tuple[Location, An
 def _json_row(location: Location, value: Any, *, flat: bool = True) -> Row:
     if not isinstance(value, dict):
         return Row(location, {}, f"found {type(value).__name__}, expected a JSON object")
-    return Row(location, dict(_flatten(value)) if flat else value)
+    return Row(location, dict(flatten(value)) if flat else value)
 
 
-def _flatten(fields: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(fields: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the columns of an object of JSON: those of an object within it have a dot."""
     for name, value in fields.items():
         # {"bytes": ..., "path": ...} is an image of Hugging Face's `datasets`.
         if isinstance(value, dict) and value and not {"bytes", "path"} & set(value) and not prefix:
-            yield from _flatten(value, f"{prefix}{name}.")
+            yield from flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 

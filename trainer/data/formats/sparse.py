@@ -16,7 +16,7 @@ import numpy as np
 
 from trainer.data.checks import check_shape
 from trainer.data.dataset import Array, RawSplits, ReadRequest
-from trainer.data.formats import npz
+from trainer.data.formats import arrays, npz
 from trainer.data.listing import Candidate
 from trainer.errors import DataError, Location
 
@@ -35,17 +35,29 @@ def read(candidate: Candidate, request: ReadRequest) -> RawSplits:
         DataError: the file is damaged, or has no labels.
     """
     (file,) = candidate.files
+    examples = read_examples(file)
+    try:
+        return arrays.raw_splits({"train": (examples, npz.read_array(file, "labels"))})
+    except DataError as error:
+        raise error.at(Location(file)) from None
+
+
+def read_examples(file: Path) -> Array:
+    """Returns the matrix in a file as a dense array (N, D).
+
+    Raises:
+        DataError: the file is damaged.
+    """
     kind = npz.read_array(file, "format")
     if kind.ndim != 0 or kind.item() not in ("csr", b"csr"):
         raise DataError(f"sparse matrix of format {kind}, expected csr", Location(file))
-    data, indices, indptr, shape, labels = (
-        npz.read_array(file, name) for name in ("data", "indices", "indptr", "shape", "labels")
+    data, indices, indptr, shape = (
+        npz.read_array(file, name) for name in ("data", "indices", "indptr", "shape")
     )
     try:
-        examples = to_dense(data, indices, indptr, shape)
+        return to_dense(data, indices, indptr, shape)
     except DataError as error:
         raise error.at(Location(file)) from None
-    return RawSplits(train=(examples, labels))
 
 
 def to_dense(data: Array, indices: Array, indptr: Array, shape: Array) -> Array:

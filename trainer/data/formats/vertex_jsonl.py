@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,16 +135,34 @@ def _items(files: Sequence[Path], request: ReadRequest) -> Iterator[_Item]:
 
 
 def _item(fields: dict[str, Any], location: Location) -> _Item:
-    kinds = [kind for kind in _CONTENT if fields.get(kind)]
+    kind, value = content_of(fields, location)
     label = _field(_single(fields), _ANNOTATION, "displayName")
-    if len(kinds) != 1 or not isinstance(fields[kinds[0]], str):
-        raise DataError(f"expected one of {', '.join(_CONTENT)}, found {_names(fields)}", location)
     if not isinstance(label, str) or not label:
         raise DataError(
             "no label, expected classificationAnnotation with a displayName, found "
             f"{_names(fields)}",
             location,
         )
+    use = _field(fields, "dataItemResourceLabels", _USE)
+    if use not in _SPLIT_OF_USE:
+        raise DataError(f"{_USE} is {use!r}, expected training, validation or test", location)
+    return _Item(location, kind, value, label, _SPLIT_OF_USE[use])
+
+
+def is_item(fields: Mapping[str, Any]) -> bool:
+    """Returns whether an object of JSON has a text, or the path of a file, as such a data set."""
+    return any(kind in fields for kind in _CONTENT)
+
+
+def content_of(fields: Mapping[str, Any], location: Location | None = None) -> tuple[str, str]:
+    """Returns the kind of the content of a line, and the text or the path in a bucket.
+
+    Raises:
+        DataError: there is none, or there are several.
+    """
+    kinds = [kind for kind in _CONTENT if fields.get(kind)]
+    if len(kinds) != 1 or not isinstance(fields[kinds[0]], str):
+        raise DataError(f"expected one of {', '.join(_CONTENT)}, found {_names(fields)}", location)
     (kind,) = kinds
     value = fields[kind]
     # A data set from elsewhere must not read local files of this machine.
@@ -153,10 +171,7 @@ def _item(fields: dict[str, Any], location: Location) -> _Item:
         raise DataError(
             f"{kind} is {value!r}, expected {storage.SCHEME} or {storage.MOUNT}...", location
         )
-    use = _field(fields, "dataItemResourceLabels", _USE)
-    if use not in _SPLIT_OF_USE:
-        raise DataError(f"{_USE} is {use!r}, expected training, validation or test", location)
-    return _Item(location, kind, value, label, _SPLIT_OF_USE[use])
+    return kind, value
 
 
 def _single(fields: dict[str, Any]) -> dict[str, Any]:
@@ -172,7 +187,7 @@ def _field(fields: dict[str, Any], name: str, inner: str) -> Any:
     return value.get(inner) if isinstance(value, dict) else None
 
 
-def _names(fields: dict[str, Any]) -> str:
+def _names(fields: Mapping[str, Any]) -> str:
     return ", ".join(fields) or "nothing"
 
 

@@ -46,11 +46,11 @@ FORMATS = {
     "h5": "trainer.inference.export.h5",
 }
 
-_EXAMPLES = 1000  # To compare a file in 32 bits on.
+_COMPARED_EXAMPLES = 1000  # On which a file in 32 bits is compared with the run.
 _TOLERANCE = 1e-4  # Maximum difference of a probability.
 # In 8 bits, rounding changes some predictions; below this fraction of equal ones, the file is bad.
 _MIN_SAME_CLASS = 0.9
-_REPRESENTATIVE = 500
+_CALIBRATION_EXAMPLES = 500  # Which set the ranges of 8-bit numbers.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ def export(
     from trainer.runs import filenames
 
     module = find(name)
-    test = data.test if int8 else output_comparison.sample(data.test, _EXAMPLES)
+    test = data.test if int8 else output_comparison.sample(data.test, _COMPARED_EXAMPLES)
     with (
         storage.temporary_directory() as temporary,
         run.files(f"{filenames.SAVED_MODEL}/", *module.RUN_FILES) as files,
@@ -145,7 +145,7 @@ def export(
             run=run,
             files=files,
             model=model,
-            representative=output_comparison.sample(data.train, _REPRESENTATIVE).array
+            representative=output_comparison.sample(data.train, _CALIBRATION_EXAMPLES).array
             if int8
             else None,
         )

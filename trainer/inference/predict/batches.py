@@ -8,7 +8,7 @@ import threading
 from collections.abc import Generator, Iterator
 from typing import TypeVar
 
-from trainer.inference.predict.reader import PAUSE, Item, Items
+from trainer.inference.predict.items import PAUSE, Item, Items
 
 _QUEUE_SIZE = 4
 _POLL_S = 0.1  # Interval at which the thread checks whether it was stopped.

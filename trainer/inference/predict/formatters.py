@@ -14,7 +14,7 @@ from rich.cells import cell_len, set_cell_size
 
 from trainer.config.command_line import printable
 from trainer.data.dataset import Array
-from trainer.inference.predict.reader import Item
+from trainer.inference.predict.items import Item
 
 FORMATS = ("table", "jsonl", "csv")
 

@@ -88,13 +88,13 @@ class Rows:
         number: number of the line in which the last returned row begins, from 1.
     """
 
-    def __init__(self, lines: Lines) -> None:
+    def __init__(self, lines: Lines, *, delimiter: str = ",") -> None:
         """Starts at the next of the lines."""
         self.number = 0
         self._lines = lines
         csv.field_size_limit(MAX_CHARACTERS)
         # `map`, not a generator, which would end after an error.
-        self._rows = csv.reader(map(_decode, lines))
+        self._rows = csv.reader(map(_decode, lines), delimiter=delimiter)
         self._pushed_back: list[str] | None = None
 
     def __iter__(self) -> Rows:
