@@ -13,7 +13,7 @@ from pydantic import AfterValidator
 
 from trainer import storage
 from trainer.config import command_line
-from trainer.config.fields import Page, Place, argument, option
+from trainer.config.fields import FolderPath, HtmlPath, argument, option
 
 if TYPE_CHECKING:
     from rich.console import JustifyMethod, RenderableType
@@ -41,11 +41,11 @@ def _check_runs(paths: tuple[str, ...]) -> tuple[str, ...]:
 class CompareOptions:
     """The options of `trainer compare`."""
 
-    runs: Annotated[tuple[Place, ...], AfterValidator(_check_runs)] = argument(
+    runs: Annotated[tuple[FolderPath, ...], AfterValidator(_check_runs)] = argument(
         f"Finished run directories, local or gs://bucket/path, 2 to {_MAX_RUNS}. The others are "
         "compared with the first."
     )
-    out: Page = option(
+    out: HtmlPath = option(
         "comparison.html",
         "HTML page to write, local or gs://. Replaces an earlier comparison page.",
     )

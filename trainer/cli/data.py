@@ -9,7 +9,7 @@ import pydantic
 
 from trainer import storage
 from trainer.config import ReadOptions, command_line
-from trainer.config.fields import Page, Place, Text, argument, option
+from trainer.config.fields import FolderPath, HtmlPath, Text, argument, option
 from trainer.data.loader import SHIPPED
 from trainer.errors import DamagedFilesError, UnreadableInputError, UsageError
 
@@ -26,7 +26,7 @@ class CheckOptions(ReadOptions):
     """The options of `trainer data check`."""
 
     path: Text = argument(_PATH)
-    out: Page | None = option(
+    out: HtmlPath | None = option(
         None,
         "Write a page with examples of each class to this .html, local or gs://; replaces an "
         "earlier page. Default: no page.",
@@ -38,7 +38,7 @@ class ConvertOptions(ReadOptions):
     """The options of `trainer data convert`."""
 
     path: Text = argument(_PATH)
-    out: Place = argument("New or empty folder, local or gs://bucket/path.")
+    out: FolderPath = argument("New or empty folder, local or gs://bucket/path.")
 
 
 def main(arguments: Sequence[str], *, program: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pydantic
 
 from trainer.config import command_line
-from trainer.config.fields import File, Text, argument, option
+from trainer.config.fields import FilePath, Text, argument, option
 from trainer.runtime import preemption
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class EvaluateOptions:
         "all of it if it has none. Default: the test split of the run.",
     )
     format: Literal["text", "json"] = option("text", "Format of the metrics on stdout.")
-    out: File | None = option(
+    out: FilePath | None = option(
         None, "JSON file to write the metrics to, local or gs://. Default: none is written."
     )
     allow_pickle: bool = option(

@@ -9,7 +9,7 @@ import pydantic
 from pydantic import AfterValidator
 
 from trainer.config import command_line
-from trainer.config.fields import Place, Text, argument, option
+from trainer.config.fields import FolderPath, Text, argument, option
 from trainer.errors import UsageError
 from trainer.inference.export import exporter
 from trainer.runtime import preemption
@@ -31,11 +31,11 @@ def _check_format(value: str) -> str:
 class ExportOptions:
     """The options of `trainer export`."""
 
-    run: Place = argument("Finished run directory, local or gs://bucket/path.")
+    run: FolderPath = argument("Finished run directory, local or gs://bucket/path.")
     format: Annotated[Text, AfterValidator(_check_format)] | None = option(
         None, f"Format to convert the model to, {_FORMATS}. Required."
     )
-    out: Place | None = option(
+    out: FolderPath | None = option(
         None,
         "File to write (a folder for saved_model), local or gs://. Default: the run's name with "
         "the format's suffix, in the current folder.",

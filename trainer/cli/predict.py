@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, TextIO
 import pydantic
 
 from trainer.config import command_line
-from trainer.config.fields import File, Text, argument, option
+from trainer.config.fields import FilePath, Text, argument, option
 from trainer.errors import UnreadableInputError
 from trainer.runtime import preemption
 
@@ -41,7 +41,7 @@ class PredictOptions:
         "Format of the rows. Default: the suffix of --out; without it table on a terminal, else "
         "jsonl.",
     )
-    out: File | None = option(
+    out: FilePath | None = option(
         None,
         "File to write the rows to, local or gs://; it appears when complete. Default: stdout.",
     )

@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Literal
 import pydantic
 
 from trainer.config import check, command_line, option_specs
-from trainer.config.fields import Count, Place, Port, Rate, Text, argument, option
+from trainer.config.fields import (
+    FolderPath,
+    Port,
+    PositiveFloat,
+    PositiveInt,
+    Text,
+    argument,
+    option,
+)
 from trainer.errors import UsageError
 from trainer.runtime import cloud_environment, log, preemption
 from trainer.runtime.log import LOGGER
@@ -34,18 +42,18 @@ _WARM_UP_SIZES = (1, 2, 4, 8)
 class ServeOptions:
     """The options of `trainer serve`."""
 
-    run: Place = argument("Finished run directory, local or gs://bucket/path.")
+    run: FolderPath = argument("Finished run directory, local or gs://bucket/path.")
     host: Text = option(
         "127.0.0.1",
         "Address to listen on. Default: 127.0.0.1, this machine only; in the container image "
         "0.0.0.0, all addresses.",
     )
     port: Port = option(8080, "Port to listen on; 0 for any free port.")
-    max_batch: Count | None = option(
+    max_batch: PositiveInt | None = option(
         None, "Maximum examples per batch of the model. Default: the batch size of the training."
     )
-    max_body_mb: Rate = option(8.0, "Maximum size of a request body, in 10^6 bytes.")
-    timeout_seconds: Rate = option(30.0, "Time limit of a request, in seconds.")
+    max_body_mb: PositiveFloat = option(8.0, "Maximum size of a request body, in 10^6 bytes.")
+    timeout_seconds: PositiveFloat = option(30.0, "Time limit of a request, in seconds.")
     log: Literal["text", "json"] = option(
         "text", "Format of the log: text, or json with one object per line and its severity."
     )

@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from trainer import storage, task
 from trainer.config import check, command_line, flag_name, option_specs
-from trainer.config.fields import Count, Place, Rate, Text, option
+from trainer.config.fields import FolderPath, PositiveFloat, PositiveInt, Text, option
 from trainer.errors import TrainerError, UsageError
 from trainer.launch import job_flags, kubernetes, machines, tuning, vertex
 from trainer.launch.job_flags import JobFlags
@@ -49,7 +49,7 @@ class JobOptions:
     image: Text | None = option(
         None, "Container image of the job, in a registry that the service can read. Required."
     )
-    out: Annotated[Place, AfterValidator(_in_bucket)] | None = option(
+    out: Annotated[FolderPath, AfterValidator(_in_bucket)] | None = option(
         None,
         "Output folder, gs://bucket/path. The run directory is OUT/model on Vertex AI, "
         "OUT/TRIAL/model with --tune, and OUT on Kubernetes. Required.",
@@ -60,7 +60,7 @@ class JobOptions:
         "Service account of the job: an e-mail address; with --kubernetes, the name of a "
         "Kubernetes service account. Default: that of the project or namespace.",
     )
-    timeout_hours: Rate | None = option(
+    timeout_hours: PositiveFloat | None = option(
         None, "Hours after which the job is ended. Default: 168 on Vertex AI, none on Kubernetes."
     )
 
@@ -72,8 +72,8 @@ class JobMachineOptions:
     GROUP: ClassVar = "Machine"
 
     gpu: Text | None = option(None, "GPU, one of: {gpus}. Default: none, train on the CPU.")
-    gpus: Count | None = option(None, "Number of GPUs per machine. Default: 1 with --gpu.")
-    workers: Count = option(
+    gpus: PositiveInt | None = option(None, "Number of GPUs per machine. Default: 1 with --gpu.")
+    workers: PositiveInt = option(
         1, "Number of machines that train together, each on its share of every batch."
     )
     machine: Text | None = option(
@@ -114,8 +114,10 @@ class SearchOptions:
         "Hyperparameter search over ranges (:log for a logarithmic scale) and lists of {tunable}; "
         "for example 'learning_rate=1e-4..1e-2:log batch_size=64,128'. Default: no search.",
     )
-    trials: Count | None = option(None, f"With --tune: total number of trials. Default: {_TRIALS}.")
-    parallel: Count | None = option(
+    trials: PositiveInt | None = option(
+        None, f"With --tune: total number of trials. Default: {_TRIALS}."
+    )
+    parallel: PositiveInt | None = option(
         None, f"With --tune: number of trials that run at the same time. Default: {_PARALLEL}."
     )
     metric: Literal["val_accuracy", "val_loss"] = option(

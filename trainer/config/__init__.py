@@ -19,9 +19,9 @@ from pydantic.dataclasses import dataclass
 from trainer.config.fields import (
     FORBID_EXTRA,
     GROUPS,
-    Count,
-    Place,
-    Rate,
+    FolderPath,
+    PositiveFloat,
+    PositiveInt,
     Text,
     flag_name,
     option_specs,
@@ -84,7 +84,7 @@ class LocatedConfig(Config):
     """Settings with data and run directory known; what the data decides may still be None."""
 
     data: Text
-    out: Place
+    out: FolderPath
 
 
 @dataclass(frozen=True, kw_only=True, config=FORBID_EXTRA)
@@ -95,9 +95,9 @@ class ResolvedConfig(LocatedConfig, ResolvedTrainOptions):
         auto_settings: names of the settings that the data decided, since the user gave none.
     """
 
-    epochs: Count
-    batch_size: Count
-    learning_rate: Rate
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    learning_rate: PositiveFloat
     auto_settings: tuple[str, ...] = ()
 
 

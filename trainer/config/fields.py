@@ -61,15 +61,16 @@ def _html(value: str) -> str:
 
 
 Text = Annotated[str, Field(min_length=1), AfterValidator(_encodable)]
-Place = Annotated[Text, AfterValidator(_without_trailing_slash)]  # A folder, local or in a bucket.
-LocalFolder = Annotated[Place, AfterValidator(_local)]
-File = Annotated[Text, AfterValidator(_plain_file)]  # A file to write.
-Page = Annotated[Text, AfterValidator(_html)]
-Count = Annotated[int, BeforeValidator(_plain_number), Field(gt=0)]
-Number = Annotated[int, BeforeValidator(_plain_number), Field(ge=0)]
+# A folder, local or in a bucket.
+FolderPath = Annotated[Text, AfterValidator(_without_trailing_slash)]
+LocalFolderPath = Annotated[FolderPath, AfterValidator(_local)]
+FilePath = Annotated[Text, AfterValidator(_plain_file)]  # A file to write.
+HtmlPath = Annotated[Text, AfterValidator(_html)]
+PositiveInt = Annotated[int, BeforeValidator(_plain_number), Field(gt=0)]
+NonNegativeInt = Annotated[int, BeforeValidator(_plain_number), Field(ge=0)]
 Port = Annotated[int, BeforeValidator(_plain_number), Field(ge=0, le=65535)]
 Seed = Annotated[int, BeforeValidator(_plain_number), Field(ge=0, lt=2**31)]
-Rate = Annotated[float, BeforeValidator(_plain_number), Field(gt=0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, BeforeValidator(_plain_number), Field(gt=0, allow_inf_nan=False)]
 Folds = Annotated[int, BeforeValidator(_plain_number), Field(ge=2, le=100)]
 Fraction = Annotated[float, BeforeValidator(_plain_number), Field(ge=0, lt=1)]
 

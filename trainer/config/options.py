@@ -13,13 +13,13 @@ from pydantic.dataclasses import dataclass
 
 from trainer.config.fields import (
     FORBID_EXTRA,
-    Count,
+    FolderPath,
     Folds,
     Fraction,
-    LocalFolder,
-    Number,
-    Place,
-    Rate,
+    LocalFolderPath,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
     Seed,
     Text,
     option,
@@ -61,7 +61,7 @@ class ReadOptions:
 
     GROUP: ClassVar = "Data"
 
-    image_size: Count | None = option(
+    image_size: PositiveInt | None = option(
         None, "Resize images to this many pixels per side. Default: all images have one size."
     )
     label_column: Text | None = option(
@@ -76,12 +76,12 @@ class ReadOptions:
     allow_pickle: bool = option(
         False, "Read pickle files. Only NumPy and SciPy arrays are accepted from them."
     )
-    cache_dir: LocalFolder | None = option(
+    cache_dir: LocalFolderPath | None = option(
         None,
         "Local folder that keeps shards of a bucket between epochs and runs. Default: no cache.",
         affects_result=False,
     )
-    cache_gb: Rate = option(
+    cache_gb: PositiveFloat = option(
         50.0, "Maximum size of --cache-dir, in 10^9 bytes.", affects_result=False
     )
 
@@ -112,7 +112,7 @@ class DataOptions(ReadOptions, SeedOptions):
         "Cross-validation: train this many times, 2 to 100, each time with another fold of the "
         "data as the test split. Writes OUT/fold-1, ... and OUT/folds.json.",
     )
-    fold: Count | None = option(
+    fold: PositiveInt | None = option(
         None, "Train only this fold of --folds, counted from 1, with --out as its run directory."
     )
 
@@ -147,10 +147,10 @@ class ModelOptions:
     GROUP: ClassVar = "Model"
 
     model: Text = option("cnn", "One of: {models}; or package.module:build for your own.")
-    width: Count | None = option(
+    width: PositiveInt | None = option(
         None, "Channels of the first layers (models image, text). Default: chosen by data size."
     )
-    depth: Count | None = option(
+    depth: PositiveInt | None = option(
         None,
         "Blocks per image size (model image), convolutions (model text). "
         "Default: chosen by data size.",
@@ -170,10 +170,10 @@ class ModelOptions:
         "Network for texts (model text): ngram or convolution. Default: the one with the better "
         "validation accuracy.",
     )
-    max_tokens: Count | None = option(
+    max_tokens: PositiveInt | None = option(
         None, "Size of the vocabulary, in words (model text). Default: chosen by data size."
     )
-    sequence_length: Count | None = option(
+    sequence_length: PositiveInt | None = option(
         None, "Words of a text that are read (model text). Default: chosen by the texts' lengths."
     )
 
@@ -198,16 +198,16 @@ class TrainOptions(SeedOptions):
 
     GROUP: ClassVar = "Training"
 
-    epochs: Count | None = option(
+    epochs: PositiveInt | None = option(
         None, "Passes over the training data. Default: as in the model's recipe."
     )
-    batch_size: Count | None = option(
+    batch_size: PositiveInt | None = option(
         None, "Examples per step, over all devices. Default: as in the model's recipe."
     )
-    learning_rate: Rate | None = option(
+    learning_rate: PositiveFloat | None = option(
         None, "Step size of the optimizer. Default: as in the model's recipe."
     )
-    frozen_epochs: Number | None = option(
+    frozen_epochs: NonNegativeInt | None = option(
         None,
         "First epochs in which only the layers behind --backbone are trained. "
         "Default: chosen by data size.",
@@ -237,8 +237,8 @@ class TrainOptions(SeedOptions):
 class ResolvedTrainOptions(TrainOptions):
     """Training options with nothing left open: what the training loop takes."""
 
-    epochs: Count
-    batch_size: Count
+    epochs: PositiveInt
+    batch_size: PositiveInt
 
 
 @dataclass(frozen=True, kw_only=True, config=FORBID_EXTRA)
@@ -247,7 +247,7 @@ class OutputOptions:
 
     GROUP: ClassVar = "Output"
 
-    out: Place | None = option(
+    out: FolderPath | None = option(
         None,
         "Run directory, local or gs://. Default: runs/MODEL-DATE-TIME.",
         affects_result=False,
@@ -262,18 +262,18 @@ class OutputOptions:
         "--overwrite, starts from the beginning.",
         affects_result=False,
     )
-    checkpoint_dir: Place | None = option(
+    checkpoint_dir: FolderPath | None = option(
         None, "Folder for checkpoints, local or gs://. Default: OUT/checkpoints.",
         affects_result=False,
     )  # fmt: skip
-    checkpoint_seconds: Rate = option(
+    checkpoint_seconds: PositiveFloat = option(
         30.0, "Seconds between two checkpoints.", affects_result=False
     )
-    checkpoint_steps: Count | None = option(
+    checkpoint_steps: PositiveInt | None = option(
         None, "Maximum number of steps between two checkpoints. Default: only the seconds count.",
         affects_result=False,
     )  # fmt: skip
-    tensorboard_dir: Place | None = option(
+    tensorboard_dir: FolderPath | None = option(
         None,
         "Folder for TensorBoard event files, local or gs://, written during training. "
         "Default: OUT/tensorboard, written at the end.",
@@ -307,7 +307,7 @@ class MachineOptions:
         "time, and leave nothing behind.",
         affects_result=False,
     )
-    price_per_hour: Rate | None = option(
+    price_per_hour: PositiveFloat | None = option(
         None, "Price of the machine per hour; --dry-run prints the price of the run.",
         affects_result=False,
     )  # fmt: skip

@@ -28,7 +28,7 @@ _OPEN_LOCK = threading.Lock()  # Warning filters are shared by all threads.
 _GREY_MODES = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
 # Location and content of a file.
-Item = tuple[Location, bytes]
+ImageFile = tuple[Location, bytes]
 
 # Limits of the batch that a thread decodes; twice as many batches as threads are in memory.
 _BATCH_IMAGES = 16
@@ -83,7 +83,7 @@ def decode(
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def read(items: Iterable[Item], count: int, *, size: int | None = None) -> Array:
+def read(items: Iterable[ImageFile], count: int, *, size: int | None = None) -> Array:
     """Decodes images of one size, in several threads.
 
     Args:
@@ -119,7 +119,7 @@ class ImageReader:
         self._channels, self._size = channels, size
         self._first: tuple[Location, Array] | None = None  # First image of all splits.
 
-    def blocks(self, items: Iterable[Item], count: int) -> Iterator[Array]:
+    def blocks(self, items: Iterable[ImageFile], count: int) -> Iterator[Array]:
         """Yields the pixels of a split: uint8 (n, H, W, channels).
 
         Args:
@@ -187,7 +187,7 @@ def is_colour(file: Path | bytes) -> bool:
     return False
 
 
-def read_files(files: Iterable[Path | str]) -> Iterator[Item]:
+def read_files(files: Iterable[Path | str]) -> Iterator[ImageFile]:
     """Yields the location and content of each file, in order; reads several at a time.
 
     Args:
@@ -198,7 +198,7 @@ def read_files(files: Iterable[Path | str]) -> Iterator[Item]:
         StorageError: a file in a bucket is missing or cannot be read.
     """
 
-    def read_item(file: Path | str) -> Item:
+    def read_item(file: Path | str) -> ImageFile:
         try:
             content = file.read_bytes() if isinstance(file, Path) else storage.read(file)
         except FileNotFoundError:
@@ -211,7 +211,7 @@ def read_files(files: Iterable[Path | str]) -> Iterator[Item]:
 
 
 def _decode_all(
-    items: Iterable[Item], count: int, size: int | None
+    items: Iterable[ImageFile], count: int, size: int | None
 ) -> Iterator[tuple[Location, Array]]:
     """Yields the location and pixels of each image, in order.
 
@@ -220,7 +220,7 @@ def _decode_all(
     """
     height_and_width = None if size is None else (size, size)
 
-    def try_decode(item: Item) -> tuple[Location, Array] | DataError:
+    def try_decode(item: ImageFile) -> tuple[Location, Array] | DataError:
         location, content = item
         try:
             return location, decode(content, location, size=height_and_width)
@@ -243,9 +243,9 @@ def _decode_all(
         raise DamagedFilesError(damaged, count)
 
 
-def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
+def _batches(items: Iterable[ImageFile]) -> Iterator[list[ImageFile]]:
     """Yields files in batches: large enough to be worth a task, small enough for memory."""
-    batch: list[Item] = []
+    batch: list[ImageFile] = []
     for item in items:
         batch.append(item)
         size_bytes = sum(len(content) for _, content in batch)

@@ -316,7 +316,7 @@ def _text(cell: _Cell) -> str:
     return str(value).strip()
 
 
-def _image_items(cells: Iterable[_Cell], request: ReadRequest) -> Iterator[images.Item]:
+def _image_items(cells: Iterable[_Cell], request: ReadRequest) -> Iterator[images.ImageFile]:
     """Yields the location and content of each image; reads several image files at a time."""
     for in_table, group in itertools.groupby(cells, lambda cell: isinstance(cell.value, bytes)):
         if in_table:
