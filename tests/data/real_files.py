@@ -476,7 +476,7 @@ KINDS = (
         ),
     ),
     Kind(
-        "unsplit grey images",
+        "grey images without splits",
         has_test=False,
         texts=False,
         formats=(
@@ -522,7 +522,7 @@ KINDS = (
         ),
     ),
     Kind(
-        "unsplit texts",
+        "texts without splits",
         has_test=False,
         texts=True,
         formats=(
