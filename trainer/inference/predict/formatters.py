@@ -124,6 +124,8 @@ def _format_float32(value: Any) -> str:
 
 
 def _csv_line(cells: Sequence[str]) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(cells)
+    # The csv module does not quote carriage returns by itself, though they end rows, too.
+    quoting = csv.QUOTE_ALL if any("\r" in cell for cell in cells) else csv.QUOTE_MINIMAL
+    line = io.StringIO(newline="")
+    csv.writer(line, lineterminator="\n", quoting=quoting).writerow(cells)
     return line.getvalue()
