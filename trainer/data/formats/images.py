@@ -160,7 +160,7 @@ def survey(items: Iterable[Item], request: ReadRequest) -> ImageLayout:
         request: how they are read.
 
     Raises:
-        DataError: no header, or too few of them, can be read; or they do not fit together.
+        DataError: no header can be read; or they do not fit together.
         StorageError: an object in a bucket cannot be read.
     """
     collected, errors, count = image_headers.Headers(), [], 0
@@ -175,7 +175,10 @@ def survey(items: Iterable[Item], request: ReadRequest) -> ImageLayout:
                 errors.append(header)
             else:
                 collected.add(location, header)
-    damaged.check(errors, count, "images", request)
+    if not count:
+        raise DataError("found no images, expected at least one")
+    if len(errors) == count:
+        damaged.check(errors, count, "images", request)
     if request.layout is not None:
         return request.layout
     return collected.layout(request.options.image_size)
