@@ -203,6 +203,10 @@ def test_data_that_does_not_fit_is_a_one_line_error(
         (["RUN", "--format=xml"], "--format: found 'xml', expected 'text' or 'json'"),
         (["RUN", "--out=/dev/null"], "--out: found '/dev/null', expected the path of a file"),
         (["RUN", "--out=/proc/new/metrics"], "/proc/new: "),
+        (["RUN", "--label-column=so"], "--label-column: requires --data"),
+        (["RUN", "--max-bad=0.3"], "--max-bad: requires --data"),
+        (["RUN", "--data=mnist", "--data-format=table"], "mnist: --data-format table: found "),
+        (["RUN", "--data=mnist", "--image-size=14"], "--image-size: found 14, expected images of "),
     ],
 )
 def test_a_usage_error_is_one_line(
