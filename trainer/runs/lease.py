@@ -20,10 +20,11 @@ from typing import Any, Protocol
 
 from trainer import storage
 from trainer.errors import ConflictError, RunExistsError, StorageError, TransientStorageError
+from trainer.runs import filenames
 from trainer.runtime import variables
 from trainer.runtime.log import LOGGER
 
-_NAME = ".lease"
+_NAME = filenames.LEASE
 _POLL_S = 0.5
 
 
