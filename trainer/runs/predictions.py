@@ -51,9 +51,11 @@ def write(probabilities: Array, test: Split, classes: tuple[str, ...], folder: P
     predicted = probabilities.argmax(axis=1)
     confidence = probabilities[np.arange(len(test)), predicted].astype(float)
     # The csv module does not quote carriage returns by itself, though they end rows, too.
-    quoting = csv.QUOTE_ALL if any("\r" in name for name in classes) else csv.QUOTE_MINIMAL
+    returns = any("\r" in name for name in classes)
     with (folder / filenames.PREDICTIONS).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n", quoting=quoting)
+        writer = csv.writer(
+            file, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
+        )
         writer.writerow(_COLUMNS)
         for example, label, prediction, probability in zip(
             test.examples, test.labels, predicted, confidence, strict=True

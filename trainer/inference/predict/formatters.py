@@ -125,7 +125,9 @@ def _format_float32(value: Any) -> str:
 
 def _csv_line(cells: Sequence[str]) -> str:
     # The csv module does not quote carriage returns by itself, though they end rows, too.
-    quoting = csv.QUOTE_ALL if any("\r" in cell for cell in cells) else csv.QUOTE_MINIMAL
+    returns = any("\r" in cell for cell in cells)
     line = io.StringIO(newline="")
-    csv.writer(line, lineterminator="\n", quoting=quoting).writerow(cells)
+    csv.writer(
+        line, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
+    ).writerow(cells)
     return line.getvalue()
