@@ -75,11 +75,11 @@ def generate(folder: Path, gigabytes: float) -> None:
     labels = random.integers(0, len(CLASSES), count, dtype=np.int32)
     patterns = random.integers(0, 128, (len(CLASSES), *SHAPE), dtype=np.uint8)
 
-    def blocks(labels: np.ndarray) -> Iterator[np.ndarray]:
+    def blocks(labels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for at in range(0, len(labels), 10_000):
             block = labels[at : at + 10_000]
             noise = random.integers(0, 128, (len(block), *SHAPE), dtype=np.uint8)
-            yield patterns[block] + noise
+            yield patterns[block] + noise, block
 
     splits = {"train": (blocks(labels), labels), "test": (blocks(labels[:2000]), labels[:2000])}
     shard_format.write(storage.folder(str(folder)), Stream(splits, CLASSES))

@@ -109,7 +109,9 @@ def sharded_digits(shared: SharedFolders, digits: Path) -> Path:
     def make(folder: Path) -> None:
         data = loader.load(DataOptions(data=str(digits), seed=0))
         splits = {"train": data.train, "test": data.test}
-        arrays = {name: ([np.asarray(s.examples)], s.labels) for name, s in splits.items()}
+        arrays = {
+            name: ([(np.asarray(s.examples), s.labels)], s.labels) for name, s in splits.items()
+        }
         shard_format.write(
             storage.folder(str(folder)),
             Stream(arrays, data.spec.classes),

@@ -264,7 +264,7 @@ def test_an_unfinished_run_with_other_settings_is_refused(runner: Runner) -> Non
     process.kill()
     process.wait()
     for arguments, message in (
-        (["--epochs=3"], "--epochs was 40, now 3"),
+        (["--batch-size=3"], "--batch-size was 16, now 3"),
         (["--resume=never"], "holds this run, unfinished. Set --overwrite"),
     ):
         assert runner.start("other", *arguments).wait(60) == 2

@@ -28,6 +28,7 @@ FILES = {
     filenames.MANIFEST,
     filenames.METRICS,
     filenames.MODEL_H5,
+    filenames.FINAL_CHECKPOINT,
     filenames.MODEL_KERAS,
     filenames.PREDICTIONS,
     filenames.REPORT,

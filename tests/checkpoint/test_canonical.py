@@ -55,7 +55,10 @@ OTHER = [
         "def f(x):\n    try:\n        return 1\n    finally:\n        x()",
         "def f(x):\n    x()\n    return 1",
     ),
-    ("class f:\n    def call(self):\n        return 1", "class f:\n    def call(self):\n        return 2"),
+    (
+        "class f:\n    def call(self):\n        return 1",
+        "class f:\n    def call(self):\n        return 2",
+    ),
     ("class b:\n    a = 1\nclass f(b):\n    pass", "class b:\n    a = 2\nclass f(b):\n    pass"),
     (
         "class f:\n    @property\n    def a(self):\n        return 1",

@@ -15,7 +15,6 @@ from trainer.checkpoint import state
 from trainer.checkpoint.state import Checkpoint, CheckpointError
 from trainer.engine.train_state import TrainState
 
-
 IDENTITY: dict[str, Any] = {
     "versions": {"python": "3.11", "keras": "3"},
     "epochs": 2,

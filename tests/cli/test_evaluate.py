@@ -203,6 +203,10 @@ def test_data_that_does_not_fit_is_a_one_line_error(
         (["RUN", "--format=xml"], "--format: found 'xml', expected 'text' or 'json'"),
         (["RUN", "--out=/dev/null"], "--out: found '/dev/null', expected the path of a file"),
         (["RUN", "--out=/proc/new/metrics"], "/proc/new: "),
+        (["RUN", "--label-column=so"], "--label-column: requires --data"),
+        (["RUN", "--max-bad=0.3"], "--max-bad: requires --data"),
+        (["RUN", "--data=mnist", "--data-format=table"], "mnist: --data-format table: found "),
+        (["RUN", "--data=mnist", "--image-size=14"], "--image-size: found 14, expected images of "),
     ],
 )
 def test_a_usage_error_is_one_line(
@@ -211,3 +215,43 @@ def test_a_usage_error_is_one_line(
     code, out, err = evaluate(*(finished_run if a == "RUN" else a for a in arguments))
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(f"trainer evaluate: error: {message}")
+
+
+@pytest.fixture(scope="module")
+def table_run(shared_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run directory of a model that was trained on a table, whose columns have unusual names."""
+    data = tmp_path_factory.mktemp("table") / "train.csv"
+    lines = [f"a {word} film {n};{word}" for n in range(30) for word in ("warm", "dull")]
+    data.write_text("\n".join(["what, they said;so", *lines]))
+    flags = "--model=sentiment --epochs=4 --batch-size=8 --learning-rate=0.01"
+    return shared_run("table", *flags.split(), f"--data={data}", "--label-column=so")
+
+
+def test_another_table_is_read_by_the_columns_of_the_run(
+    evaluate: Evaluate, table_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "new.csv"
+    rows = [f"{n},{word},a {word} film" for n in range(9) for word in ("warm", "dull")]
+    data.write_text("\n".join(['id,so,"what, they said"', *rows]))
+    code, out, _ = evaluate(table_run, "--data", data, "--format=json")
+    now = json.loads(out)
+    assert (code, now["examples"], now["test"]["accuracy"]) == (0, 18, 1)
+    data.write_text("\n".join(['id,class,"what, they said"', *rows]))
+    code, out, err = evaluate(table_run, "--data", data)
+    assert (code, out) == (2, "")
+    assert err.endswith(
+        "found the columns 'class', 'id', 'what, they said', expected 'so' as in training; name "
+        "another with --label-column\n"
+    )
+    code, out, _ = evaluate(table_run, "--data", data, "--label-column=class", "--format=json")
+    assert (code, json.loads(out)["examples"]) == (0, 18)
+    code, _, err = evaluate(table_run, "--label-column=class")
+    assert (code, err) == (
+        2,
+        "trainer evaluate: error: --label-column: requires --data\n",
+    )
+    with pytest.raises(SystemExit) as exit_info:
+        main.main(["predict", str(table_run), str(data)])
+    assert exit_info.value.code == 0
+    predicted = [json.loads(line)["predicted"] for line in capsys.readouterr().out.splitlines()]
+    assert predicted == ["warm", "dull"] * 9

@@ -14,8 +14,8 @@ from tests.data.formats.test_images import encoded
 from tests.data.formats.test_table import make_parquet, tf_records
 from tests.data.hostile import idx
 from trainer import storage
-from trainer.config import ReadOptions
-from trainer.data import checks, loader
+from trainer.config import DataOptions, ReadOptions
+from trainer.data import checks, convert, loader, statistics
 from trainer.data.dataset import check_splits
 from trainer.data.shards.shard_format import Stream
 from trainer.errors import DamagedFilesError, DataError
@@ -114,8 +114,8 @@ MAKERS: dict[str, Make] = {
 def read_stream(stream: Stream) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Returns the examples and labels of each split."""
     return {
-        name: (np.concatenate(list(blocks)), labels)
-        for name, (blocks, labels) in stream.splits.items()
+        name: tuple(np.concatenate(parts) for parts in zip(*pairs, strict=True))
+        for name, (pairs, _) in stream.splits.items()
     }
 
 
@@ -132,10 +132,6 @@ def test_a_stream_holds_the_same_examples_as_data_that_is_read_whole(
             streamed = read_stream(stream)
         assert stream.classes == (raw.classes or checks.class_names(whole["train"].labels))
         assert stream.texts == (train.dtype == object)
-        if not stream.texts:
-            pixels = train.dtype == np.uint8 and train.ndim == 4
-            limits = (0, 255) if pixels else (train.min(), train.max())
-            assert (stream.low, stream.high) == limits
         assert list(streamed) == list(whole)
         assert np.array_equal(streamed["train"][1], whole["train"].labels) != shuffled
         for split, (examples, labels) in streamed.items():
@@ -200,17 +196,6 @@ def long_idx(folder: Path) -> None:
     (folder / "t10k-images-idx3-ubyte").write_bytes(idx(PIXELS[:9]) + b"0")
 
 
-def text_with_nul_character(folder: Path) -> None:
-    rows = [{"text": text, "label": 1} for text in [*TEXTS, "a\0b"]]
-    (folder / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
-
-
-def small_test_images(folder: Path) -> None:
-    class_folders(folder)
-    for file in (folder / "test").rglob("*.png"):
-        file.write_bytes(encoded(np.zeros((6, 5), np.uint8)))
-
-
 def rows_without_labels(folder: Path) -> None:
     (folder / "a.csv").write_text("text,label\na,b\nc,\n")
 
@@ -220,13 +205,11 @@ DAMAGED: dict[Make, str] = {
     broken_zip: "/a.npz: array 'x_train': damaged: ",
     short_idx: "/t10k-images-idx3-ubyte: its header says 9 x 5 x 6 values in 270 bytes, fou",
     long_idx: "/t10k-images-idx3-ubyte: its header says 9 x 5 x 6 values .* found more",
-    text_with_nul_character: "/a.jsonl: line 151: found a NUL character",
-    small_test_images: r"/test/\d/\d+.png: an image of 5x6, expected 6x5 as in \d+.png",
-    rows_without_labels: ": found 1 of 2 rows without a label or an example: a.csv: line 3; exp",
-    npz_of(np.where(PIXELS == 7, np.nan, PIXELS)): ": training examples: example 0 holds NaN or in",
-    npz_of(PIXELS, PIXELS[:9, :4]): r": test examples of shape \(4, 6\), expected \(5, 6\) as in t",
-    npz_of(PIXELS[:9]): ": training split: 9 examples but 150 labels",
-    npz_of(PIXELS[:, 0, 0]): r": training examples: found uint8 of shape \(150,\), expected numb",
+    rows_without_labels: ": found 1 of 2 rows without a label or an example: a.csv: line 3: no label; e",
+    npz_of(np.where(PIXELS == 7, np.nan, PIXELS)): "/a.npz: training examples: example 0 holds NaN or in",
+    npz_of(PIXELS, PIXELS[:9, :4]): r"/a.npz: test examples of shape \(4, 6\), expected \(5, 6\) as in t",
+    npz_of(PIXELS[:9]): "/a.npz: training split: 9 examples but 150 labels",
+    npz_of(PIXELS[:, 0, 0]): r"/a.npz: training examples: found uint8 of shape \(150,\), expected numb",
 }
 
 
@@ -247,11 +230,92 @@ def test_errors_name_damaged_images_of_a_table_by_their_rows(tmp_path: Path) -> 
     pictures[3], pictures[149] = b"", PICTURES[0][:50]
     make_parquet(tmp_path / "a.parquet", image_rows(pictures))
     with (
-        pytest.raises(DamagedFilesError) as caught,
-        loader.open_stream(str(tmp_path), ReadOptions()) as stream,
+        pytest.raises(
+            DamagedFilesError, match=r"\(2 of 150 images, expected at most 0 of all"
+        ) as caught,
+        loader.open_stream(str(tmp_path), ReadOptions(max_bad=0)) as stream,
     ):
         read_stream(stream)
     assert [str(error)[: len(str(tmp_path)) + 20] for error in caught.value.errors] == [
         f"{tmp_path}/a.parquet: row 4: n",
         f"{tmp_path}/a.parquet: row 150:",
     ]
+
+
+def damage_some(pictures: list[bytes]) -> list[bytes]:
+    """Returns images of which one is empty, one no image, and two are truncated."""
+    damaged = [*pictures]
+    damaged[3], damaged[40], damaged[149] = b"", b"no image", pictures[149][:50]
+    damaged[77] = pictures[77][: len(pictures[77]) // 2]
+    return damaged
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize("kind", ["Parquet", "folders", "JSON lines"])
+def test_a_few_damaged_images_are_left_out_with_their_labels(
+    kind: str, shuffled: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pictures = damage_some(WITH_ONE_COLOUR_IMAGE)
+    if kind == "Parquet":
+        make_parquet(tmp_path / "a.parquet", image_rows(pictures))
+    for number, picture in enumerate(pictures):
+        folder = tmp_path / ("in" if kind == "JSON lines" else str(LABELS[number]))
+        if kind != "Parquet":
+            folder.mkdir(exist_ok=True)
+            (folder / f"{number}.png").write_bytes(picture)
+    if kind == "JSON lines":
+        rows = [{"path": f"in/{n}.png", "label": int(LABELS[n])} for n in range(COUNT)]
+        (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    raw = loader.read(str(tmp_path), ReadOptions())
+    assert "left out 4 damaged of 150 images: " in caplog.text
+    caplog.clear()
+    with loader.open_stream(str(tmp_path), ReadOptions(), shuffled=shuffled) as stream:
+        examples, labels = read_stream(stream)["train"]
+    assert "left out 4 damaged of 150 images: " in caplog.text
+    assert len(raw.train[0]) == len(examples) == len(labels) == COUNT - 4
+    assert stream.classes == raw.classes
+    assert sorted_pairs(examples, labels) == sorted_pairs(*raw.train)
+    assert (
+        statistics.collect(str(tmp_path), ReadOptions()).counts("train")
+        == np.bincount(raw.train[1]).tolist()
+    )
+    out = tmp_path / "shards"
+    conversion = convert.convert(str(tmp_path), str(out), ReadOptions())
+    assert conversion.sizes == {"train": COUNT - 4}
+    assert len(loader.read(str(out), ReadOptions()).train[1]) == COUNT - 4
+    for options in (ReadOptions(max_bad=0), ReadOptions(max_bad=0.02)):
+        with pytest.raises(
+            DamagedFilesError, match=r"4 of 150 images, expected at most 0(\.02)? of"
+        ):
+            loader.read(str(tmp_path), options)
+        with pytest.raises(
+            DamagedFilesError, match=r"4 of 150 images, expected at most 0(\.02)? of"
+        ):
+            statistics.collect(str(tmp_path), options)
+
+
+def test_a_class_is_never_lost_with_its_damaged_images(tmp_path: Path) -> None:
+    for number, picture in enumerate(PICTURES[:40]):
+        folder = tmp_path / ("rare" if number == 0 else "common")
+        folder.mkdir(exist_ok=True)
+        (folder / f"{number}.png").write_bytes(picture[:50] if number == 0 else picture)
+    for read in (loader.read, statistics.collect):
+        with pytest.raises(DataError, match="all 1 training examples of class 'rare' are damaged"):
+            read(str(tmp_path), ReadOptions())
+
+
+def test_images_of_more_than_8_bits_keep_their_values_in_a_stream(tmp_path: Path) -> None:
+    values = (PIXELS.astype(np.float32) - 100) / 7
+    for number, picture in enumerate(values):
+        folder = tmp_path / "data" / ("test" if number % 5 == 0 else "train") / str(LABELS[number])
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number:03}.tif").write_bytes(encoded(picture, "TIFF"))
+    whole = check_splits(loader.read(str(tmp_path / "data"), ReadOptions()))
+    train = np.arange(COUNT) % 5 > 0
+    np.testing.assert_array_equal(whole["train"].examples[..., 0], values[train])
+    convert.convert(str(tmp_path / "data"), str(tmp_path / "shards"), ReadOptions())
+    shards = loader.load(DataOptions(data=str(tmp_path / "shards"), seed=0))
+    assert (shards.spec.low, shards.spec.high) == (values[train].min(), values[train].max())
+    np.testing.assert_array_equal(
+        np.sort(shards.test.array.ravel()), np.sort(values[~train].ravel())
+    )

@@ -58,7 +58,7 @@ def test_a_run_of_another_format_is_refused(run_copy: Path) -> None:
     manifest = json.loads((run_copy / "manifest.json").read_text())
     del manifest["format"]  # As in runs of earlier versions.
     (run_copy / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(DamagedRunError, match=r"manifest.json: found format 1, expected 2") as info:
+    with pytest.raises(DamagedRunError, match=r"manifest.json: found format 1, expected 3") as info:
         read_run(str(run_copy))
     assert info.value.exit_code == 3
     assert "\n" not in str(info.value)

@@ -14,7 +14,7 @@ from trainer.errors import DamagedRunError
 from trainer.runs import filenames, predictions
 from trainer.runs.predictions import PredictionRow
 
-CLASSES = ('a "b", c', "d\ne")
+CLASSES = ('a "b", c', "d\ne\rf" + 200_000 * "x")
 
 
 def test_written_rows_are_read_back(tmp_path: Path) -> None:

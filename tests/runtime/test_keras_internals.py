@@ -143,6 +143,13 @@ def test_rmsprops_slots_are_mean_squares_in_the_order_of_the_variables() -> None
         np.testing.assert_allclose(slot, 0.2 * gradient**2, rtol=1e-5)
 
 
+def test_exclusions_from_weight_decay_are_seen() -> None:
+    optimizer = keras.optimizers.AdamW(0.1)
+    assert keras_internals.weight_decay_exclusions(optimizer) == (0, None)
+    optimizer.exclude_from_weight_decay(var_list=[keras.Variable([1.0])], var_names=["bias"])
+    assert keras_internals.weight_decay_exclusions(optimizer) == (1, "bias")
+
+
 def one_worker() -> tf.distribute.Strategy:
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(tf.train.ClusterSpec({}))
     return tf.distribute.MultiWorkerMirroredStrategy(resolver)

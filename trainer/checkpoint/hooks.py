@@ -36,7 +36,7 @@ from trainer.errors import (
     UsageError,
     WorkerLostError,
 )
-from trainer.runs import manifest
+from trainer.runs import filenames, manifest
 from trainer.runs.directory import checkpoints_path
 from trainer.runs.lease import Lease
 from trainer.runtime import preemption
@@ -94,6 +94,7 @@ def chief_hook(
         new_callbacks=new_callbacks,
         environment={"device": devices.description, **manifest.versions()},
         timer=timer,
+        final_path=f"{config.out}/{filenames.FINAL_CHECKPOINT}",
     )
     with preemption.defer_sigterm() as sigterm:
         try:
@@ -140,12 +141,14 @@ class RunMetadata:
         environment: device and versions; in another environment a run resumes, but its result is
             not bit-identical.
         timer: timer of the run, over all attempts.
+        final_path: path of the final checkpoint of the finished run, for messages.
     """
 
     identity: Identity
     new_callbacks: CallbacksFactory
     environment: dict[str, str]
     timer: StageTimer
+    final_path: str
 
 
 class ChiefHook(TrainingHook):
@@ -224,7 +227,7 @@ class ChiefHook(TrainingHook):
             checkpoint is None
             or checkpoint_state.position(checkpoint) < checkpoint_state.position(finished)
         ):
-            return finished, "the finished run"
+            return finished, self._metadata.final_path
         return checkpoint, self._manager.last_good()
 
     def _load(self, checkpoint: Checkpoint, path: str) -> TrainState:

@@ -31,7 +31,11 @@ from trainer.data.dataset import Dataset, Spec
 from trainer.engine import model_builder
 from trainer.engine.train_function import TrainStepConfig
 from trainer.models import BACKBONE, PREPROCESS, ModelEntry
-from trainer.runtime.keras_internals import flatten_layers, functional_graph
+from trainer.runtime.keras_internals import (
+    flatten_layers,
+    functional_graph,
+    weight_decay_exclusions,
+)
 
 Identity = Mapping[str, Any]
 
@@ -106,7 +110,11 @@ def describe_layers(model: keras.Model) -> list[dict[str, Any]]:
 
 def describe_optimizer(optimizer: keras.Optimizer) -> dict[str, Any]:
     """Returns class and settings of an optimizer, with its schedule."""
-    description = {"class": type(optimizer).__name__, **canonical.own_parts(optimizer)}
+    description = {
+        "class": type(optimizer).__name__,
+        "excluded from weight decay": list(weight_decay_exclusions(optimizer)),
+        **canonical.own_parts(optimizer),
+    }
     try:
         config = dict(optimizer.get_config())
     except Exception:  # A schedule of the user's own without get_config.

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
-import tempfile
 import time
 import uuid
 from collections.abc import Callable
-from pathlib import Path
 
 from trainer import storage
 from trainer.checkpoint import state as checkpoint_state
@@ -180,7 +178,7 @@ class CheckpointManager:
         content = self._folder.read(name)
         if content is None:
             raise CheckpointError("it is missing")
-        with tempfile.NamedTemporaryFile(suffix=".h5") as file:
-            file.write(content)
-            file.flush()
-            return checkpoint_state.read(Path(file.name))
+        with storage.temporary_directory() as temporary:
+            path = temporary / "checkpoint.h5"
+            path.write_bytes(content)
+            return checkpoint_state.read(path)

@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic
 
-from trainer.config import ReadOptions, command_line, flag_name
-from trainer.config.fields import AnyPath, Codec, File, FolderPath, Fraction, Text, argument, option
+from trainer.config import ReadOptions, command_line, option_specs
+from trainer.config.fields import (
+    AnyPath,
+    Codec,
+    File,
+    FolderPath,
+    PositiveInt,
+    Text,
+    argument,
+    option,
+)
 from trainer.config.options import StorageOptions
 from trainer.errors import UsageError
 from trainer.runtime import preemption
@@ -21,15 +30,11 @@ if TYPE_CHECKING:
 
 _MAX_CLASSES = 40
 _MAX_PAIRS = 10
-_READING = (
-    "label_column", "text_column", "image_column", "no_header", "encoding", "max_bad",
-    "allow_pickle",
-)  # fmt: skip
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(StorageOptions):
-    """The options of `trainer evaluate`."""
+class EvaluateOptions(ReadOptions):
+    """The options of `trainer evaluate`. Those of reading apply to --data."""
 
     run: FolderPath = argument("Finished run directory, local or gs://bucket/path.")
     data: AnyPath | None = option(
@@ -40,6 +45,10 @@ class EvaluateOptions(StorageOptions):
     format: Literal["text", "json"] = option("text", "Format of the metrics on stdout.")
     out: File | None = option(
         None, "JSON file to write the metrics to, local or gs://. Default: none is written."
+    )
+    # The same options with another default: what the run knows of its training data.
+    image_size: PositiveInt | None = option(
+        None, "Pixels per side of image files, the same as in training. Default: as in training."
     )
     label_column: Text | None = option(
         None, "Column of --data that holds the classes. Default: as in training."
@@ -56,26 +65,15 @@ class EvaluateOptions(StorageOptions):
     encoding: Codec | None = option(
         None, "Encoding of the texts and CSV of --data, such as cp1251. Default: as in training."
     )
-    max_bad: Fraction = option(
-        0.1,
-        "Largest fraction of damaged or incomplete rows and files to leave out; 0 refuses any.",
-    )
-    allow_pickle: bool = option(
-        False, "Read pickle files. Only NumPy and SciPy arrays are accepted from them."
-    )
 
-    @property
-    def reading(self) -> ReadOptions:
-        """How the files of --data are read.
-
-        Raises:
-            UsageError: there is no --data, whose reading a flag could change.
-        """
-        values = {name: getattr(self, name) for name in _READING}
-        given = [name for name in _READING[:-2] if values[name]]
-        if self.data is None and given:
-            raise UsageError(f"{flag_name(given[0])}: requires --data")
-        return ReadOptions(**values)
+    def check_has_data(self) -> None:
+        """Raises UsageError for a flag of reading without --data: the run's data has its own."""
+        if self.data is not None:
+            return
+        for each in option_specs(ReadOptions):
+            is_set = getattr(self, each.name) != each.default
+            if is_set and each.name not in StorageOptions.__dataclass_fields__:
+                raise UsageError(f"{each.flag}: requires --data")
 
 
 def main(arguments: Sequence[str], *, program: str) -> None:
@@ -92,13 +90,13 @@ def main(arguments: Sequence[str], *, program: str) -> None:
             "labelled data, whose classes are matched by name.",
             names={"datasets": ", ".join(SHIPPED)},
         )
-        reading = options.reading
+        options.check_has_data()
         from trainer import storage
         from trainer.inference import evaluate
         from trainer.runs.finished_run import load_model, read_run
 
         run = read_run(options.run)
-        data = evaluate.read_data(run, options.data, reading)
+        data = evaluate.read_data(run, options.data, options)
         if options.out is not None:
             storage.parent(options.out)[0].check_writable()
         with load_model(run) as model:

@@ -255,7 +255,8 @@ def _check_values(arguments: Sequence[str], options: Sequence[OptionSpec], progr
             raise UsageError(_explain(f"Could not consume arg: {argument}", options, program))
         if option is not None and not value.strip():
             label = option.name.upper() if option.positional else option.flag
-            before = "" if equals or has_word or following is None else f" before {following}"
+            following = "" if equals or has_word or following is None else following
+            before = f" before {following.partition('=')[0]}" if following else ""
             raise UsageError(f"{label}: found no value{before}, expected a value")
 
 

@@ -112,11 +112,6 @@ def argument(help_text: str) -> Any:
     )
 
 
-def same_option(kind: Any, name: str) -> Any:
-    """Describes a field as the option of that name in another class."""
-    return kind.__dataclass_fields__[name].default
-
-
 @dataclasses.dataclass(frozen=True)
 class OptionSpec:
     """One option or positional argument of a command.

@@ -49,6 +49,5 @@ def convert(data: str, out: str, options: ReadOptions) -> Conversion:
         raise UsageError(f"PATH {data}: is already in shards, nothing to convert")
     with loader.open_stream(data, options, shuffled=True) as stream:
         write = table.write if stream.texts else shard_format.write
-        write(folder, stream)
-        sizes = {name: len(labels) for name, (_, labels) in stream.splits.items()}
+        sizes = write(folder, stream)
         return Conversion(sizes, stream.classes, len(folder.names()))

@@ -23,7 +23,7 @@ SPLITS = ("train", "validation", "test")
 
 # Fraction of the training examples that becomes the test split if the data has none.
 TEST_FRACTION = 0.1
-_MAX_SHOWN = 10
+_MAX_SHOWN, _MAX_NAME = 10, 40
 
 # Streams of the random generator, one per purpose, so that one choice does not shift another.
 _TEST_STREAM, _VALIDATION_STREAM, _FOLD_STREAM, _SUBSAMPLE_STREAM, _SUBSAMPLE_VALIDATION_STREAM = (
@@ -209,6 +209,8 @@ class RawSplits:
         validation: the same for the validation split; None if there is none.
         source: how they were read; None if a program made them.
         layout: what image files were decoded to; None for other data.
+        integer_labels: whether the class names are only the integers of an array, so that they may
+            be indices of the named classes of other data.
     """
 
     train: tuple[Array | Shards, Array]
@@ -217,6 +219,7 @@ class RawSplits:
     validation: tuple[Array | Shards, Array] | None = None
     source: Source | None = None
     layout: ImageLayout | None = None
+    integer_labels: bool = False
 
 
 def evaluation_split(raw: RawSplits, classes: tuple[str, ...]) -> tuple[Split, str]:
@@ -238,18 +241,30 @@ def evaluation_split(raw: RawSplits, classes: tuple[str, ...]) -> tuple[Split, s
     selected = [splits["test"]] if name == "test" else list(splits.values())
     labels = np.concatenate([split.labels for split in selected])
     if raw.classes is not None:
-        labels = match_classes(classes, raw.classes)[labels]
+        labels = match_classes(classes, raw.classes, integers=raw.integer_labels)[labels]
     elif labels.max() >= len(classes):
         raise DataError(f"labels: found {labels.max()}, expected 0 to {len(classes) - 1}")
     return Split(np.concatenate([split.array for split in selected]), labels), name
 
 
-def match_classes(classes: tuple[str, ...], others: tuple[str, ...]) -> Array:
-    """Returns the index in `classes` of each name in `others`, int32 (len(others),).
+def match_classes(
+    classes: tuple[str, ...], others: tuple[str, ...], *, integers: bool = False
+) -> Array:
+    """Returns the index in `classes` of each class of other data, int32 (len(others),).
+
+    Args:
+        classes: class names.
+        others: class names of the other data.
+        integers: whether `others` are only the integers of an array; if none of them is in
+            `classes`, they are indices.
 
     Raises:
         DataError: a name is not in `classes`.
     """
+    if integers and not {*others} & {*classes}:
+        indices = np.array(others).astype(np.int64)
+        if 0 <= indices.min() and indices.max() < len(classes):
+            return indices.astype(np.int32)
     unknown = sorted(set(others) - set(classes))
     if unknown:
         raise DataError(f"found class {unknown[0]!r}, expected {', '.join(classes)}")
@@ -291,7 +306,8 @@ class Dataset:
         """Returns what was understood of the data, for the user."""
         sizes = ", ".join(f"{name} {size:,}" for name, size in self.spec.sizes.items())
         names = self.spec.classes
-        shown = ", ".join(names[:_MAX_SHOWN]) + (", ..." if len(names) > _MAX_SHOWN else "")
+        shown = ", ".join(map(_shorten, names[:_MAX_SHOWN]))
+        shown += ", ..." if len(names) > _MAX_SHOWN else ""
         what = "" if self.source is None else f"{self.source.summary}; "
         return f"{what}{sizes}; {len(names)} classes: {shown}"
 
@@ -397,6 +413,12 @@ class Dataset:
             return None
         counts = self.class_counts()
         return (len(self.train) / (len(counts) * counts)).astype(np.float32)
+
+
+def _shorten(name: str) -> str:
+    """Returns a class name for a line of the log, whatever characters it has."""
+    printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
+    return printable if len(printable) <= _MAX_NAME else f"{printable[: _MAX_NAME - 1]}…"
 
 
 def check_splits(raw: RawSplits) -> dict[str, Split]:

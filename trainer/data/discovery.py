@@ -32,6 +32,10 @@ def decide(listing: Listing, request: ReadRequest) -> Candidate:
         candidates = [candidate for candidate in candidates if candidate.name == chosen]
         if not candidates:
             raise DataError(f"--data-format {chosen}: found {_found(listing)}")
+    options = request.options
+    names_columns = options.label_column or options.text_column or options.image_column
+    if names_columns and any(candidate.name == "table" for candidate in candidates):
+        candidates = [candidate for candidate in candidates if candidate.name == "table"]
     if not candidates:
         raise DataError(f"no known format, found {_found(listing)}. {_expected(listing)}")
     candidates.sort(key=lambda candidate: -candidate.evidence)

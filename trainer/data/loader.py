@@ -256,7 +256,8 @@ def _add_split(raw: RawSplits, split: str, data: str, other: RawSplits) -> RawSp
         )
     if raw.classes and other.classes:
         try:
-            labels = match_classes(raw.classes, other.classes)[labels]
+            match = match_classes(raw.classes, other.classes, integers=other.integer_labels)
+            labels = match[labels]
         except DataError as error:
             raise DataError(f"{flag}: {error}, the classes of the training split") from None
     addition: dict[str, Any] = {split: (examples, labels)}

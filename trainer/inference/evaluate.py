@@ -14,7 +14,7 @@ from trainer import storage
 from trainer.config import ReadOptions, ResolvedConfig, check
 from trainer.data import loader
 from trainer.data.dataset import Array, Dataset, RawSplits, Split, evaluation_split, match_classes
-from trainer.errors import DataError, Location
+from trainer.errors import DataError, Location, UsageError
 from trainer.runs import filenames, metrics, predictions
 from trainer.runs.finished_run import FinishedRun, Predictor
 from trainer.training import setup
@@ -50,6 +50,7 @@ def read_data(run: FinishedRun, data: str | None, options: ReadOptions) -> Evalu
     Raises:
         DataError: the data is damaged, or does not fit the model.
         StorageError: the data is missing or unreadable.
+        UsageError: `options.image_size` is not that of the model.
     """
     config = check(ResolvedConfig, run.config)
     if data is None:
@@ -71,7 +72,17 @@ def read_data(run: FinishedRun, data: str | None, options: ReadOptions) -> Evalu
 
 
 def as_in_training(run: FinishedRun, options: ReadOptions) -> ReadOptions:
-    """Returns options with the encoding and the header of the training data, unless given."""
+    """Returns options with the encoding and the header of the training data, unless given.
+
+    Raises:
+        UsageError: images of another size than in training are asked for.
+    """
+    size, shape = options.image_size, run.input.shape
+    if size is not None and run.input.kind == "image" and shape[:2] != (size, size):
+        raise UsageError(
+            f"--image-size: found {size}, expected images of {shape[1]}x{shape[0]}, as in "
+            "training; remove the flag"
+        )
     if run.source is None:
         return options
     columns = run.source.columns

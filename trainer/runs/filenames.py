@@ -12,5 +12,6 @@ TENSORBOARD = "tensorboard"
 CHECKPOINTS = "checkpoints"
 LATEST_CHECKPOINT = "latest.json"  # In the folder of the checkpoints.
 FINAL_CHECKPOINT = "checkpoint.h5"
+LEASE = ".lease"
 MANIFEST = "manifest.json"
 FOLDS = "folds.json"

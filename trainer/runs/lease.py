@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import json
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -20,10 +19,11 @@ from typing import Any, Protocol
 
 from trainer import storage
 from trainer.errors import ConflictError, RunExistsError, StorageError, TransientStorageError
+from trainer.runs import filenames
 from trainer.runtime import variables
 from trainer.runtime.log import LOGGER
 
-_NAME = ".lease"
+_NAME = filenames.LEASE
 _POLL_S = 0.5
 
 
@@ -144,11 +144,11 @@ class _BucketLease:
 
     def _write_lease(self, *, if_generation_match: int) -> None:
         self._count += 1  # Makes each content, and so its checksum, unique.
-        with tempfile.NamedTemporaryFile("w") as file:
-            json.dump({**_this_process(), "count": self._count}, file)
-            file.flush()
+        with storage.temporary_directory() as temporary:
+            path = temporary / "lease"
+            path.write_text(json.dumps({**_this_process(), "count": self._count}))
             self._generation = self._folder.write(
-                _NAME, Path(file.name), if_generation_match=if_generation_match
+                _NAME, path, if_generation_match=if_generation_match
             )
 
 

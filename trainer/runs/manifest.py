@@ -85,9 +85,14 @@ def read(folder: Folder) -> dict[str, Any]:
 
 
 def verify(folder: Folder, manifest: Mapping[str, Any]) -> list[str]:
-    """Compares every file of a run with its manifest; returns one line per difference."""
+    """Compares every file of a run with its manifest; returns one line per difference.
+
+    Lease and checkpoints of a job that trains the run for more epochs are no differences.
+    """
     expected = {entry["name"]: entry for entry in manifest["files"]}
-    present = set(folder.names()) - {filenames.MANIFEST}
+    ignored = (filenames.LEASE, f"{filenames.CHECKPOINTS}/")
+    present = {name for name in folder.names() if not name.startswith(ignored)}
+    present.discard(filenames.MANIFEST)
 
     def compare(name: str) -> str | None:
         # Reads listed files only: a manipulated manifest may name files outside of the run.

@@ -18,6 +18,7 @@ from trainer.errors import DamagedRunError, StorageError
 from trainer.runs import filenames
 from trainer.storage import Folder
 
+_MAX_CELL = 1 << 30  # Class names may be long.
 _COLUMNS = ("example", "class", "predicted", "probability")
 
 
@@ -49,8 +50,12 @@ def write(probabilities: Array, test: Split, classes: tuple[str, ...], folder: P
     """
     predicted = probabilities.argmax(axis=1)
     confidence = probabilities[np.arange(len(test)), predicted].astype(float)
+    # The csv module does not quote carriage returns by itself, though they end rows, too.
+    returns = any("\r" in name for name in classes)
     with (folder / filenames.PREDICTIONS).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.writer(
+            file, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
+        )
         writer.writerow(_COLUMNS)
         for example, label, prediction, probability in zip(
             test.examples, test.labels, predicted, confidence, strict=True
@@ -83,6 +88,7 @@ def parse(content: bytes, path: str) -> list[PredictionRow]:
     Raises:
         DamagedRunError: the file is damaged.
     """
+    csv.field_size_limit(_MAX_CELL)
     try:
         rows = csv.reader(io.StringIO(content.decode(), newline=""), strict=True)
         if tuple(next(rows, ())) != _COLUMNS:

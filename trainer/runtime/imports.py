@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-from trainer.runtime import control_groups
+from trainer.runtime import control_groups, temporary
 from trainer.runtime.log import suppress_native_logs
 
 
@@ -26,7 +26,11 @@ def gc_paused() -> Iterator[None]:
 
     Objects of modules are never garbage, but collections take a fifth of the import time. At the
     end all objects are frozen, so that later collections skip them.
+
+    Raises:
+        StorageError: there is no folder for temporary files, which TensorFlow's import needs.
     """
+    temporary.root()
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -83,6 +83,19 @@ def rmsprop_slots(
     return [optimizer._velocities[index] for index in _variable_indices(optimizer, variables)]
 
 
+def weight_decay_exclusions(optimizer: keras.Optimizer) -> tuple[int, str | None]:
+    """Returns which variables `exclude_from_weight_decay` named; no configuration holds them.
+
+    These are `Optimizer._exclude_from_weight_decay` and `._exclude_from_weight_decay_pattern`.
+
+    Returns:
+        The number of variables that were given, and the pattern of names, if there is one.
+    """
+    pattern = getattr(optimizer, "_exclude_from_weight_decay_pattern", None)
+    variables = getattr(optimizer, "_exclude_from_weight_decay", ())
+    return len(variables), None if pattern is None else pattern.pattern
+
+
 def _variable_indices(optimizer: keras.Optimizer, variables: Sequence[keras.Variable]) -> list[int]:
     return [optimizer._get_variable_index(variable) for variable in variables]
 

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from trainer.errors import StorageError
+from trainer.runtime import temporary
 from trainer.storage import _bucket, _local
 from trainer.storage._bucket import set_billing_project
-from trainer.storage._errors import disk_problem, is_local, temporary_root, translate_errors
+from trainer.storage._errors import disk_problem, is_local, translate_errors
 from trainer.storage._local import matches as local_matches
 from trainer.storage._paths import (
     MOUNT,
@@ -270,7 +271,7 @@ def temporary_directory() -> Iterator[Path]:
     Raises:
         StorageError: the folder for temporary files is full or cannot be written.
     """
-    root = temporary_root()
+    root = temporary.root()
     try:
         with tempfile.TemporaryDirectory(prefix="trainer-", dir=root) as directory:
             yield Path(directory)
@@ -299,7 +300,7 @@ def local_copy(path: str) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         try:
             parent = stack.enter_context(
-                tempfile.TemporaryDirectory(prefix="trainer-data-", dir=temporary_root())
+                tempfile.TemporaryDirectory(prefix="trainer-data-", dir=temporary.root())
             )
         except OSError as error:
             raise StorageError(disk_problem(error)) from error

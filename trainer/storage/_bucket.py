@@ -23,12 +23,11 @@ from typing import Any
 import google_crc32c
 
 from trainer.errors import ConflictError, DataError, StorageError, TransientStorageError
-from trainer.runtime import variables
+from trainer.runtime import temporary, variables
 from trainer.storage._errors import (
     CREDENTIALS,
     LOGIN,
     disk_problem,
-    temporary_root,
     translate_errors,
 )
 from trainer.storage._paths import (
@@ -130,7 +129,7 @@ class BucketFolder:
     def check_writable(self) -> None:
         probe = f"{PROBE}{uuid.uuid4().hex}"
         try:
-            with tempfile.NamedTemporaryFile(dir=temporary_root()) as empty:
+            with tempfile.NamedTemporaryFile(dir=temporary.root()) as empty:
                 self.write(probe, Path(empty.name))
         except OSError as error:
             raise StorageError(disk_problem(error)) from error

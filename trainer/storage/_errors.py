@@ -11,11 +11,11 @@ import errno
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 from trainer.errors import StorageError, TransientStorageError
+from trainer.runtime import temporary
 from trainer.storage._paths import is_remote
 
 CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
@@ -62,23 +62,7 @@ def is_local(error: OSError) -> bool:
 def disk_problem(error: OSError) -> str:
     """Returns what is wrong with the folder for temporary files, and what to do."""
     reason = os.strerror(error.errno) if error.errno else str(error)
-    return f"temporary files in {temporary_root()}: {reason}. Set TMPDIR to another folder"
-
-
-def temporary_root() -> str:
-    """Returns the folder for temporary files.
-
-    Raises:
-        StorageError: no folder can be written.
-    """
-    try:
-        return tempfile.gettempdir()
-    except OSError:
-        raise StorageError(
-            "no folder for temporary files: TMPDIR, /tmp, /var/tmp, /usr/tmp and the working "
-            "folder cannot be written, or are full. Mount a volume at /tmp, or set TMPDIR to "
-            "another folder"
-        ) from None
+    return f"temporary files in {temporary.root()}: {reason}. Set TMPDIR to another folder"
 
 
 def _translate_local_error(path: str, error: OSError) -> StorageError:

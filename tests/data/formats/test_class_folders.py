@@ -78,8 +78,13 @@ def test_files_that_are_left_out_are_named_except_hidden_ones(tmp_path: Path) ->
 
 def test_images_of_different_sizes_are_resized_to_image_size(tmp_path: Path) -> None:
     path = write(tmp_path, images() | {"cats/large.png": encoded(np.zeros((90, 60), np.uint8))})
-    height, width, channels = loader.load(DataOptions(data=path, seed=0)).spec.shape
-    assert (height == width, channels) == (True, 3)
+    data = loader.load(DataOptions(data=path, seed=0))
+    assert data.spec.shape == (32, 32, 3)
+    assert data.auto_settings == {"image_size": 32}
+    assert data.source is not None
+    assert data.source.summary == (
+        "images in one folder per class, of 4x6 to 60x90 pixels, resized to 32x32"
+    )
     assert loader.load(DataOptions(data=path, seed=0, image_size=8)).spec.shape == (8, 8, 3)
 
 
@@ -107,7 +112,7 @@ def test_images_of_different_sizes_are_resized_to_image_size(tmp_path: Path) -> 
         (images("train/") | {"test/cow/1.png": encoded(CAT)}, ": the test split has a class 'cow'"),
         (
             {"a/1.txt": b"", "b/1.txt": b"x"},
-            "a/1.txt: found an empty file, expected a text",
+            "a/1.txt: found an empty file, expected a text .1 of 2 texts, ",
         ),
         ({"a/1.txt": b"x\n\xff", "b/1.txt": b"x"}, "a/1.txt: not UTF-8: found byte 0xff"),
         ({"a/1.doc": b"x"}, "no known format, found only 1.doc"),

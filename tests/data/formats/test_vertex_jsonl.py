@@ -122,8 +122,8 @@ def test_images_of_different_sizes_are_resized_to_image_size(bucket: str, tmp_pa
     paths = [upload(f"{bucket}/{n}.png", png(n, side=4 + n), tmp_path) for n in range(8)]
     lines = [line(str(n % 2), imageGcsUri=path) for n, path in enumerate(paths)]
     path = write(tmp_path / "data.jsonl", *lines)
-    with pytest.raises(DataError, match=rf"^{bucket}/1\.png: an image of 5x5.*--image-size"):
-        loader.load(DataOptions(data=path, seed=0))
+    data = loader.load(DataOptions(data=path, seed=0))
+    assert (data.spec.shape, data.auto_settings) == ((32, 32, 1), {"image_size": 32})
     assert loader.load(DataOptions(data=path, seed=0, image_size=6)).spec.shape == (6, 6, 1)
 
 
@@ -158,8 +158,18 @@ def test_the_error_names_an_invalid_line(tmp_path: Path, lines: list[str], messa
 
 def test_the_error_names_a_missing_image(bucket: str, tmp_path: Path) -> None:
     path = write(tmp_path / "data.jsonl", line(imageGcsUri=f"{bucket}/none.png"))
-    with pytest.raises(StorageError, match=f"^{bucket}/none.png: no such file"):
+    with pytest.raises(DataError, match=f"^{bucket}/none.png: no such file .1 of 1 images, "):
         loader.load(DataOptions(data=path, seed=0))
+
+
+def test_a_few_missing_images_are_left_out(
+    bucket: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = [upload(f"{bucket}/{n}.png", png(n), tmp_path) for n in range(12)]
+    lines = [line(str(n % 2), imageGcsUri=path) for n, path in enumerate(paths)]
+    path = write(tmp_path / "data.jsonl", *lines, line("1", imageGcsUri=f"{bucket}/none.png"))
+    assert sum(loader.load(DataOptions(data=path, seed=0)).spec.sizes.values()) == 12
+    assert f"left out 1 damaged of 13 images: {bucket}/none.png: no such file" in caplog.text
 
 
 def test_test_data_with_another_class_is_refused(tmp_path: Path) -> None:

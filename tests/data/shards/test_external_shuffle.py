@@ -8,7 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer.data.shards.external_shuffle import external_shuffle, order_blocks, shuffle_rows
+from trainer.data.shards.external_shuffle import (
+    Pairs,
+    external_shuffle,
+    order_blocks,
+    shuffle_rows,
+)
 from trainer.errors import DataError
 
 NUMBERS = np.arange(1000 * 6, dtype=np.float32).reshape(1000, 2, 3)
@@ -46,10 +51,36 @@ def test_examples_come_in_the_requested_order(
 def test_labels_are_shuffled_with_their_examples() -> None:
     labels = np.arange(1000, dtype=np.int32)
     unchanged, _ = order_blocks(blocks(NUMBERS), labels, shuffle=False)
-    np.testing.assert_array_equal(np.concatenate(list(unchanged)), NUMBERS)
+    examples, of_examples = joined(unchanged)
+    np.testing.assert_array_equal(examples, NUMBERS)
+    np.testing.assert_array_equal(of_examples, labels)
     shuffled, shuffled_labels = order_blocks(blocks(NUMBERS), labels, shuffle=True)
-    np.testing.assert_array_equal(np.concatenate(list(shuffled)), NUMBERS[shuffled_labels])
+    examples, of_examples = joined(shuffled)
+    np.testing.assert_array_equal(examples, NUMBERS[shuffled_labels])
+    np.testing.assert_array_equal(of_examples, shuffled_labels)
     assert not np.array_equal(shuffled_labels, labels)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_examples_that_turn_out_damaged_are_left_out_with_their_labels(shuffle: bool) -> None:
+    labels = np.arange(1000, dtype=np.int32)
+    left_out: set[int] = set()
+
+    def reading() -> Iterator[np.ndarray]:
+        for start in range(0, 1000, 100):
+            left_out.update({start + 7, start + 99})
+            yield NUMBERS[start : start + 100]
+
+    pairs, all_labels = order_blocks(reading(), labels, shuffle=shuffle, left_out=left_out)
+    examples, of_examples = joined(pairs)
+    expected = all_labels[~np.isin(all_labels % 100, (7, 99))]
+    np.testing.assert_array_equal(of_examples, expected)
+    np.testing.assert_array_equal(examples, NUMBERS[expected])
+
+
+def joined(pairs: Pairs) -> list[np.ndarray]:
+    """Returns all examples, and their labels."""
+    return [np.concatenate(parts) for parts in zip(*pairs, strict=True)]
 
 
 @pytest.mark.parametrize("count", [0, 999, 1001])

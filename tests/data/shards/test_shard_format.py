@@ -30,11 +30,13 @@ def write(
     folder: str, *, shard_bytes: int = 1000, shuffle_block_bytes: int = 8000, **other_splits: Any
 ) -> str:
     """Writes EXAMPLES as the training split, and other splits; returns the folder."""
-    blocks = iter([EXAMPLES[:333], EXAMPLES[333:334], EXAMPLES[334:]])
-    splits = {"train": (blocks, LABELS), **other_splits}
+    limits = ((0, 333), (333, 334), (334, 1000))
+    blocks = iter([(EXAMPLES[start:end], LABELS[start:end]) for start, end in limits])
+    others = {name: ([(x, y)], y) for name, (x, y) in other_splits.items()}
+    splits = {"train": (blocks, LABELS), **others}
     shard_format.write(
         storage.folder(folder),
-        Stream(splits, CLASSES, low=0, high=5999),
+        Stream(splits, CLASSES),
         shard_bytes=shard_bytes,
         shuffle_block_bytes=shuffle_block_bytes,
     )
@@ -118,9 +120,9 @@ def test_the_same_examples_are_held_out_as_of_data_in_memory(tmp_path: Path) -> 
 
 
 def test_shards_are_read_from_a_bucket(tmp_path: Path, bucket: str) -> None:
-    test = {"test": (iter([EXAMPLES[:10]]), LABELS[:10])}
+    test = {"test": (EXAMPLES[:10], LABELS[:10])}
     local = loader.load(DataOptions(data=write(str(tmp_path), **test), seed=0))
-    test = {"test": (iter([EXAMPLES[:10]]), LABELS[:10])}
+    test = {"test": (EXAMPLES[:10], LABELS[:10])}
     remote = loader.load(DataOptions(data=write(f"{bucket}/d", shard_bytes=8000, **test), seed=0))
     assert (remote.spec.sizes, local.spec.sizes) == ({"train": 1000, "test": 10},) * 2
     np.testing.assert_array_equal(remote.train.examples[::7], EXAMPLES[::7])
@@ -216,9 +218,7 @@ def test_leaked_examples_are_counted_without_reading_the_shards(tmp_path: Path) 
     """Including those of splits that are held out, and of --test-data."""
     folder = str(tmp_path / "shards")
     again = np.concatenate([EXAMPLES[[3, 3, 900]], EXAMPLES[:5] + 0.5])
-    write(
-        folder, test=(iter([again]), np.arange(8) % 3), validation=(iter([again[4:]]), LABELS[:4])
-    )
+    write(folder, test=(again, np.arange(8) % 3), validation=(again[4:], LABELS[:4]))
     for file in (tmp_path / "shards").glob("*-0*.npy"):
         file.unlink()
     assert loader.load(DataOptions(data=folder, seed=0)).leaked == {"validation": 0, "test": 3}
@@ -239,7 +239,7 @@ def test_leaked_examples_are_counted_without_reading_the_shards(tmp_path: Path) 
 def test_shards_without_digests_are_read_and_leaks_are_unknown(
     tmp_path: Path,
 ) -> None:
-    write(str(tmp_path), test=(iter([EXAMPLES[:9]]), LABELS[:9]))
+    write(str(tmp_path), test=(EXAMPLES[:9], LABELS[:9]))
     index = json.loads((tmp_path / "index.json").read_text())
     for split in index["splits"].values():
         del split["digests"]
@@ -260,13 +260,15 @@ def test_npy_files_are_parsed_as_numpy_writes_them(kind: str, shape: tuple[int, 
 
 
 def test_a_write_that_was_interrupted_leaves_no_readable_data(tmp_path: Path) -> None:
-    def blocks() -> Iterator[np.ndarray]:
-        yield EXAMPLES
+    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        yield EXAMPLES, LABELS
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         stream = Stream({"train": (blocks(), LABELS)}, CLASSES)
         shard_format.write(storage.folder(str(tmp_path)), stream, shard_bytes=1000)
     assert not (tmp_path / shard_format.INDEX).exists()
-    with pytest.raises(DataError, match="no known format"):
+    with pytest.raises(
+        DataError, match="no training examples with labels. Found the arrays train-0"
+    ):
         loader.load(DataOptions(data=str(tmp_path), seed=0))

@@ -176,6 +176,22 @@ def make_image_folders(folder: Path) -> Path:
     return folder
 
 
+def make_images_of_many_kinds(folder: Path) -> Path:
+    """Images of several sizes, modes and formats, some with transparency or 16 bits."""
+    random = np.random.default_rng(0)
+    for number in range(20):
+        height, width = 9 + number, 24 - number % 5
+        noise = random.integers(0, 256, [height, width, 4], np.uint8)
+        image = Image.fromarray(noise).convert(["RGB", "RGBA", "L", "P", "LA"][number % 5])
+        name = f"{'ab'[number % 2]}/{number:02}.{'webp' if number % 5 == 0 else 'png'}"
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        image.save(folder / name)
+    deep = (noise[..., 0].astype(np.uint16) * 257) % 65521
+    Image.fromarray(deep).save(folder / "a/deep.png")
+    Image.fromarray(deep.T.copy()).save(folder / "b/deep.png")
+    return folder
+
+
 def make_image_table(folder: Path) -> Path:
     names = save_images(folder / "images")
     rows = [{"file": name, "kind": name[0]} for name in names]

@@ -12,7 +12,7 @@ import pytest
 from trainer.inference.predict.formatters import RowFormatter
 from trainer.inference.predict.items import Item
 
-CLASSES = ('a "b", c', "d\ne")
+CLASSES = ('a "b", c', "d\ne\rf")
 ITEMS = [
     Item('x,"y".png', np.zeros([2, 3, 1])),
     Item("\u4f60\n\udcff", None, "is\tnone"),
@@ -61,7 +61,7 @@ def test_a_table_is_aligned_and_has_no_control_characters() -> None:
     header, first, last = rows("table", width=40).splitlines()
     assert header == "predicted  probability  input"
     assert first == 'a "b", c        75.00%  x,"y".png'
-    assert last == "d\ufffde            100.00%  t:1  some\ufffd[31m t"
+    assert last == "d\ufffde\ufffdf          100.00%  t:1  some\ufffd[31m t"
     header, first, _ = rows("table", all_probabilities=True).splitlines()
-    assert header == 'predicted  probability  a "b", c      d\ufffde  input'
+    assert header == 'predicted  probability  a "b", c    d\ufffde\ufffdf  input'
     assert first == 'a "b", c        75.00%    75.00%   25.00%  x,"y".png'

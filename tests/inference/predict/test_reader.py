@@ -147,9 +147,7 @@ def test_csv_texts_are_in_a_named_column(tmp_path: Path) -> None:
     ]  # fmt: skip
     ((name, error),) = summarize(read_items(TEXT, file, column="review"), tmp_path).items()
     assert name == "a.csv"
-    assert error == (
-        "found the columns 'id', 'text', expected 'review'"
-    )
+    assert error == ("found the columns 'id', 'text', expected 'review'")
 
 
 def test_csv_numbers_have_an_optional_header(tmp_path: Path) -> None:

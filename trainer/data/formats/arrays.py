@@ -123,6 +123,7 @@ def raw_splits(
         validation=present.get("validation"),
         test=present.get("test"),
         classes=classes,
+        integer_labels=names is None and pairs["train"][1].dtype.kind in "iuf",
     )
 
 

@@ -23,8 +23,7 @@ from trainer.runtime.log import LOGGER
 # program are not among them, such as EPS, which runs Ghostscript.
 _EXTENSIONS = {
     "PNG": (".png", ".apng"),
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif"),
-    "MPO": (".mpo",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
     "GIF": (".gif",),
     "BMP": (".bmp",),
     "DIB": (".dib",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -32,12 +32,15 @@ class ImagePaths:
         request: how they are read.
         folder: folder, below the root of the data, that the paths are below.
         suffix: extension that the paths lack.
+        by_name: files by their names, or by their names without extension, if the images are in
+            several folders that the table leaves out.
     """
 
     listing: Listing
     request: ReadRequest
     folder: str = ""
     suffix: str = ""
+    by_name: Mapping[str, Path] | None = None
 
     @classmethod
     def find(
@@ -63,6 +66,11 @@ class ImagePaths:
                 best, best_count = paths, count
                 if count == len(values):
                     break
+        if best_count < _MIN_FOUND * len(values):
+            paths = cls(listing, request, by_name=_by_name(listing, values))
+            count = sum(paths.exists(value) for value in values)
+            if count > best_count:
+                best, best_count = paths, count
         if certain and best is None and request.remote:
             return cls(listing, request)  # The rows decide: the images may not be copied yet.
         return best if certain or best_count >= _MIN_FOUND * len(values) else None
@@ -93,6 +101,8 @@ class ImagePaths:
         raise DataError(f"no such file: {value}")
 
     def _file(self, value: str) -> Path | None:
+        if self.by_name is not None:
+            return self.by_name.get(value)
         path = Path(self.listing.root, self.folder, value.replace("\\", "/") + self.suffix)
         found = self.listing.find(path)
         if found is None and not self.request.remote:
@@ -120,6 +130,19 @@ def _places(table: Path, listing: Listing, values: list[str]) -> Iterator[tuple[
     for suffix in suffixes if bare else [""]:
         for folder in dict.fromkeys("" if folder == "." else folder for folder in ordered):
             yield folder, suffix
+
+
+def _by_name(listing: Listing, values: list[str]) -> dict[str, Path]:
+    """Returns the images by their names, without extension if the values have none."""
+    bare = not any(images.is_image_name(value) for value in values)
+    found: dict[str, Path] = {}
+    for file in listing.files:
+        if images.is_image_name(file.name):
+            name = file.stem if bare else file.name
+            if name in found:
+                return {}  # Not unique.
+            found[name] = file
+    return found
 
 
 def _beside(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from trainer.data.formats.image_headers import is_image as is_image
 from trainer.data.formats.image_headers import is_image_name as is_image_name
 from trainer.data.shards.external_shuffle import pair_blocks, shuffle_rows
 from trainer.data.shards.shard_format import Stream
-from trainer.errors import DataError, Location
+from trainer.errors import DataError, Location, StorageError, TransientStorageError
 from trainer.runtime import control_groups, memory
 
 # Location of an image, and its content or the file with it: a local Path, or a gs:// str.
@@ -160,7 +161,7 @@ def survey(items: Iterable[Item], request: ReadRequest) -> ImageLayout:
         request: how they are read.
 
     Raises:
-        DataError: no header, or too few of them, can be read; or they do not fit together.
+        DataError: no header can be read; or they do not fit together.
         StorageError: an object in a bucket cannot be read.
     """
     collected, errors, count = image_headers.Headers(), [], 0
@@ -175,7 +176,10 @@ def survey(items: Iterable[Item], request: ReadRequest) -> ImageLayout:
                 errors.append(header)
             else:
                 collected.add(location, header)
-    damaged.check(errors, count, "images", request)
+    if not count:
+        raise DataError("found no images, expected at least one")
+    if len(errors) == count:
+        damaged.check(errors, count, "images", request)
     if request.layout is not None:
         return request.layout
     return collected.layout(request.options.image_size)
@@ -307,20 +311,31 @@ def _try(function: Any, source: Any, location: Location) -> Any:
 
 def _read_header(source: bytes | Path | str) -> image_headers.Header:
     if isinstance(source, str):
-        head = next(iter(storage.files(source)), None) if not storage.is_pattern(source) else None
-        if head is not None and head.path == source:
-            with head.open() as content:
-                start = content.read(_HEAD_BYTES)
-            try:
+        start = _read_start(source)
+        if start is not None:
+            with contextlib.suppress(DataError):  # The header may be longer, or at the end.
                 return image_headers.read_header(start)
-            except DataError:
-                if len(start) < _HEAD_BYTES:  # All of it.
-                    raise
         source = _read_content(source)
     try:
         return image_headers.read_header(source)
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}") from None
+
+
+def _read_start(path: str) -> bytes | None:
+    """Returns the first bytes of an object in a bucket; None if it must be read as a whole."""
+    if storage.is_pattern(path):
+        return None
+    try:
+        file = next(storage.files(path), None)
+    except TransientStorageError:
+        raise
+    except StorageError:
+        return None  # Reading it says why.
+    if file is None or file.path != path:
+        return None
+    with file.open() as content:
+        return content.read(_HEAD_BYTES)
 
 
 def _read_content(source: bytes | Path | str) -> bytes:

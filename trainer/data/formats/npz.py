@@ -18,7 +18,7 @@ import numpy as np
 from trainer.data import splits
 from trainer.data.checks import check_example_shape, check_shape
 from trainer.data.dataset import Array, RawSplits, ReadRequest
-from trainer.data.formats import images, named_arrays, rows
+from trainer.data.formats import named_arrays
 from trainer.data.formats.arrays import ArrayFile, Readable
 from trainer.data.formats.named_arrays import NamedArray
 from trainer.data.listing import Candidate, Listing
@@ -31,12 +31,13 @@ _OBJECTS = (
     "holds Python objects, which can run code when read; expected numbers or strings (save it with "
     "a numeric or str dtype)"
 )
+_ZIP = b"PK\x03\x04"
 _MAX_HEADER_BYTES = 20_000  # NumPy itself accepts headers of up to 10,000 bytes.
 
 
 def propose(listing: Listing, request: ReadRequest) -> Candidate | None:
     """Returns which arrays would be read as examples and labels; None if there are no arrays."""
-    archives = [file for file in listing.files if _is_archive(file)]
+    archives = [file for file in listing.files if _is_archive(file, listing)]
     singles = [file for file in listing.files if file.suffix.lower() == ".npy"]
     if not archives and not singles:
         return None
@@ -91,13 +92,18 @@ def _place(candidate: Candidate) -> Location:
     return Location(files[0] if len(files) == 1 else files[0].parent)
 
 
-def _is_archive(file: Path) -> bool:
-    """Returns whether a file is a zip file of dense arrays, by content or, if damaged, by name."""
-    if images.is_image_name(file.name) or rows.is_table(file):
-        return False
+def _is_archive(file: Path, listing: Listing) -> bool:
+    """Returns whether a file is a zip file of dense arrays, by name, or by content at the top."""
+    named = file.suffix.lower() == ".npz"
+    if not named:
+        if listing.is_folder and file.parent != listing.root:
+            return False
+        with file.open("rb") as content:
+            if content.read(len(_ZIP)) != _ZIP:
+                return False
     names = array_names(file)
     is_sparse = {"format", "shape", "data"} <= names
-    return not is_sparse and (bool(names) or file.suffix.lower() == ".npz")
+    return not is_sparse and (bool(names) or named)
 
 
 def _find_arrays(

@@ -146,7 +146,7 @@ def propose(listing: Listing, request: ReadRequest) -> Candidate | None:
             file: "beside the tables" for file in listing.files
             if file not in tables and not images.is_image_name(file.name)
         }  # fmt: skip
-    kinds = {rows.inner_suffix(table).lstrip(".").upper() for table, _ in plan.tables}
+    kinds = {rows.inner_suffix(table).lstrip(".").upper() or "text" for table, _ in plan.tables}
     return Candidate(
         format=sys.modules[__name__],
         files=tuple(table for table, _ in plan.tables),
@@ -230,12 +230,15 @@ def stream(candidate: Candidate, request: ReadRequest) -> Stream | None:
     return Stream(streams, classes, texts=layout is None, layout=layout)
 
 
-def write(folder: Folder, stream: Stream) -> None:
+def write(folder: Folder, stream: Stream) -> dict[str, int]:
     """Writes texts as Parquet with their class names, which Hugging Face's `datasets` reads too.
 
     Args:
         folder: destination, local or in a bucket.
         stream: the data set; no file is written there before all of it has been read.
+
+    Returns:
+        The number of examples of each split.
     """
     import pyarrow
 
@@ -246,14 +249,17 @@ def write(folder: Folder, stream: Stream) -> None:
         metadata={"huggingface": json.dumps({"info": {"features": features}})},
     )
     with storage.temporary_directory() as temporary:
-        files = {f"{name}.parquet": split for name, split in stream.splits.items()}
-        for name, (pairs, _) in files.items():
-            _write_parquet(temporary / name, pairs, schema)
-        for name in files:
-            folder.write(name, temporary / name)
+        sizes = {
+            name: _write_parquet(temporary / f"{name}.parquet", pairs, schema)
+            for name, (pairs, _) in stream.splits.items()
+        }
+        for name in sizes:
+            folder.write(f"{name}.parquet", temporary / f"{name}.parquet")
+    return sizes
 
 
-def _write_parquet(path: Path, pairs: Pairs, schema: Any) -> None:
+def _write_parquet(path: Path, pairs: Pairs, schema: Any) -> int:
+    """Writes the texts of a split, and returns their number."""
     import pyarrow
     from pyarrow import parquet
 
@@ -270,6 +276,7 @@ def _write_parquet(path: Path, pairs: Pairs, schema: Any) -> None:
             block_labels = np.concatenate(labels)[written : written + len(block)]
             writer.write_table(pyarrow.table({"text": block, "label": block_labels}, schema))
             written += len(block)
+    return written
 
 
 def _is_table(file: Path, listing: Listing) -> bool:
@@ -674,7 +681,7 @@ def _texts(cells: Sequence[_Cell]) -> Array:
 def to_image(value: Any, paths: ImagePaths | None, location: Location) -> bytes | Path | str:
     """Returns the content or the place of the image in a cell."""
     if isinstance(value, dict):  # Hugging Face's images: {"bytes": ..., "path": ...}.
-        value = value.get("bytes") or value.get("path")
+        value = value.get("bytes") or value.get("path") or b""
     if isinstance(value, bytes):
         return value
     if not isinstance(value, str):

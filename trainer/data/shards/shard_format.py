@@ -203,7 +203,7 @@ def write(
     *,
     shard_bytes: int = _SHARD_BYTES,
     shuffle_block_bytes: int = _SHUFFLE_BLOCK_BYTES,
-) -> None:
+) -> dict[str, int]:
     """Writes a data set as shards; writes the index last, so that a partial write is not readable.
 
     Args:
@@ -211,6 +211,9 @@ def write(
         stream: the data set.
         shard_bytes: approximate size of a file.
         shuffle_block_bytes: size of a shuffle block, within which examples are shuffled.
+
+    Returns:
+        The number of examples of each split.
     """
     entries: dict[str, Any] = {}
     with storage.temporary_directory() as temporary:
@@ -248,6 +251,7 @@ def write(
         path = temporary / INDEX
         path.write_text(json.dumps(index, ensure_ascii=False) + "\n", encoding="utf-8")
         folder.write(INDEX, path)
+    return {name: entry["labels"]["examples"] for name, entry in entries.items()}
 
 
 def _write_array(folder: Folder, temporary: Path, name: str, values: Array) -> dict[str, Any]:

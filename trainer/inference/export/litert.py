@@ -9,6 +9,7 @@ examples.
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,7 +50,9 @@ def write(source: ExportSource, path: Path) -> None:
     path.write_bytes(converter.convert())
     # LiteRT's own tools look for such files in a ZIP archive at the end of the model.
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(_LABELS, "\n".join(source.run.classes) + "\n")
+        # One line per class: a name with a line feed would shift all names after it.
+        names = (re.sub(r"[\r\n]+", " ", name) for name in source.run.classes)
+        archive.writestr(_LABELS, "\n".join(names) + "\n")
 
 
 def load(path: Path, kind: str) -> Predict:

@@ -124,6 +124,10 @@ def _format_float32(value: Any) -> str:
 
 
 def _csv_line(cells: Sequence[str]) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(cells)
+    # The csv module does not quote carriage returns by itself, though they end rows, too.
+    returns = any("\r" in cell for cell in cells)
+    line = io.StringIO(newline="")
+    csv.writer(
+        line, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
+    ).writerow(cells)
     return line.getvalue()
