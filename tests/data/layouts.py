@@ -205,7 +205,7 @@ LAYOUTS = (
            | {"HAM10000_metadata.csv": csv(
                "lesion_id,image_id,dx,dx_type,age,sex,localization",
                [(f"HAM_{n:07}", f"ISIC_{n:07}", ("nv", "mel")[n % 2], "histo", 40.0 + n, "male",
-                 "back") for n in range(12)])}, 2, options={"label_column": "dx", "image_column": "image_id"}),
+                 "back") for n in range(12)])}, 2, options={"label_column": "dx"}),
     Layout("Dog Breed Identification", {f"train/{n:032x}.jpg": photo(n) for n in range(12)}
            | photos("test")
            | {"labels.csv": csv("id,breed", [(f"{n:032x}", ("pug", "boxer")[n % 2])
