@@ -6,6 +6,9 @@ import importlib
 import re
 import runpy
 import shlex
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -23,7 +26,7 @@ PAGES = [
 # It names flags and files of earlier versions.
 CHANGELOG = ROOT / "CHANGELOG.md"
 # What CONTRIBUTING.md adds in its examples.
-EXAMPLE_FLAGS = {"--label-smoothing"}
+EXAMPLE_FLAGS = {"--label-smoothing", "--comment"}
 EXAMPLE_FILES = {
     "trainer/models/linear.py",
     "trainer/data/formats/fasttext.py",
@@ -119,6 +122,20 @@ def test_commands_have_flags_that_exist(name: str, command: str) -> None:
         words, option_specs(kind), program=name, summary="", names=task.NAMES
     )
     check(kind, flags)
+
+
+def test_modules_and_tests_in_the_examples_are_complete(tmp_path: Path) -> None:
+    """Whole files in CONTRIBUTING.md, which begin with a docstring, pass the linter."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    blocks = [textwrap.dedent(block) for block in re.findall(r"(?:^ {8}.*\n|^\n)+", text, re.M)]
+    modules = [block.strip() + "\n" for block in blocks if block.strip().startswith('"""')]
+    assert len(modules) == 5
+    for number, module in enumerate(modules):
+        (tmp_path / f"example_{number}.py").write_text(module)
+    ruff = [sys.executable, "-m", "ruff"]
+    rules = ["--config", str(ROOT / "pyproject.toml"), "--ignore", "S101,INP001,D103"]
+    result = subprocess.run([*ruff, "check", *rules, tmp_path], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
 
 
 def test_the_documentation_shows_each_command() -> None:

@@ -21,7 +21,9 @@ from google.auth.exceptions import DefaultCredentialsError, RefreshError
 
 from tests.fault_proxy import FaultProxy
 from trainer import storage
-from trainer.errors import DataError, StorageError, TransientStorageError
+from trainer.errors import DataError, StorageError, TrainerError, TransientStorageError
+from trainer.runs.finished_run import read_run
+from trainer.training import setup
 
 _MEDIA = "GET /download/"
 CONTENT = bytes(range(256)) * 1000
@@ -85,7 +87,10 @@ def test_a_file_in_place_of_a_folder_is_named_in_the_error(tmp_path: Path) -> No
 
 def test_a_folder_that_cannot_be_written_is_named_in_the_error() -> None:
     """/proc cannot be written even by root, which os.access does not report."""
-    with pytest.raises(StorageError, match="/proc/new/run: "):
+    with pytest.raises(
+        StorageError,
+        match="/proc/new/run: cannot be written: No such file or directory; set another",
+    ):
         storage.folder("/proc/new/run").check_writable()
 
 
@@ -342,8 +347,11 @@ def test_a_link_to_nothing_is_named(tmp_path: Path) -> None:
         lambda: storage.local_copy(f"{link}/x.npz").__enter__(),
         lambda: [file.read(9) for file in storage.files(str(link))],
         lambda: storage.read(str(link)),
+        lambda: storage.folder(str(link)).read("manifest.json"),
+        lambda: read_run(str(link)),
+        lambda: setup._check_exists("--weights", str(link)),
     ):
-        with pytest.raises(StorageError, match=message):
+        with pytest.raises(TrainerError, match=message):
             use()
 
 

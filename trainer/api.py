@@ -330,11 +330,13 @@ if TYPE_CHECKING:
     train_module = _TrainModule()
 
 
-def load(path: str | os.PathLike[str]) -> Run:
+def load(path: str | os.PathLike[str], *, billing_project: str | None = None) -> Run:
     """Returns a finished run, to look at its results and to predict; the model is loaded later.
 
     Args:
         path: its run directory, local or gs://bucket/path.
+        billing_project: Google Cloud project that pays for the requests of this process from now
+            on, for a bucket whose reader pays.
 
     Raises:
         StorageError: there is no finished run.
@@ -345,6 +347,7 @@ def load(path: str | os.PathLike[str]) -> Run:
     if not isinstance(name, str) or not name:
         raise UsageError(f"load: found {path!r}, expected the path of a run directory")
     name = check_path("load", name)
+    storage.set_billing_project(billing_project)
     # So that the run is still found when the program changes its working directory.
     return Run(read_run(name.rstrip("/") if storage.is_remote(name) else os.path.abspath(name)))
 

@@ -162,6 +162,28 @@ def test_texts_are_converted_to_parquet_with_their_classes(
     assert after.classes == before.classes
 
 
+@pytest.mark.parametrize("remote", [False, True])
+def test_one_file_is_converted_as_a_folder_is(
+    data: Command, tmp_path: Path, remote: bool, request: pytest.FixtureRequest
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, 6, 6, 1), dtype=np.uint8)
+    np.savez(tmp_path / "one.npz", x_train=images, y_train=np.arange(40) % 2)
+    rows = "".join(f"a text with the number {number},{'ab'[number % 2]}\n" for number in range(40))
+    (tmp_path / "one.csv").write_text(f"text,label\n{rows}")
+    place = str(tmp_path)
+    if remote:
+        place = request.getfixturevalue("bucket")
+        for name in ("one.npz", "one.csv"):
+            storage.folder(place).write(name, tmp_path / name)
+    for name, count in (("one.npz", 4), ("one.csv", 1)):
+        out = tmp_path / f"out-{name}"
+        code, lines, err = data("convert", f"{place}/{name}", out)
+        assert (code, err) == (0, "")
+        assert lines == [f"{out}: 2 classes; train 40; {count} files"]
+        before, after = (loader.read(path, ReadOptions()) for path in (f"{place}/{name}", str(out)))
+        assert sorted(map(str, before.train[0])) == sorted(map(str, after.train[0][:]))
+
+
 def test_check_prints_every_damaged_file(data: Command, pictures: Path) -> None:
     for number in range(3, 10):
         (pictures / f"red/{number}.png").write_bytes(b"")

@@ -23,6 +23,7 @@ from tests.fault_proxy import FaultProxy
 from tests.kills import ROOT
 from tests.vertex_server import VertexServer, entry, served
 from trainer.cli import main
+from trainer.errors import StorageError
 
 VERTEX = ["--project=p", "--region=us-central1", "--image=img", "--out=gs://b/runs/1"]
 KUBERNETES = ["--kubernetes", "--image=img", "--out=gs://b/runs/1"]
@@ -178,6 +179,19 @@ def test_without_credentials_the_error_names_the_login_command(tmp_path: Path) -
     assert (process.returncode, process.stdout) == (2, "")
     assert process.stderr.count("\n") == 1
     assert "no Google credentials: run `gcloud auth application-default login`" in process.stderr
+
+
+def test_a_wrong_key_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainer.launch import rest
+
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path))
+    with pytest.raises(StorageError, match=f"found {tmp_path}, a folder, expected a key file"):
+        rest.Client("https://aiplatform.example")
+    key = tmp_path / "key.json"
+    key.write_text('{"type": "service_account"}')
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key))
+    with pytest.raises(StorageError, match=f"CREDENTIALS: found {key}, .* missing fields"):
+        rest.Client("https://aiplatform.example")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], [*VERTEX, "--gpu=x"], ["--", "--model=cn"]])

@@ -72,7 +72,7 @@ def test_finished_folds_of_other_data_are_refused_before_training(
     write_digits(data, examples=900)
     result = job(*ARGUMENTS, "--data", data, "--out=cv")
     assert result.returncode == 2
-    assert "--out cv/fold-3: holds this fold of other data" in result.stderr
+    assert "--out cv/fold-3: holds a finished run on other data: train had 667" in result.stderr
     assert [path.name for path in (tmp_path / "cv").iterdir()] == ["fold-3"]
 
 
@@ -80,7 +80,7 @@ def test_a_fold_beyond_the_number_of_folds_is_refused(job: Job, digits: Path) ->
     assert job(*ARGUMENTS, "--data", digits, "--fold=3", "--out=cv/fold-3").returncode == 0
     result = job("--model=mlp", "--folds=2", "--data", digits, "--out=cv", "--overwrite")
     assert result.returncode == 2
-    assert "files that do not belong to 2 folds (fold-3/config.json" in result.stderr
+    assert "files that do not belong to 2 folds (fold-3/checkpoint.h5" in result.stderr
 
 
 @pytest.mark.long

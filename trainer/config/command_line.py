@@ -26,9 +26,10 @@ from trainer.errors import TrainerError, UsageError
 from trainer.runtime import cloud_environment, log, streams, variables
 
 _SWITCH_VALUES = ("true", "false", "yes", "no", "on", "off")
-# Of a machine that has too little of something; any other error is one of the program.
+# Of a machine, its disks and permissions; any other error is one of the program.
 _MACHINE_ERRNOS = (
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE,
+    errno.EACCES, errno.EPERM, errno.EIO, errno.ELOOP, errno.ESTALE,
 )  # fmt: skip
 _MAX_SUGGESTED = 3  # Flags that are named in place of -x.
 

@@ -19,9 +19,9 @@ from google.auth.transport.requests import AuthorizedSession
 
 from trainer.errors import UsageError
 from trainer.runtime import variables
+from trainer.storage import credentials
 
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
-_LOGIN = "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
 _RETRYABLE = (0, 408, 429, 500, 502, 503, 504)
 
 
@@ -81,13 +81,13 @@ class Client:
         """Loads the credentials; sends no request to `endpoint`.
 
         Raises:
-            UsageError: there are no credentials.
+            StorageError: there are no credentials, or they are damaged.
         """
         address = urlsplit(endpoint)
         # Plain HTTP on this machine is a test server: it must not receive credentials.
         local = address.scheme == "http" and address.hostname in ("127.0.0.1", "localhost")
-        credentials = google.auth.credentials.AnonymousCredentials() if local else _credentials()
-        self._session = AuthorizedSession(credentials)
+        anonymous = google.auth.credentials.AnonymousCredentials
+        self._session = AuthorizedSession(anonymous() if local else _load_credentials())
 
     def read(self, method: str, url: str, **content: Any) -> dict[str, Any]:
         """Sends a request that changes nothing, with retries.
@@ -124,7 +124,9 @@ class Client:
         except auth.GoogleAuthError as error:
             if error.retryable or isinstance(error, auth.TransportError):
                 raise RequestError(0, f"cannot get an access token now: {error}") from error
-            raise UsageError(f"Google rejects the credentials: {error}; {_LOGIN}") from error
+            raise credentials.explain_rejection(error) or UsageError(
+                f"Google rejects the credentials: {error}; {credentials.LOGIN}"
+            ) from error
         return _parse(response)
 
 
@@ -144,13 +146,14 @@ def _parse(response: requests.Response) -> dict[str, Any]:
     raise RequestError(response.status_code, str(error.get("message")), "".join(reasons[:1]))
 
 
-def _credentials() -> google.auth.credentials.Credentials:
+def _load_credentials() -> google.auth.credentials.Credentials:
+    credentials.check_file()
     try:
         # google.auth warns of a missing quota project; the service names it if it is needed.
         with warnings.catch_warnings(action="ignore"):
             return google.auth.default(scopes=[_SCOPE])[0]
-    except auth.DefaultCredentialsError:
-        raise UsageError(f"no Google credentials: {_LOGIN} to a key file") from None
+    except (auth.DefaultCredentialsError, ValueError, TypeError) as error:
+        raise credentials.explain(error) from error
 
 
 def _retry_s() -> float:

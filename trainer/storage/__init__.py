@@ -44,6 +44,7 @@ __all__ = [
     "THREADS",
     "File",
     "Folder",
+    "check_writable",
     "crc32c",
     "translate_errors",
     "files",
@@ -65,6 +66,7 @@ __all__ = [
     "sha256",
     "temporary_directory",
     "concurrent_map",
+    "describe_missing",
     "write_text",
 ]
 
@@ -164,6 +166,18 @@ def files(path: str) -> Iterator[File]:
         raise StorageError(f"{path}: no files there")
 
 
+def check_writable(flag: str, folder: Folder) -> None:
+    """Checks that files can be written to the folder that the user gave as the value of a flag.
+
+    Raises:
+        StorageError: they cannot; the message names the flag.
+    """
+    try:
+        folder.check_writable()
+    except StorageError as error:
+        raise type(error)(f"{flag} {error}") from error
+
+
 def parent(path: str) -> tuple[Folder, str]:
     """Returns the folder of a file, local or gs://, and the file's name in it.
 
@@ -185,8 +199,7 @@ def read(path: str) -> bytes:
     directory, name = parent(path)
     content = directory.read(name)
     if content is None:
-        missing = None if is_remote(path) else _local.find_dangling_link(path)
-        raise StorageError(f"{path}: {missing or 'no such file'}")
+        raise StorageError(f"{path}: {describe_missing(path)}")
     return content
 
 
@@ -197,6 +210,11 @@ def sha256(path: str | None) -> str | None:
         StorageError: as `read`.
     """
     return None if path is None else hashlib.sha256(read(path)).hexdigest()
+
+
+def describe_missing(path: str) -> str:
+    """Returns why there is no file at a path: it does not exist, or a link leads nowhere."""
+    return (not is_remote(path) and _local.find_dangling_link(path)) or "no such file"
 
 
 def read_all(paths: Sequence[str]) -> Iterator[bytes]:

@@ -11,7 +11,6 @@ import concurrent.futures
 import contextlib
 import functools
 import io
-import json
 import os
 import tempfile
 import uuid
@@ -24,9 +23,8 @@ import google_crc32c
 
 from trainer.errors import ConflictError, DataError, StorageError, TransientStorageError
 from trainer.runtime import temporary, variables
+from trainer.storage import credentials
 from trainer.storage._errors import (
-    CREDENTIALS,
-    LOGIN,
     disk_problem,
     translate_errors,
 )
@@ -375,16 +373,12 @@ def client() -> Any:
     from google.cloud import storage
 
     if not os.environ.get(EMULATOR):
-        _check_credentials_file()
+        credentials.check_file()
     try:
         return storage.Client(project=None)
     except (DefaultCredentialsError, ValueError, TypeError) as error:
-        # The last argument is the cause, for some errors.
-        reason = " ".join(" ".join(map(str, error.args)).split())
-        if file := os.environ.get(CREDENTIALS):
-            raise StorageError(f"{CREDENTIALS}: found {file}, {reason}") from error
-        if "credentials were not found" not in reason:
-            raise StorageError(f"no Google credentials: {reason} {LOGIN}") from error
+        if not credentials.are_missing(error):
+            raise credentials.explain(error) from error
         return _anonymous_client()
 
 
@@ -403,29 +397,10 @@ def _anonymous_client() -> Any:
         requests.head(anonymous.api_endpoint, timeout=_ANSWER_S)
     except requests.RequestException as error:
         raise StorageError(
-            f"no Google credentials: {LOGIN}; and without them, Cloud Storage does not answer: "
-            f"{error}"
+            f"no Google credentials: {credentials.LOGIN}; and without them, Cloud Storage does not "
+            f"answer: {error}"
         ) from error
     return anonymous
-
-
-def _check_credentials_file() -> None:
-    """Raises StorageError if the file of GOOGLE_APPLICATION_CREDENTIALS is missing or damaged."""
-    file = os.environ.get(CREDENTIALS)
-    if not file:
-        return
-    try:
-        problem = "" if isinstance(json.loads(Path(file).read_bytes()), dict) else "which is no key"
-    except IsADirectoryError:  # docker run -v creates a folder in place of a missing file.
-        problem = "a folder"
-    except FileNotFoundError:
-        problem = "which does not exist"
-    except OSError as error:
-        problem = f"which cannot be read ({error.strerror})"
-    except ValueError as error:
-        problem = f"which is not JSON, perhaps cut off ({error})"
-    if problem:
-        raise StorageError(f"{CREDENTIALS}: found {file}, {problem}, expected a key file")
 
 
 _billing_project: str | None = None

@@ -17,9 +17,7 @@ from typing import Any
 from trainer.errors import StorageError, TransientStorageError
 from trainer.runtime import temporary
 from trainer.storage._paths import is_remote
-
-CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
-LOGIN = f"run `gcloud auth application-default login`, or set {CREDENTIALS} to a key file"
+from trainer.storage.credentials import LOGIN, explain_rejection
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _CONNECTION_ERRNOS = (
@@ -28,11 +26,6 @@ _CONNECTION_ERRNOS = (
 )  # fmt: skip
 _PASSING_STATUS = (408, 409, 412, 416, 429)  # Of the client errors, which are 400 to 499.
 _RATE_LIMITS = ("rateLimitExceeded", "userRateLimitExceeded")  # Reasons of a 403 that passes.
-# Of Google's token service: the key or the login is no longer valid.
-_REJECTED = re.compile(
-    r"\W*(invalid_grant|invalid_client|invalid_scope|invalid_request|unauthorized_client|"
-    r"access_denied|deleted_client|disabled_client|Reauthentication)"
-)
 
 
 @contextlib.contextmanager
@@ -81,8 +74,8 @@ def _translate_client_error(path: str, error: Exception) -> Exception:
 
     if isinstance(error, auth.DefaultCredentialsError):
         return StorageError(f"{path}: no Google credentials: {LOGIN}")
-    if isinstance(error, auth.RefreshError) and _REJECTED.match(str(error)):
-        return StorageError(f"{path}: {_describe_rejection(str(error.args[0]))}")
+    if isinstance(error, auth.RefreshError) and (rejection := explain_rejection(error)):
+        return StorageError(f"{path}: {rejection}")
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return StorageError(
             f"{path}: the certificate of the server, or of a proxy before it, is not trusted here. "
@@ -149,13 +142,3 @@ def _service_message(response: Any) -> tuple[str, str]:
 
 def _lacks_payer(message: str) -> bool:
     return "requester pays" in message.lower() and "no user project" in message.lower()
-
-
-def _describe_rejection(message: str) -> str:
-    file = os.environ.get(CREDENTIALS)
-    if not file:
-        return f"Google rejects the credentials: {message.rstrip('.')}; {LOGIN}"
-    return (
-        f"{CREDENTIALS}: Google rejects the key in {file}: {message.rstrip('.')}. It may have been "
-        "deleted, or the clock of this machine is wrong; expected a valid key file"
-    )

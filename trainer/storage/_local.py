@@ -43,6 +43,8 @@ class LocalFolder:
             try:
                 return (self._root / name).read_bytes()
             except (FileNotFoundError, NotADirectoryError):
+                if problem := find_dangling_link(self.path):
+                    raise StorageError(f"{self.path}: {problem}") from None
                 return None
 
     def write(self, name: str, source: Path, *, if_generation_match: int | None = None) -> int:
@@ -84,13 +86,17 @@ class LocalFolder:
         while not os.path.lexists(ancestor):
             ancestor = ancestor.parent
         if not ancestor.is_dir():
-            problem = find_dangling_link(str(ancestor))
-            raise StorageError(
-                f"{self.path}: {problem or f'{ancestor} is a file'}, expected a folder"
-            )
+            is_file = "is a file" if ancestor == self._root else f"{ancestor} is a file"
+            problem = find_dangling_link(str(ancestor)) or is_file
+            raise StorageError(f"{self.path}: {problem}, expected a folder")
         # Write a file: os.access is true for root, and on a read-only file system.
-        with translate_errors(self.path), tempfile.TemporaryFile(dir=ancestor):
-            pass
+        try:
+            with tempfile.TemporaryFile(dir=ancestor):
+                pass
+        except OSError as error:
+            raise StorageError(
+                f"{self.path}: cannot be written: {error.strerror or error}; set another folder"
+            ) from error
 
 
 @dataclass(frozen=True)

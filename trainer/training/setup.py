@@ -195,7 +195,7 @@ def check_content(config: LocatedConfig, directory: RunDirectory) -> None:
 def _check_exists(flag: str, path: str) -> None:
     folder, name = storage.parent(path)
     if not folder.generation(name):
-        raise UsageError(f"{flag} {path}: no such file")
+        raise UsageError(f"{flag} {path}: {storage.describe_missing(path)}")
 
 
 def _warn_about_data(config: LocatedConfig, data: Dataset) -> None:
