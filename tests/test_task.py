@@ -37,7 +37,10 @@ def test_values_are_not_converted_by_fire() -> None:
         (["--epoch=5"], r"Unknown flag '--epoch=5'\. Did you mean --epochs\?"),
         (["-e", "3"], r"Unknown flag '-e'\. Did you mean --encoding or --epochs\?"),
         (["-e=3"], r"Unknown flag '-e=3'\. Did you mean --encoding or --epochs\?"),
-        (["-b", "--epochs", "3"], r"Unknown flag '-b'\. Did you mean --billing-project or --backbone or --batch-size\?"),
+        (
+            ["-b", "--epochs", "3"],
+            r"Unknown flag '-b'\. Did you mean --billing-project or --backbone or --batch-size\?",
+        ),
         (["-d"], r"Unknown flag '-d'\. python -m trainer\.task --help lists the flags"),
         (["-epochs", "3"], r"Unknown flag '-epochs'\. Did you mean --epochs\?"),
         (["--colour", "red"], r"Unknown flag '--colour'\. python -m trainer\.task --help lists"),

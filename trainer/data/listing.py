@@ -27,8 +27,8 @@ _NOTES = (
     "sha256sums", "checksums", "notes", "about", "credits", "contributing", "history",
 )  # fmt: skip
 _NOTE_SUFFIXES = frozenset({
-    ".md", ".rst", ".pdf", ".html", ".htm", ".py", ".sh", ".ipynb", ".yaml", ".yml", ".toml", ".cfg",
-    ".ini", ".xml", ".log", ".lock", ".md5", ".sha256", ".doc", ".docx", ".names",
+    ".md", ".rst", ".pdf", ".html", ".htm", ".py", ".sh", ".ipynb", ".yaml", ".yml", ".toml",
+    ".cfg", ".ini", ".xml", ".log", ".lock", ".md5", ".sha256", ".doc", ".docx", ".names",
 })  # fmt: skip
 
 

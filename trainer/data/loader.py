@@ -211,9 +211,7 @@ def _open_files(
             return Location(f"{folder}/{relative.as_posix()}", location.row)
 
         try:
-            files = listing.list_files(
-                local, folder if request.remote else "", is_folder=is_folder
-            )
+            files = listing.list_files(local, folder if request.remote else "", is_folder=is_folder)
             candidate = discovery.decide(files, request)
             source = Source(
                 format=candidate.name,

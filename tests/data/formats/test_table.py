@@ -258,12 +258,12 @@ def test_rows_without_a_label_or_example_are_left_out_with_a_warning(
         ({"a.csv": b""}, "a.csv: no rows"),
         ({"a.csv": b"text,label\n"}, "a.csv: no rows"),
         ({"a.csv": b"text,label\na,b,c\n"}, "a.csv: line 2: found 3 cells, expected 2"),
-        ({"a.csv": b"text,label\n" + b"\xf7\xff\xf3,b\n" * 9}, "a.csv: not UTF-8, UTF-16 or cp1252"),
+        ({"a.csv": b"text,label\n" + b"\xf7\xff\xf3,b\n" * 9}, "a.csv: not UTF-8, UTF-16 or"),
         (
             {"a.csv": b"label,label\na,b\n"},
-            r"a.csv: line 1: found the column 'label' more than once \(columns 1 and 2\); rename one",
+            r"a.csv: line 1: found the column 'label' more than once \(columns 1 and 2\)",
         ),
-        ({"a.csv": b"a good film,pos\na bad one,neg\n"}, "or --no-header, if the first line is data"),
+        ({"a.csv": b"a good film,pos\na bad one,neg\n"}, "--no-header, if the first line is data"),
         (
             {"a.csv": rows(lines=[*LINES, ("x", "")] * 2 + [("y", "")] * 9)},
             "a.csv: line 62: no label.*; expected at most 0.1 of all",

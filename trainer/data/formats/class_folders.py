@@ -283,8 +283,8 @@ def _split_folders(paths: Sequence[tuple[Path, Sequence[str]]]) -> dict[str, str
             return split_of  # Without a training split, which is an error.
         if several and not others:
             raise DataError(
-                f"found examples directly in {', '.join(sorted(split_of))}, expected one folder per "
-                "class in each, or a table with their labels"
+                f"found examples directly in {', '.join(sorted(split_of))}, expected one folder "
+                "per class in each, or a table with their labels"
             )
         return {}
     if not others or several:

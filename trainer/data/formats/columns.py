@@ -1,4 +1,4 @@
-"""Decides by names and contents what the columns of a table hold: labels, texts, images, numbers."""
+"""Decides what the columns of a table hold, by their names and contents."""
 
 from __future__ import annotations
 
@@ -433,12 +433,15 @@ def _no_inputs(
     if any(each.urls for each in columns):
         name = next(each.name for each in columns if each.urls)
         return (
-            f"{message}; {name!r} holds URLs, expected texts or paths of images: download them, and "
-            "put their paths into the table"
+            f"{message}; {name!r} holds URLs, expected texts or paths of images: download them, "
+            "and put their paths into the table"
         )
     if candidates:
         names = format_columns(each.name for each in candidates)
-        return f"{message}; give the column of the examples with --text-column or --image-column ({names})"
+        return (
+            f"{message}; give the column of the examples with --text-column or --image-column "
+            f"({names})"
+        )
     for each in columns:
         if each.known in IMAGES or each.id_like >= 0.5 * each.present > 0 and not each.is_numeric:
             value = next(iter(each.samples), "")[:40]

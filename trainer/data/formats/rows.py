@@ -71,9 +71,9 @@ def is_delimited(file: Path) -> bool:
 
 
 def inner_suffix(file: Path) -> str:
-    """Returns the lower-case extension of a table: .tsv of a.tsv.gz, .tfrecord of a.tfrecord-1-of-2.
+    """Returns the extension that tells the kind of a table, in lower case: .tsv of a.tsv.gz.
 
-    TensorFlow Datasets adds the number of a piece behind the extension.
+    TensorFlow Datasets adds the number of a piece behind it: a.tfrecord-00000-of-00002.
     """
     name = re.sub(r"-\d+-of-\d+$", "", file.name)
     path = Path(name)
@@ -198,7 +198,7 @@ def _delimited(file: Path, options: ReadOptions, columns: Sequence[str] | None) 
 
 
 def is_delimited_text(file: Path) -> bool:
-    """Returns whether a text file has a tab, or a known header, or fastText's labels in its lines."""
+    """Returns whether a text file is a table: by its tabs, its header, or fastText's labels."""
     try:
         head = content_of(file, _MAX_HEAD).decode("utf-8", errors="replace")
     except (OSError, EOFError):

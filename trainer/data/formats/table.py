@@ -36,8 +36,8 @@ from trainer.runtime.log import LOGGER
 from trainer.storage import Folder
 
 NAME = (
-    "CSV, TSV, JSON, Parquet, Arrow or TFRecord with a column of labels and one of texts or images, "
-    "or columns of numbers, as train.csv, validation.csv and test.csv if the data is split"
+    "CSV, TSV, JSON, Parquet, Arrow or TFRecord with a column of labels and one of texts or "
+    "images, or columns of numbers, as train.csv, validation.csv and test.csv if the data is split"
 )
 
 _MAX_NAMED = 5
@@ -70,7 +70,7 @@ class _Cell:
 
     Attributes:
         location: of the row.
-        value: the example: a text; the bytes of an image, or its Path, or its gs:// str; or numbers.
+        value: the example: a text; numbers; or an image, as bytes, as a Path, or as a gs:// str.
         label: class name.
         split: "train", "validation" or "test".
     """
