@@ -37,7 +37,10 @@ def test_values_are_not_converted_by_fire() -> None:
         (["--epoch=5"], r"Unknown flag '--epoch=5'\. Did you mean --epochs\?"),
         (["-e", "3"], r"Unknown flag '-e'\. Did you mean --encoding or --epochs\?"),
         (["-e=3"], r"Unknown flag '-e=3'\. Did you mean --encoding or --epochs\?"),
-        (["-b", "--epochs", "3"], r"Unknown flag '-b'\. Did you mean --billing-project or --backbone or --batch-size\?"),
+        (
+            ["-b", "--epochs", "3"],
+            r"Unknown flag '-b'\. Did you mean --billing-project or --backbone or --batch-size\?",
+        ),
         (["-d"], r"Unknown flag '-d'\. python -m trainer\.task --help lists the flags"),
         (["-epochs", "3"], r"Unknown flag '-epochs'\. Did you mean --epochs\?"),
         (["--colour", "red"], r"Unknown flag '--colour'\. python -m trainer\.task --help lists"),
@@ -83,7 +86,9 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["--data", "missing"], "missing: no such file or folder"),
     (["--config", "missing.json"], "missing.json: no such file"),
     (["--model", "cnn", "--data", "movie_reviews"], "takes examples of kind image, found texts"),
-    (["--out", "file"], "file: . is a file"),
+    (["--out", "file"], "--out file: is a file, expected a folder"),
+    (["--checkpoint-dir", "file"], "--checkpoint-dir file: is a file, expected a folder"),
+    (["--tensorboard-dir=/proc/x"], "--tensorboard-dir /proc/x: cannot be written: No such file"),
     (["--device", "gpu"], "--device gpu: found no NVIDIA device"),
     (["--out", "full"], "holds files that do not belong to a run (notes.txt, 1 in total)"),
 ]
@@ -101,7 +106,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     result = job(*arguments)
     assert result.returncode == 2
     assert result.stdout == ""
-    assert message.replace("file: . is", "file is") in result.stderr
+    assert message in result.stderr
     assert result.stderr.startswith("python -m trainer.task: error: ")
     assert result.stderr.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
