@@ -201,8 +201,13 @@ def read(items: Sequence[Item], request: ReadRequest) -> tuple[Array, list[bool]
     """
     layout = survey(items, request)
     pixels_bytes = int(np.prod(layout.shape)) * np.dtype(layout.dtype).itemsize
-    # Twice: the splits are copied from it.
-    memory.check_data(2 * len(items) * pixels_bytes, f"{len(items)} images")
+    size = f"{layout.width}x{layout.height}"
+    try:  # Twice: the splits are copied from it.
+        memory.check_data(2 * len(items) * pixels_bytes, f"{len(items)} images of {size}")
+    except DataError as error:
+        raise DataError(
+            f"{error.problem}; give a smaller --image-size, or use `trainer data convert`"
+        ) from None
     examples = np.empty((len(items), *layout.shape), layout.dtype)
     kept: list[bool] = []
     errors: list[DataError] = []
