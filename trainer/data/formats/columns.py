@@ -1,4 +1,4 @@
-"""Decides by names and contents what the columns of a table hold: labels, texts, images, numbers."""
+"""Decides what the columns of a table hold, by names and contents: labels, texts, numbers, ..."""
 
 from __future__ import annotations
 
@@ -390,11 +390,11 @@ def _find_inputs(
             if other != kind
         ):
             return kind, (named[0].name,), _pixel_shape_of_list(named[0])
-    found = [(kind, each) for kind, group in groups.items() for each in group]
-    if len(found) == 1:
-        ((kind, only),) = found
+    candidates = [(kind, each) for kind, group in groups.items() for each in group]
+    if len(candidates) == 1:
+        ((kind, only),) = candidates
         return kind, (only.name,), _pixel_shape_of_list(only)
-    if not found:
+    if not candidates:
         named = [each for each in columns if each.known in TEXTS and each.is_mostly("string")]
         if len(named) == 1:  # Texts of one word.
             return "text", (named[0].name,), None
@@ -408,7 +408,7 @@ def _find_inputs(
         single = [each for each in columns if each.is_mostly("string") and each.known not in IMAGES]
         if len(columns) == 1 and single and not single[0].urls and _are_words(single[0]):
             return "text", (single[0].name,), None
-    raise DataError(_no_inputs(rest, profiles, columns, [each for _, each in found]))
+    raise DataError(_no_inputs(rest, profiles, columns, [each for _, each in candidates]))
 
 
 def _are_words(column: Profile) -> bool:
