@@ -122,8 +122,8 @@ def test_it_does_not_import_tensorflow(finished_run: Path, other_run: Path, here
     ("arguments", "message"),
     [
         ([], "Missing RUNS"),
-        (["{run}"], "expected 2 to 26 run directories"),
-        (["{run}", "{run}/../{name}"], "expected each run once; {run} occurs 2 times"),
+        (["{run}"], "RUNS: found 1, expected 2 to 26 run directories"),
+        (["{run}", "{run}/../{name}"], "RUNS: found {run} 2 times, expected each run once"),
         (["{run}", "none"], "none: no manifest.json there, expected a finished run"),
         (
             ["{run}", "{other}", "--out", "notes.html"],

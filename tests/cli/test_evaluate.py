@@ -202,7 +202,7 @@ def test_data_that_does_not_fit_is_a_one_line_error(
         (["RUN", "--data=movie_reviews"], "movie_reviews: found class 'neg', expected 0, 1"),
         (["RUN", "--format=xml"], "--format: found 'xml', expected 'text' or 'json'"),
         (["RUN", "--out=/dev/null"], "--out: found '/dev/null', expected the path of a file"),
-        (["RUN", "--out=/proc/new/metrics"], "/proc/new: "),
+        (["RUN", "--out=/proc/new/metrics"], "--out /proc/new: cannot be written: "),
         (["RUN", "--label-column=so"], "--label-column: requires --data"),
         (["RUN", "--max-bad=0.3"], "--max-bad: requires --data"),
         (["RUN", "--data=mnist", "--data-format=table"], "mnist: --data-format table: found "),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data.formats.test_images import encoded
 from trainer.data.dataset import Dataset
 from trainer.data.inputs import InputSignature
 from trainer.errors import DataError, Location
@@ -146,3 +147,50 @@ def test_examples_of_a_data_set_are_converted_to_the_dtype_of_the_model() -> Non
     ):
         with pytest.raises(DataError, match=message):
             signature.from_data(examples)
+
+
+def wide_signature(low: float, high: float) -> InputSignature:
+    return InputSignature(kind="image", shape=(5, 6, 1), dtype="float32", low=low, high=high)
+
+
+def test_images_of_more_than_8_bits_keep_their_values_for_a_model_of_such_images() -> None:
+    values = np.arange(30, dtype=np.float32).reshape(5, 6) / 30
+    example = wide_signature(0, 1).from_image(encoded(values, "TIFF"), Location("a.tif"))
+    np.testing.assert_array_equal(example[..., 0], values)
+    pixels = np.full((5, 6), 51, np.uint8)
+    assert wide_signature(0, 1).from_image(encoded(pixels), Location("a.png")).max() == (
+        pytest.approx(0.2)
+    )
+
+
+@pytest.mark.parametrize(
+    ("signature", "pixels", "message"),
+    [
+        (
+            wide_signature(0, 1),
+            np.full((5, 6), 500, np.uint16),
+            "values of 500 to 500, and the mod",
+        ),
+        (
+            wide_signature(-900, 700),
+            np.zeros((5, 6), np.uint8),
+            "pixels of 0 to 255, and the model",
+        ),
+        (
+            wide_signature(0, 60_000),
+            np.zeros((5, 6), np.uint8),
+            "pixels of 0 to 255, and the model",
+        ),
+    ],
+)
+def test_images_of_another_scale_than_the_models_are_refused(
+    signature: InputSignature, pixels: np.ndarray, message: str
+) -> None:
+    with pytest.raises(DataError, match=rf"^a\.tif: found {message}"):
+        signature.from_image(encoded(pixels, "TIFF"), Location("a.tif"))
+
+
+def test_floats_are_refused_by_a_model_of_8_bits() -> None:
+    signature = InputSignature(kind="image", shape=(5, 6, 1), dtype="uint8", low=0, high=255)
+    with pytest.raises(DataError, match=r"^a\.tif: an image of floating point, expected 8 bits"):
+        signature.from_image(encoded(np.ones((5, 6), np.float32), "TIFF"), Location("a.tif"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -319,3 +321,27 @@ def test_batches_hold_every_example_once(examples: int, microbatches: int) -> No
     assert (np.maximum(indices, ~indices) < examples).all()
     assert indices.shape[1] % microbatches == 0
     assert indices.shape[1] < min(96, examples) + microbatches
+
+
+@pytest.mark.parametrize(
+    ("read", "recorded"),
+    [
+        (lambda params: params["epochs"], True),
+        (lambda params: params.get("epochs"), True),
+        (lambda params: dict(params), True),
+        (lambda params: {**params}, True),
+        (lambda params: params.copy(), True),
+        (lambda params: list(params.items()), True),
+        (lambda params: list(params.values()), True),
+        (json.dumps, True),
+        (lambda params: params["steps"], False),
+        (lambda params: params.get("samples"), False),
+        (lambda params: list(params), False),
+    ],
+)
+def test_a_callback_that_reads_the_number_of_epochs_is_noticed(
+    read: Callable[[dict[str, Any]], Any], recorded: bool
+) -> None:
+    params = loop._RecordingParams({"epochs": 3, "steps": 4})
+    read(params)
+    assert params.epochs_read is recorded

@@ -7,13 +7,18 @@ import random
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.conftest import Job
+from tests.data.formats.test_images import encoded
 from tests.kills import Runner, fingerprint
 from tests.shared_folders import SharedFolders
 from tests.workers import team
+from trainer import api
+from trainer.config import Config, LocatedConfig, complete
 from trainer.runs import filenames
+from trainer.training.auto_settings import with_saved_data_settings
 
 SMALL = ("--width=16", "--depth=2", "--epochs=8")
 
@@ -127,3 +132,46 @@ def test_a_candidate_that_cannot_be_built_is_left_out(job: Job, tmp_path: Path) 
     assert result.returncode == 0, result.stderr
     assert "--architecture convolution is left out: --model: no word occurs 2" in result.stderr
     assert (next((tmp_path / "runs").iterdir()) / "report.html").exists()
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Images of several sizes in two classes, of which one image has a single colour."""
+    dice = np.random.default_rng(0)
+    for number in range(40):
+        height, width = dice.integers(40, 90, 2)
+        pixels = dice.integers(0, 100, (height, width)) + 100 * (number % 2)
+        folder = tmp_path / "photos" / ("dark", "light")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = pixels * 0 if number == 4 else pixels
+        (folder / f"{number}.png").write_bytes(encoded(pixels.astype(np.uint8)))
+    return tmp_path / "photos"
+
+
+def test_the_chosen_image_size_is_a_setting_of_the_run(
+    job: Job, photos: Path, tmp_path: Path
+) -> None:
+    arguments = ("--model=mlp", f"--data={photos}", "--epochs=1", "--out=run")
+    process = job(*arguments)
+    assert process.returncode == 0, process.stderr
+    assert "pixels, resized to 32x32; train 36, test 4; 2 classes: dark, light" in process.stderr
+    assert "auto settings: --image-size 32" in process.stderr
+    assert "36 training images have a single colour" in process.stderr
+    run = json.loads((tmp_path / "run" / filenames.CONFIG).read_text())
+    assert (run["image_size"], run["auto_settings"]) == (32, ["image_size"])
+    assert "finished already" in job(*arguments).stderr
+    again = job(*arguments, "--image-size=40")
+    assert again.returncode == 2
+    assert "--image-size was 32, now 40" in again.stderr
+    # What is asked later is resized to the same size.
+    small = tmp_path / "small.png"
+    small.write_bytes(encoded(np.full((7, 9), 180, np.uint8)))
+    model = api.load(str(tmp_path / "run"))
+    assert len(model.predict([str(small)])) == 1
+
+
+def test_a_resumed_run_keeps_the_chosen_image_size() -> None:
+    config = complete(LocatedConfig, Config(), data="mnist", out="a")
+    assert with_saved_data_settings(config, {"image_size": 96, "width": 3}).image_size == 96
+    given = complete(LocatedConfig, Config(image_size=40), data="mnist", out="a")
+    assert with_saved_data_settings(given, {"image_size": 96}).image_size == 40

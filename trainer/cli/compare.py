@@ -28,12 +28,12 @@ _MAX_WIDTH = 100  # Columns of the terminal; longer lines are hard to read.
 
 def _check_runs(paths: tuple[str, ...]) -> tuple[str, ...]:
     if not 2 <= len(paths) <= _MAX_RUNS:
-        raise ValueError(f"2 to {_MAX_RUNS} run directories")
+        raise ValueError(f"found {len(paths)}, expected 2 to {_MAX_RUNS} run directories")
     real_paths = [path if storage.is_remote(path) else os.path.realpath(path) for path in paths]
     ((real_path, count),) = Counter(real_paths).most_common(1)
     if count > 1:
         raise ValueError(
-            f"each run once; {paths[real_paths.index(real_path)]} occurs {count} times"
+            f"found {paths[real_paths.index(real_path)]} {count} times, expected each run once"
         )
     return paths
 

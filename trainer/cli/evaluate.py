@@ -98,7 +98,7 @@ def main(arguments: Sequence[str], *, program: str) -> None:
         run = read_run(options.run)
         data = evaluate.read_data(run, options.data, options)
         if options.out is not None:
-            storage.parent(options.out)[0].check_writable()
+            storage.check_writable("--out", storage.parent(options.out)[0])
         with load_model(run) as model:
             result = evaluate.evaluate(run, data, model)
         text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -59,7 +59,9 @@ class PredictOptions(StorageOptions):
     @classmethod
     def _check_stdin_once(cls, files: tuple[str, ...]) -> tuple[str, ...]:
         if files.count("-") > 1:
-            raise ValueError("- at most once, since there is one stdin")
+            raise ValueError(
+                f"found - {files.count('-')} times, expected it at most once: there is one stdin"
+            )
         return files
 
 
@@ -153,7 +155,7 @@ def _open_output(out: str | None) -> Iterator[TextIO]:
     from trainer import storage
 
     folder, name = storage.parent(out)
-    folder.check_writable()
+    storage.check_writable("--out", folder)
     with storage.temporary_directory() as temporary:
         with (temporary / "rows").open("w", encoding=encoding, errors=errors) as rows:
             yield rows

@@ -113,8 +113,8 @@ MODEL_SETTINGS = (
 # Settings that name files. The content of the files is compared, not how their path is written.
 CONTENT_SETTINGS = ("data", "validation_data", "test_data", "weights")
 
-# How the ValueError of a check begins if a setting lacks another one.
-_REQUIRES = "requires "
+# How the ValueError of a check begins that is the whole message, and not only what is expected.
+_WHOLE_MESSAGES = ("requires ", "found ")
 # The expected values by pydantic's type of error.
 _EXPECTED_TYPES = {
     "bool_parsing": "true or false",
@@ -284,10 +284,8 @@ def _format_problem(detail: Any, kind: type) -> str:
         hint = f"did you mean {near[0]}?" if near else f"expected one of: {', '.join(names)}"
         return f"no such setting, {hint}"
     expected = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    if expected.startswith(_REQUIRES):
+    if expected.startswith(_WHOLE_MESSAGES):
         return str(expected)
     expected = _EXPECTED_TYPES.get(detail["type"], expected)
     expected = expected.replace("String should have", "a text of")
-    if isinstance(detail["input"], tuple):  # The number of words is wrong, not one of them.
-        return f"found {len(detail['input'])}, expected {expected}"
     return f"found {detail['input']!r}, expected {expected}"

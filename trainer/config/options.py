@@ -84,7 +84,9 @@ class ReadOptions(StorageOptions):
     GROUP: ClassVar = "Data"
 
     image_size: PositiveInt | None = option(
-        None, "Resize image files to this many pixels per side. Default: all images have one size."
+        None,
+        "Resize image files to this many pixels per side. Default: images of one size keep it; for "
+        "others 32 to 224, by the median of their shorter sides.",
     )
     label_column: Text | None = option(
         None,

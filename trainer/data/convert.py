@@ -44,7 +44,7 @@ def convert(data: str, out: str, options: ReadOptions) -> Conversion:
     present = folder.names()
     if present:
         raise UsageError(f"OUT {out}: holds files ({present[0]}), expected a new or empty folder")
-    folder.check_writable()
+    storage.check_writable("OUT", folder)
     if data not in loader.SHIPPED and storage.folder(data).generation(shard_format.INDEX):
         raise UsageError(f"PATH {data}: is already in shards, nothing to convert")
     with loader.open_stream(data, options, shuffled=True) as stream:

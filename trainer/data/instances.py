@@ -78,14 +78,15 @@ class InstanceReader:
                 )
             return self._value([instance[name] for name in self.columns])
         known = dict.fromkeys((*self._b64, self.input.kind, *(() if several else self.columns)))
-        found = [name for name in known if name in instance]
-        if len(found) != 1:
+        present = [name for name in known if name in instance]
+        if len(present) != 1:
             names = column_types.format_columns([*known, *(self.columns if several else ())])
-            present = f"both {' and '.join(map(repr, found))}" if found else type_name(instance)
+            both = f"both {' and '.join(map(repr, present))}"
             raise DataError(
-                f"found {present}, expected {self.input.expected()} as one of the fields {names}"
+                f"found {both if present else type_name(instance)}, expected "
+                f"{self.input.expected()} as one of the fields {names}"
             )
-        (name,) = found
+        (name,) = present
         return self._content(instance[name]) if name == _B64 else self._value(instance[name])
 
     @property

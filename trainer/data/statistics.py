@@ -160,8 +160,8 @@ def _scan(pairs: Iterable[tuple[Array, Array]], selected: Iterable[int]) -> _Sca
             words.append(np.array([len(text.split()) for text in block]))
         uniform += checks.count_uniform(block)
         rows = [np.flatnonzero(block_labels == label)[:count] for label, count in missing.items()]
-        for label, found in zip(list(missing), rows, strict=True):
-            missing[label] -= len(found)
+        for label, sampled_rows in zip(list(missing), rows, strict=True):
+            missing[label] -= len(sampled_rows)
         missing = {label: count for label, count in missing.items() if count}
         sampled = np.sort(np.concatenate([np.empty(0, np.int64), *rows]))
         samples.append(block[sampled])

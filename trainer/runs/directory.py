@@ -78,10 +78,13 @@ class RunDirectory:
                     f"--out {out}: holds this run, unfinished. Set --overwrite to start it from "
                     "the beginning, or remove --resume never to resume it."
                 )
-        self._folder.check_writable()
-        for other in (self._config.checkpoint_dir, self._config.tensorboard_dir):
+        storage.check_writable("--out", self._folder)
+        for flag, other in (
+            ("--checkpoint-dir", self._config.checkpoint_dir),
+            ("--tensorboard-dir", self._config.tensorboard_dir),
+        ):
             if other is not None:
-                storage.folder(other).check_writable()
+                storage.check_writable(flag, storage.folder(other))
         return False
 
     def _check_can_continue(self, change: str) -> None:

@@ -48,6 +48,8 @@ def acquire(out: str) -> Iterator[Lease]:
 
 
 class _LocalLease:
+    """The lease of a local run directory: a lock on the folder, which ends with the process."""
+
     def __init__(self, out: str) -> None:
         self._out = out
 
@@ -83,6 +85,8 @@ class _LocalLease:
 
 
 class _BucketLease:
+    """The lease of a run directory in a bucket: an object that a thread rewrites regularly."""
+
     def __init__(self, out: str) -> None:
         self._out = out
         self._folder = storage.folder(out)

@@ -91,8 +91,8 @@ def serving_flags(
     if variable is not None:
         settings["port"] = (variable, environment[variable])
     # A machine of a developer may have PORT for other programs.
-    decided = variable == _SERVING_PORT or (variable == _PORT and "port" not in from_flags)
-    if decided or in_image(environment):
+    from_platform = variable == _SERVING_PORT or (variable == _PORT and "port" not in from_flags)
+    if from_platform or in_image(environment):
         settings["host"] = (variable or _IMAGE, _ALL_ADDRESSES)
     if (collector := collects_logs(environment)) is not None:
         settings["log"] = (collector, "json")

@@ -49,7 +49,10 @@ _CHUNK_BYTES = 8 << 20  # Range of one request for a large object: about 0.1 s a
 
 
 class BucketFolder:
+    """The `Folder` of a prefix in a bucket: each file is an object below it."""
+
     def __init__(self, path: str) -> None:
+        """Opens gs://bucket/prefix; the first one finds the credentials of the process."""
         bucket, prefix = _split(path)
         prefix = prefix.rstrip("/")
         self.path = path.rstrip("/")
@@ -135,7 +138,13 @@ class BucketFolder:
 
 
 @dataclass(frozen=True)
-class Object:
+class BucketFile:
+    """The `File` of an object, as it was when it was listed.
+
+    Attributes:
+        blob: object of the client, a google.cloud.storage.Blob.
+    """
+
     blob: Any
 
     @property
@@ -216,7 +225,7 @@ class _ObjectStream(io.RawIOBase):
         raise TransientStorageError(f"{self._path}: {_ATTEMPTS} downloads of a range ended early")
 
 
-def files(path: str) -> Iterator[Object]:
+def files(path: str) -> Iterator[BucketFile]:
     bucket_name, name = _split(path)
     folder = name.rpartition("/")[0] if is_pattern(path) else name.rstrip("/")
     with translate_errors(path):
@@ -229,12 +238,12 @@ def files(path: str) -> Iterator[Object]:
         else:
             single = bucket.get_blob(name, **_request_options()) if name == folder != "" else None
             if single is not None:
-                yield Object(single)
+                yield BucketFile(single)
                 return
             blobs = bucket.list_blobs(prefix=folder and f"{folder}/", **_request_options())
         for blob in blobs:
             if not _is_placeholder(blob) and not is_hidden(blob.name.removeprefix(folder)):
-                yield Object(blob)
+                yield BucketFile(blob)
 
 
 def _is_placeholder(blob: Any) -> bool:
@@ -367,6 +376,11 @@ def _split(path: str) -> tuple[str, str]:
 
 @functools.cache
 def client() -> Any:
+    """Returns the client of this process, a google.cloud.storage.Client.
+
+    Raises:
+        StorageError: the credentials are wrong; or there are none, and no connection.
+    """
     # Else the client requests the bucket's metadata in the background, for traces not used here.
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     from google.auth.exceptions import DefaultCredentialsError

@@ -28,7 +28,10 @@ from trainer.storage._paths import (
 
 
 class LocalFolder:
+    """The `Folder` of a local folder, which its first write creates."""
+
     def __init__(self, path: str) -> None:
+        """Takes the path of the folder; reads nothing yet."""
         self.path = path
         self._root = Path(path)
         self._created = False  # True after the first write.
@@ -101,6 +104,12 @@ class LocalFolder:
 
 @dataclass(frozen=True)
 class LocalFile:
+    """The `File` of a local path.
+
+    Attributes:
+        path: of the file.
+    """
+
     path: str
 
     def read(self, max_bytes: int) -> bytes:

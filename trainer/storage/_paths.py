@@ -48,6 +48,7 @@ def matching(names: Iterable[str], pattern: str) -> list[str]:
 
 
 def pattern_regex(pattern: str) -> re.Pattern[str]:
+    """Returns the expression of a pattern; `*` stands for any characters but `/`."""
     folder, slash, last = pattern.rpartition("/")
     return re.compile(re.escape(folder + slash) + "[^/]*".join(map(re.escape, last.split("*"))))
 
@@ -59,10 +60,12 @@ def is_temporary(name: str) -> bool:
 
 
 def is_hidden(name: str) -> bool:
+    """Returns whether the name of a file, or of a folder around it, begins with a dot."""
     return name.startswith(".") or "/." in name
 
 
 def check_size(path: str, size: int, max_bytes: int) -> None:
+    """Raises DataError if a file of `size` bytes is larger than `max_bytes`."""
     if size > max_bytes:
         raise DataError(f"{size:,} bytes, expected at most {max_bytes:,}", Location(path))
 

@@ -177,9 +177,9 @@ def check_content(config: LocatedConfig, directory: RunDirectory) -> None:
         RunExistsError: it was trained on other data.
         TrainerError: the data cannot be read.
     """
-    decided = saved_auto_settings(directory.settings())
-    names = {each.name for each in option_specs(DataOptions)} & set(decided)
-    values: dict[str, Any] = {name: decided[name] for name in names}
+    auto_values = saved_auto_settings(directory.settings())
+    names = {each.name for each in option_specs(DataOptions)} & set(auto_values)
+    values: dict[str, Any] = {name: auto_values[name] for name in names}
     try:
         data = loader.load(dataclasses.replace(config, **values))
         weights = storage.sha256(config.weights)

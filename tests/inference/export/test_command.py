@@ -179,7 +179,10 @@ def test_a_file_that_differs_from_the_manifest_is_not_exported(
             "found a path in the run directory, whose files",
         ),
         (("--format", "onnx", "--out", "models"), "expected the path of a file that ends in .onnx"),
-        (("--format", "onnx", "--out", "/dev/null/a.onnx"), "/dev/null is a file, expected a"),
+        (
+            ("--format", "onnx", "--out", "/dev/null/a.onnx"),
+            "--out /dev/null: is a file, expected a",
+        ),
         (("--format", "onnx", "--data", "movie_reviews"), "found a text, expected an image of"),
         (("--format", "onnx", "--data", "nowhere"), "nowhere: no such file or folder"),
         (("--fromat", "onnx"), "Unknown flag '--fromat'. Did you mean --format?"),

@@ -110,12 +110,12 @@ def read(candidate: Candidate, request: ReadRequest) -> RawSplits:
     files = [member.file for member in members]
     layout = None
     if kind == "image":
-        examples, kept, layout = images.read(images.file_items(files), request)
+        examples, readable, layout = images.read(images.file_items(files), request)
     else:
         size_bytes = sum(file.stat().st_size for file in files)
         memory.check_data(4 * size_bytes, f"{len(files)} texts")  # Bytes, text, strings.
-        examples, kept = text.read_whole(files, request)
-    raw = splits.group_kept(examples, *_labels_and_splits(members), kept)
+        examples, readable = text.read_whole(files, request)
+    raw = splits.group_kept(examples, *_labels_and_splits(members), readable)
     return dataclasses.replace(raw, layout=layout)
 
 

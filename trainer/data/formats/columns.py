@@ -392,11 +392,12 @@ def _find_inputs(
             if other != kind
         ):
             return kind, (named[0].name,), _pixel_shape_of_list(named[0])
-    found = [(kind, each) for kind, group in groups.items() for each in group]
-    if len(found) == 1 and not (found[0][0] == "text" and len(columns) > 2):
-        ((kind, only),) = found
+    candidates = [(kind, each) for kind, group in groups.items() for each in group]
+    # A text beside several other columns is perhaps a name or a remark.
+    if len(candidates) == 1 and not (candidates[0][0] == "text" and len(columns) > 2):
+        ((kind, only),) = candidates
         return kind, (only.name,), _pixel_shape_of_list(only)
-    if not found:
+    if not candidates:
         named = [each for each in columns if each.known in TEXTS and each.is_mostly("string")]
         if len(named) == 1:  # Texts of one word.
             return "text", (named[0].name,), None
@@ -410,7 +411,7 @@ def _find_inputs(
         single = [each for each in columns if each.is_mostly("string") and each.known not in IMAGES]
         if len(columns) == 1 and single and not single[0].urls and _are_words(single[0]):
             return "text", (single[0].name,), None
-    raise DataError(_no_inputs(rest, profiles, columns, [each for _, each in found]))
+    raise DataError(_no_inputs(rest, profiles, columns, [each for _, each in candidates]))
 
 
 def _numeric(columns: Mapping[str, Profile]) -> list[str]:

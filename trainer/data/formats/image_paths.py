@@ -104,15 +104,15 @@ class ImagePaths:
         if self.by_name is not None:
             return self.by_name.get(value)
         path = Path(self.listing.root, self.folder, value.replace("\\", "/") + self.suffix)
-        found = self.listing.find(path)
-        if found is None and not self.request.remote:
+        located = self.listing.find(path)
+        if located is None and not self.request.remote:
             # A table that was given without its folder. macOS stores "é" as two characters.
             forms = (
                 str(path),
                 *(unicodedata.normalize(form, str(path)) for form in ("NFC", "NFD")),
             )
-            found = next((Path(form) for form in forms if os.path.isfile(form)), None)
-        return found
+            located = next((Path(form) for form in forms if os.path.isfile(form)), None)
+        return located
 
 
 def _places(table: Path, listing: Listing, values: list[str]) -> Iterator[tuple[str, str]]:
@@ -147,5 +147,5 @@ def _by_name(listing: Listing, values: list[str]) -> dict[str, Path]:
 
 def _beside(folder: Path) -> list[Path]:
     """Returns the images beside a table that was given without its folder."""
-    found = itertools.chain(folder.glob("*"), folder.glob("*/*"), folder.glob("*/*/*"))
-    return list(itertools.islice((path for path in found if path.is_file()), 100_000))
+    located = itertools.chain(folder.glob("*"), folder.glob("*/*"), folder.glob("*/*/*"))
+    return list(itertools.islice((path for path in located if path.is_file()), 100_000))

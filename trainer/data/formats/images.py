@@ -201,19 +201,24 @@ def read(items: Sequence[Item], request: ReadRequest) -> tuple[Array, list[bool]
     """
     layout = survey(items, request)
     pixels_bytes = int(np.prod(layout.shape)) * np.dtype(layout.dtype).itemsize
-    # Twice: the splits are copied from it.
-    memory.check_data(2 * len(items) * pixels_bytes, f"{len(items)} images")
+    size = f"{layout.width}x{layout.height}"
+    try:  # Twice: the splits are copied from it.
+        memory.check_data(2 * len(items) * pixels_bytes, f"{len(items)} images of {size}")
+    except DataError as error:
+        raise DataError(
+            f"{error.problem}; give a smaller --image-size, or use `trainer data convert`"
+        ) from None
     examples = np.empty((len(items), *layout.shape), layout.dtype)
-    kept: list[bool] = []
+    readable: list[bool] = []
     errors: list[DataError] = []
     for image in _decode_all(items, layout):
         if isinstance(image, DataError):
             errors.append(image)
         else:
-            examples[len(kept) - len(errors)] = image
-        kept.append(not isinstance(image, DataError))
+            examples[len(readable) - len(errors)] = image
+        readable.append(not isinstance(image, DataError))
     damaged.report(errors, len(items), "images", request)
-    return examples[: len(items) - len(errors)], kept, layout
+    return examples[: len(items) - len(errors)], readable, layout
 
 
 class ImageReader:

@@ -87,23 +87,23 @@ class Assignment:
         return f"arrays {used}{unused}"
 
 
-def assign(found: Sequence[NamedArray], *, needs_training: bool = True) -> Assignment:
+def assign(all_arrays: Sequence[NamedArray], *, needs_training: bool = True) -> Assignment:
     """Finds the examples and labels of each split by the names of the arrays.
 
     Args:
-        found: all arrays.
+        all_arrays: all arrays.
         needs_training: whether a training split is required.
 
     Raises:
         DataError: the names are not clear, or examples or labels are missing; without a location.
     """
-    if found and all(_BY_ORDER.fullmatch(each.name) for each in found):
-        ordered = sorted(found, key=lambda each: int(each.name.removeprefix("arr_")))
+    if all_arrays and all(_BY_ORDER.fullmatch(each.name) for each in all_arrays):
+        ordered = sorted(all_arrays, key=lambda each: int(each.name.removeprefix("arr_")))
         return Assignment(in_order(ordered))
     roles: dict[tuple[str, str], NamedArray] = {}
     class_names, unused = None, []
-    has_fine = any(_normalized(each.name).endswith(_FINE) for each in found)
-    for each in found:
+    has_fine = any(_normalized(each.name).endswith(_FINE) for each in all_arrays)
+    for each in all_arrays:
         role = _role(each.name, has_fine=has_fine)
         if role is None and _normalized(each.name) in _CLASS_NAMES and len(each.shape) == 1:
             class_names = each
@@ -112,7 +112,7 @@ def assign(found: Sequence[NamedArray], *, needs_training: bool = True) -> Assig
         elif role in roles:
             raise DataError(
                 f"found two arrays for the same {role[1]}, {roles[role].name} and {each.name}. "
-                f"{_found(found)}"
+                f"{_describe(all_arrays)}"
             )
         else:
             roles[role] = each
@@ -121,12 +121,12 @@ def assign(found: Sequence[NamedArray], *, needs_training: bool = True) -> Assig
     elif any(split == "" for split, _ in roles):
         names = [each.name for (split, _), each in roles.items() if split == ""]
         unused += [f"{name} (beside the training split)" for name in names]
-    return Assignment(_pairs(roles, found, unused, needs_training), class_names, tuple(unused))
+    return Assignment(_pairs(roles, all_arrays, unused, needs_training), class_names, tuple(unused))
 
 
 def _pairs(
     roles: Mapping[tuple[str, str], NamedArray],
-    found: Sequence[NamedArray],
+    all_arrays: Sequence[NamedArray],
     unused: list[str],
     needs_training: bool,
 ) -> dict[str, tuple[NamedArray, NamedArray]]:
@@ -137,44 +137,46 @@ def _pairs(
         if x is not None and y is not None:
             pairs[split] = x, y
         elif y is not None:
-            raise DataError(f"found no examples for the labels {y.name}. {_found(found)}")
+            raise DataError(f"found no examples for the labels {y.name}. {_describe(all_arrays)}")
         elif x is not None and split == "train":
-            raise DataError(f"found no labels for the examples {x.name}. {_found(found)}")
+            raise DataError(f"found no labels for the examples {x.name}. {_describe(all_arrays)}")
         elif x is not None:
             unused.append(f"{x.name} (no labels)")
     if "train" not in pairs and len(pairs) == 1 and not needs_training:
         (pair,) = pairs.values()
         return {"train": pair}
     if "train" not in pairs:
-        raise DataError(f"found no training examples with labels. {_found(found)}")
+        raise DataError(f"found no training examples with labels. {_describe(all_arrays)}")
     return pairs
 
 
-def in_order(found: Sequence[NamedArray]) -> dict[str, tuple[NamedArray, NamedArray]]:
+def in_order(all_arrays: Sequence[NamedArray]) -> dict[str, tuple[NamedArray, NamedArray]]:
     """Returns examples and labels by split, of arrays without names, by their order and shapes.
 
     Either each split is followed by its labels, as Keras returns them, or all examples come before
     all labels, as scikit-learn's `train_test_split` returns them.
 
     Args:
-        found: two arrays, or four with a test split, or six with a validation split before it.
+        all_arrays: two arrays, or four with a test split, or six with a validation split before it.
 
     Raises:
         DataError: no order fits the shapes, or both do; without a location.
     """
-    names = {1: ("train",), 2: ("train", "test"), 3: _SPLIT_NAMES}.get(len(found) // 2, ())
-    half = len(found) // 2
+    names = {1: ("train",), 2: ("train", "test"), 3: _SPLIT_NAMES}.get(len(all_arrays) // 2, ())
+    half = len(all_arrays) // 2
     orders = [
-        list(zip(found[::2], found[1::2], strict=False)),
-        list(zip(found[:half], found[half:], strict=False)),
+        list(zip(all_arrays[::2], all_arrays[1::2], strict=False)),
+        list(zip(all_arrays[:half], all_arrays[half:], strict=False)),
     ]
     fitting = [
         order
         for number, order in enumerate(orders)
-        if len(found) == 2 * len(names) > 0 and _fit(order) and (number == 0 or half > 1)
+        if len(all_arrays) == 2 * len(names) > 0 and _fit(order) and (number == 0 or half > 1)
     ]
     if len(fitting) != 1:
-        raise DataError(f"the order of the arrays does not tell what they are. {_found(found)}")
+        raise DataError(
+            f"the order of the arrays does not tell what they are. {_describe(all_arrays)}"
+        )
     return dict(zip(names, fitting[0], strict=True))
 
 
@@ -255,7 +257,7 @@ def _role(name: str, *, has_fine: bool) -> tuple[str, str] | None:
     return None
 
 
-def _found(found: Iterable[NamedArray]) -> str:
-    shown = list(itertools.islice((each.describe() for each in found), 12))
+def _describe(all_arrays: Iterable[NamedArray]) -> str:
+    shown = list(itertools.islice((each.describe() for each in all_arrays), 12))
     names = ", ".join(shown) or "none"
     return f"Found the arrays {names}; expected {EXPECTED}"

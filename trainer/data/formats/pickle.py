@@ -95,12 +95,12 @@ def read(candidate: Candidate, request: ReadRequest) -> RawSplits:
     memory.check_data(2 * size_bytes, "a pickle of this size", Location(files[0]))
     if len(files) == 1:
         (file,) = files
-        found = _arrays(file, _load(file))
+        all_arrays = _arrays(file, _load(file))
     else:
-        found = _join([(file, _arrays(file, _load(file), file.name)) for file in files])
+        all_arrays = _join([(file, _arrays(file, _load(file), file.name)) for file in files])
     place = Location(files[0] if len(files) == 1 else files[0].parent)
     try:
-        assignment = named_arrays.assign(found, needs_training=request.needs_training)
+        assignment = named_arrays.assign(all_arrays, needs_training=request.needs_training)
     except DataError as error:
         raise error.at(place) from None
     if assignment.unused:
@@ -164,12 +164,12 @@ def _arrays_of_list(content: Sequence[Any]) -> list[NamedArray]:
     is_nested = all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in content)
     if is_nested and len(content) < 4 and not any(_is_number(x) for pair in content for x in pair):
         content = [item for pair in content for item in pair]
-    found = [
+    all_arrays = [
         NamedArray.in_memory(f"item {number}", _to_array(item))
         for number, item in enumerate(content)
     ]
     named = []
-    for split, (x, y) in named_arrays.in_order(found).items():
+    for split, (x, y) in named_arrays.in_order(all_arrays).items():
         named += [
             dataclasses.replace(x, name=f"x_{split}"), dataclasses.replace(y, name=f"y_{split}")
         ]  # fmt: skip
@@ -184,7 +184,7 @@ def _arrays_of_dictionary(content: dict[Any, Any], split: str | None) -> list[Na
     """Returns the arrays of a dictionary, with the split in their names, if it is known."""
     named = {_key(key): value for key, value in content.items()}
     is_cifar = _CIFAR_LABELS & named.keys() and "data" in named
-    found = []
+    all_arrays = []
     for key, value in named.items():
         if not isinstance(value, _Array | _Csr | list | tuple):
             continue  # A description.
@@ -193,8 +193,8 @@ def _arrays_of_dictionary(content: dict[Any, Any], split: str | None) -> list[Na
             values = _planes_to_images(values)
         is_name = key.endswith(("_names", "classes"))
         prefix = f"{split}_" if split is not None and not is_name else ""
-        found.append(NamedArray.in_memory(f"{prefix}{key}", values))
-    return found
+        all_arrays.append(NamedArray.in_memory(f"{prefix}{key}", values))
+    return all_arrays
 
 
 def _key(key: Any) -> str:
@@ -212,8 +212,8 @@ def _planes_to_images(values: Array) -> Array:
 def _join(parts: Sequence[tuple[Path, list[NamedArray]]]) -> list[NamedArray]:
     """Returns the arrays of several files; those of one name are joined in the order of files."""
     by_name: dict[str, list[NamedArray]] = {}
-    for _, found in parts:
-        for each in found:
+    for _, all_arrays in parts:
+        for each in all_arrays:
             by_name.setdefault(each.name, []).append(each)
     joined = []
     for name, group in by_name.items():

@@ -46,8 +46,10 @@ def propose(listing: Listing, request: ReadRequest) -> Candidate | None:
     classes = tuple(file for file in texts if file not in left_out)
     problem = None
     if len(classes) < 2:
-        found = ", ".join(file.name for file in classes or texts)
-        problem = DataError(f"found one class only ({found}), expected {NAME}", Location(texts[0]))
+        file_names = ", ".join(file.name for file in classes or texts)
+        problem = DataError(
+            f"found one class only ({file_names}), expected {NAME}", Location(texts[0])
+        )
     for file in listing.files:
         if file not in texts:
             left_out[file] = "no .txt"
@@ -112,8 +114,8 @@ def read_whole(files: Sequence[Path | str], request: ReadRequest) -> tuple[Array
     texts = [text for text in results if isinstance(text, str)]
     errors = [error for error in results if isinstance(error, DataError)]
     damaged.report(errors, len(files), "texts", request)
-    kept = [isinstance(result, str) for result in results]
-    return np.array([*texts, None], dtype=object)[:-1], kept
+    readable = [isinstance(result, str) for result in results]
+    return np.array([*texts, None], dtype=object)[:-1], readable
 
 
 def decode_line(content: bytes) -> str:

@@ -28,7 +28,7 @@ class ShardCache:
             StorageError: the folder cannot be created or written.
         """
         self._path, self._folder = Path(folder), storage.folder(folder)
-        self._folder.check_writable()
+        storage.check_writable("--cache-dir", self._folder)
         with storage.translate_errors(folder):
             self._path.mkdir(parents=True, exist_ok=True)
             for name in filter(storage.is_temporary, self._folder.names()):

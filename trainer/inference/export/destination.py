@@ -41,7 +41,7 @@ class Destination:
         self._folder, self._name = (
             (storage.folder(path), "") if suffix is None else storage.parent(path)
         )
-        self._folder.check_writable()
+        storage.check_writable("--out", self._folder)
         self._check_free(overwrite)
 
     def _check_free(self, overwrite: bool) -> None:

@@ -317,10 +317,10 @@ class TableReader:
         request: ReadRequest,
     ) -> ImagePaths:
         profile = column_types.profile(sample).get("")
-        found = None
+        paths = None
         if profile is not None and profile.is_mostly("string"):
-            found = ImagePaths.find(profile, file, listing, request, certain=True)
-        return found or ImagePaths(listing, request)
+            paths = ImagePaths.find(profile, file, listing, request, certain=True)
+        return paths or ImagePaths(listing, request)
 
     def _image(self, values: Sequence[Any], paths: ImagePaths, location: Location) -> Array:
         """Returns the image in a row: its content, its path, or its pixels."""
