@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from trainer.data import array_labels, checks
+from trainer.data import checks
+from trainer.data.arrays import array_labels
 from trainer.data.dataset import Array, RawSplits, ReadRequest
 from trainer.data.shards.external_shuffle import order_blocks
 from trainer.data.shards.shard_format import Stream
