@@ -205,11 +205,17 @@ DAMAGED: dict[Make, str] = {
     broken_zip: "/a.npz: array 'x_train': damaged: ",
     short_idx: "/t10k-images-idx3-ubyte: its header says 9 x 5 x 6 values in 270 bytes, fou",
     long_idx: "/t10k-images-idx3-ubyte: its header says 9 x 5 x 6 values .* found more",
-    rows_without_labels: ": found 1 of 2 rows without a label or an example: a.csv: line 3: no label; e",
-    npz_of(np.where(PIXELS == 7, np.nan, PIXELS)): "/a.npz: training examples: example 0 holds NaN or in",
-    npz_of(PIXELS, PIXELS[:9, :4]): r"/a.npz: test examples of shape \(4, 6\), expected \(5, 6\) as in t",
+    rows_without_labels: ": found 1 of 2 rows without a label or an example: a.csv: line 3: no ",
+    npz_of(
+        np.where(PIXELS == 7, np.nan, PIXELS)
+    ): "/a.npz: training examples: example 0 holds NaN or in",
+    npz_of(
+        PIXELS, PIXELS[:9, :4]
+    ): r"/a.npz: test examples of shape \(4, 6\), expected \(5, 6\) as in t",
     npz_of(PIXELS[:9]): "/a.npz: training split: 9 examples but 150 labels",
-    npz_of(PIXELS[:, 0, 0]): r"/a.npz: training examples: found uint8 of shape \(150,\), expected numb",
+    npz_of(
+        PIXELS[:, 0, 0]
+    ): r"/a.npz: training examples: found uint8 of shape \(150,\), expected numb",
 }
 
 

@@ -200,6 +200,9 @@ def stream(
         checks.check_numeric(split, _with_channel_axis(file))
     checks.check_consistent(files)
     ranges = {split: _range(split, file) for split, file in files.items()}
+    if _has_images(files["train"]):
+        highs = {split: high for split, (_, high) in ranges.items()}
+        checks.check_scale(highs, {split: file.dtype for split, file in files.items()})
     fits_uint8 = all(
         checks.storage_dtype(files[split].dtype, *ranges[split]) == _UINT8 for split in files
     )

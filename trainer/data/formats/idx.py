@@ -64,9 +64,9 @@ def stream(candidate: Candidate, request: ReadRequest) -> Stream | None:
         DataError: as `read`; perhaps when a damaged block is read.
     """
     pairs = _split_files(candidate.files, request)
-    if any(array_files.is_channels_first(name, images.shape) for name, (images, _) in pairs.items()):
-        return None
     files = {name: images for name, (images, _) in pairs.items()}
+    if any(array_files.is_channels_first(name, file.shape) for name, file in files.items()):
+        return None
     return array_files.stream(files, {name: y.read() for name, (_, y) in pairs.items()}, request)
 
 
