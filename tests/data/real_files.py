@@ -57,7 +57,7 @@ class Format:
         name: name for the table of results.
         write: writes the data to an empty folder.
         examples: how the examples compare with those of the other formats: "identical",
-            "other order", "as vectors" or "lossy".
+            "other order", "as vectors", "of 16 bits" (times 257, as floats) or "lossy".
         flags: flags that are needed to read it.
         pattern: pattern below the folder, if the data is given by a pattern.
         validation: whether the data also has a validation split.
@@ -436,7 +436,11 @@ KINDS = (
             Format("pickle of sparse matrices", pickled(_rows), "as vectors", ("--allow-pickle",)),
             Format("class folders, PNG", class_folders()),
             Format("class folders, PNG, and `validation/`", class_folders(), validation=True),
-            Format("class folders, PNG of 16 bits", class_folders(Encoding(".png", _sixteen_bits))),
+            Format(
+                "class folders, PNG of 16 bits",
+                class_folders(Encoding(".png", _sixteen_bits)),
+                "of 16 bits",
+            ),
             Format("class folders, PNG, transparent", class_folders(Encoding(".png", _ink))),
             Format(
                 "class folders, PNG rotated by EXIF", class_folders(Encoding(".png", rotated=True))

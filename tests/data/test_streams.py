@@ -205,7 +205,7 @@ DAMAGED: dict[Make, str] = {
     broken_zip: "/a.npz: array 'x_train': damaged: ",
     short_idx: "/t10k-images-idx3-ubyte: its header says 9 x 5 x 6 values in 270 bytes, fou",
     long_idx: "/t10k-images-idx3-ubyte: its header says 9 x 5 x 6 values .* found more",
-    rows_without_labels: ": found 1 of 2 rows without a label or an example: a.csv: line 3: no lab",
+    rows_without_labels: ": found 1 of 2 rows without a label or an example: a.csv: line 3: no ",
     npz_of(
         np.where(PIXELS == 7, np.nan, PIXELS)
     ): "/a.npz: training examples: example 0 holds NaN or in",

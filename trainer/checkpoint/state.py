@@ -29,7 +29,7 @@ from trainer.errors import TrainerError
 
 _METADATA = "metadata"  # JSON, as a data set of bytes: HDF5 attributes are limited to 64 KiB.
 _DIGEST = "sha256"
-_FORMAT = 3  # Raised when names of groups, attributes or metadata change.
+_FORMAT = 3  # Raised when names of groups, attributes or metadata, or the identity, change.
 
 START_ANEW = "Set another --out, or --resume never --overwrite to start from the beginning"
 

@@ -16,7 +16,6 @@ from typing import Any
 import pydantic
 from pydantic.dataclasses import dataclass
 
-from trainer.config import paths
 from trainer.config.fields import (
     FORBID_EXTRA,
     GROUPS,
@@ -38,6 +37,7 @@ from trainer.config.options import (
 )
 from trainer.errors import UsageError
 from trainer.runtime import cloud_environment
+from trainer.storage import user_paths
 
 __all__ = [
     "CONTENT_SETTINGS",
@@ -190,13 +190,13 @@ def check(
 
 
 def check_path(label: str, value: str) -> str:
-    """Returns a local or gs:// path as `paths.normalise` does, for one that is in no option.
+    """Returns a local or gs:// path as `user_paths.normalise` does, for one that is in no option.
 
     Raises:
         UsageError: the path has another scheme, for example; the message begins with `label`.
     """
     try:
-        return paths.normalise(value)
+        return user_paths.normalise(value)
     except ValueError as error:
         raise UsageError(f"{label}: found {value!r}, expected {error}") from None
 

@@ -13,7 +13,7 @@ import pydantic
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from trainer import storage
-from trainer.config import paths
+from trainer.storage import user_paths
 
 FORBID_EXTRA = pydantic.ConfigDict(extra="forbid")
 
@@ -73,8 +73,8 @@ def _codec(value: str) -> str:
 
 Text = Annotated[str, Field(min_length=1), AfterValidator(_encodable)]
 # A file, folder or pattern, local or in a bucket; or the name of a data set.
-AnyPath = Annotated[Text, AfterValidator(paths.normalise)]
-FolderPath = Annotated[AnyPath, AfterValidator(paths.without_trailing_slash)]  # A folder.
+AnyPath = Annotated[Text, AfterValidator(user_paths.normalise)]
+FolderPath = Annotated[AnyPath, AfterValidator(user_paths.without_trailing_slash)]  # A folder.
 LocalFolder = Annotated[FolderPath, AfterValidator(_local)]
 File = Annotated[AnyPath, AfterValidator(_plain_file)]  # A file to write.
 Project = Annotated[Text, AfterValidator(_project)]

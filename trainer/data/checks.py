@@ -12,6 +12,7 @@ from trainer.data.shards.reader import Array, Shards
 from trainer.errors import DataError, Location
 from trainer.runtime import memory
 
+_MIN_UNSCALED = 2  # Images with larger values were not scaled to 0 to 1.
 _MAX_IMBALANCE = 10  # Ratio of the largest to the smallest class that needs no warning.
 # Larger values come from damaged headers, not from data that a model here can be trained on.
 MAX_CLASSES = 1000
@@ -173,9 +174,14 @@ def unify_dtypes(splits: dict[str, tuple[Examples, Array]]) -> dict[str, tuple[E
     """Returns the examples and labels of all splits, with examples of one dtype.
 
     Raises:
-        DataError: as `check_consistent`, or the shards of two splits have different dtypes.
+        DataError: as `check_consistent` and `check_scale`, or the shards of two splits have
+            different dtypes.
     """
     check_consistent({name: examples for name, (examples, _) in splits.items()})
+    train, _ = splits["train"]
+    if train.ndim == 4:
+        highs = {name: float(examples.max()) for name, (examples, _) in splits.items()}
+        check_scale(highs, {name: examples.dtype for name, (examples, _) in splits.items()})
     if len({examples.dtype for examples, _ in splits.values()}) == 1:
         return splits
     # The values of one split fitted into uint8, those of another did not.
@@ -185,6 +191,27 @@ def unify_dtypes(splits: dict[str, tuple[Examples, Array]]) -> dict[str, tuple[E
             raise DataError(f"{name} examples: {examples.dtype}, unlike those of other splits")
         unified[name] = examples.astype(np.float32), labels
     return unified
+
+
+def check_scale(highs: Mapping[str, float], dtypes: Mapping[str, np.dtype[Any]]) -> None:
+    """Checks that the images of no split have values of 0 to 1 where others have up to 255.
+
+    Args:
+        highs: maximum value by split.
+        dtypes: dtype by split, before splits are brought to one.
+
+    Raises:
+        DataError: one split was scaled, and another was not.
+    """
+    for name, high in highs.items():
+        train_high = highs["train"]
+        is_larger = dtypes["train"].kind == "f" and train_high <= 1 and high > _MIN_UNSCALED
+        is_smaller = dtypes[name].kind == "f" and 0 < high <= 1 and train_high > _MIN_UNSCALED
+        if is_larger or is_smaller:
+            raise DataError(
+                f"{title(name)} examples: found images of values up to {high:g}, and in training up "
+                f"to {train_high:g}; scale both in the same way"
+            )
 
 
 def check_consistent(splits: Mapping[str, HasShape]) -> None:

@@ -229,6 +229,14 @@ def test_arrays_of_unknown_names_give_way_to_a_table(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         (
+            {"x_train": X / 255},
+            "test examples: found images of values up to 255, and in training up to 1; scale both",
+        ),
+        (
+            {"x_test": X[:9] / 255},
+            "test examples: found images of values up to 1, and in training up to 255; scale both",
+        ),
+        (
             {"y_train": None},
             "found no labels for the examples x_train. Found the arrays x_test .9, ",
         ),

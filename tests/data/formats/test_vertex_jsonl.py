@@ -101,7 +101,7 @@ def test_images_that_do_not_fit_into_memory_are_refused_at_the_first(
     path = upload(f"{bucket}/a.png", png(1, side=64), tmp_path)
     lines = [line(str(n % 2), imageGcsUri=path) for n in range(300)]
     monkeypatch.setattr(memory, "limit", lambda: 4_000_000)
-    with pytest.raises(DataError, match="300 images takes 2 MB in memory, expected at most 2 MB"):
+    with pytest.raises(DataError, match="300 images of 64x64 takes 2 MB in memory.*--image-size"):
         loader.load(DataOptions(data=write(tmp_path / "data.jsonl", *lines), seed=0))
 
 

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from trainer.data import splits
+from trainer.data.arrays import array_files
+from trainer.data.arrays.array_files import ArrayFile
 from trainer.data.checks import check_example_shape
 from trainer.data.dataset import SPLITS, RawSplits, ReadRequest
-from trainer.data.formats import arrays
-from trainer.data.formats.arrays import ArrayFile
 from trainer.data.listing import Candidate
 from trainer.data.shards.shard_format import Stream
 from trainer.errors import DataError, Location
@@ -54,7 +54,7 @@ def read(candidate: Candidate, request: ReadRequest) -> RawSplits:
         name: (images.read(), labels.read())
         for name, (images, labels) in _split_files(candidate.files, request).items()
     }
-    return arrays.raw_splits(pairs)
+    return array_files.raw_splits(pairs)
 
 
 def stream(candidate: Candidate, request: ReadRequest) -> Stream | None:
@@ -64,10 +64,10 @@ def stream(candidate: Candidate, request: ReadRequest) -> Stream | None:
         DataError: as `read`; perhaps when a damaged block is read.
     """
     pairs = _split_files(candidate.files, request)
-    if any(arrays.is_channels_first(name, images.shape) for name, (images, _) in pairs.items()):
-        return None
     files = {name: images for name, (images, _) in pairs.items()}
-    return arrays.stream(files, {name: y.read() for name, (_, y) in pairs.items()}, request)
+    if any(array_files.is_channels_first(name, file.shape) for name, file in files.items()):
+        return None
+    return array_files.stream(files, {name: y.read() for name, (_, y) in pairs.items()}, request)
 
 
 def _split_files(

@@ -16,11 +16,11 @@ from typing import IO, Any
 import numpy as np
 
 from trainer.data import splits
+from trainer.data.arrays import named_arrays
+from trainer.data.arrays.array_files import ArrayFile, Readable
+from trainer.data.arrays.named_arrays import NamedArray
 from trainer.data.checks import check_example_shape, check_shape
 from trainer.data.dataset import Array, RawSplits, ReadRequest
-from trainer.data.formats import named_arrays
-from trainer.data.formats.arrays import ArrayFile, Readable
-from trainer.data.formats.named_arrays import NamedArray
 from trainer.data.listing import Candidate, Listing
 from trainer.data.shards.shard_format import Stream
 from trainer.errors import DataError, Location

@@ -23,9 +23,10 @@ from typing import Any
 import numpy as np
 
 from trainer.data import splits
+from trainer.data.arrays import named_arrays
+from trainer.data.arrays.named_arrays import NamedArray
 from trainer.data.dataset import Array, RawSplits, ReadRequest
-from trainer.data.formats import images, named_arrays, rows
-from trainer.data.formats.named_arrays import NamedArray
+from trainer.data.formats import images, rows
 from trainer.data.formats.sparse import to_dense
 from trainer.data.listing import Candidate, Listing
 from trainer.errors import DataError, Location

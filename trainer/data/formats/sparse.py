@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from trainer.data.arrays import array_files
 from trainer.data.checks import check_shape
 from trainer.data.dataset import Array, RawSplits, ReadRequest
-from trainer.data.formats import arrays, npz
+from trainer.data.formats import npz
 from trainer.data.listing import Candidate
 from trainer.errors import DataError, Location
 
@@ -37,7 +38,7 @@ def read(candidate: Candidate, request: ReadRequest) -> RawSplits:
     (file,) = candidate.files
     examples = read_examples(file)
     try:
-        return arrays.raw_splits({"train": (examples, npz.read_array(file, "labels"))})
+        return array_files.raw_splits({"train": (examples, npz.read_array(file, "labels"))})
     except DataError as error:
         raise error.at(Location(file)) from None
 

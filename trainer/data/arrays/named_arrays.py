@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from trainer.data import splits
+from trainer.data.arrays import array_files
+from trainer.data.arrays.array_files import ArrayFile
 from trainer.data.dataset import Array, RawSplits, ReadRequest
-from trainer.data.formats import arrays
-from trainer.data.formats.arrays import ArrayFile
 from trainer.data.shards.shard_format import Stream
 from trainer.errors import DataError, Location
 
@@ -200,7 +200,7 @@ def read(assignment: Assignment, location: Location) -> RawSplits:
     """
     pairs = {split: (x.read(), y.read()) for split, (x, y) in assignment.splits.items()}
     try:
-        return arrays.raw_splits(pairs, _names(assignment))
+        return array_files.raw_splits(pairs, _names(assignment))
     except DataError as error:
         raise error.at(location) from None
 
@@ -214,11 +214,11 @@ def stream(assignment: Assignment, request: ReadRequest, location: Location) -> 
     files, labels = {}, {}
     for split, (x, y) in assignment.splits.items():
         file = x.file()
-        if file is None or arrays.is_channels_first(split, x.shape):
+        if file is None or array_files.is_channels_first(split, x.shape):
             return None
         files[split], labels[split] = file, y.read()
     try:
-        return arrays.stream(files, labels, request, _names(assignment))
+        return array_files.stream(files, labels, request, _names(assignment))
     except DataError as error:
         raise error.at(location) from None
 

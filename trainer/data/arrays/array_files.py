@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from trainer.data import array_labels, checks
+from trainer.data import checks
+from trainer.data.arrays import array_labels
 from trainer.data.dataset import Array, RawSplits, ReadRequest
 from trainer.data.shards.external_shuffle import order_blocks
 from trainer.data.shards.shard_format import Stream
@@ -199,6 +200,9 @@ def stream(
         checks.check_numeric(split, _with_channel_axis(file))
     checks.check_consistent(files)
     ranges = {split: _range(split, file) for split, file in files.items()}
+    if _has_images(files["train"]):
+        highs = {split: high for split, (_, high) in ranges.items()}
+        checks.check_scale(highs, {split: file.dtype for split, file in files.items()})
     fits_uint8 = all(
         checks.storage_dtype(files[split].dtype, *ranges[split]) == _UINT8 for split in files
     )

@@ -1,4 +1,4 @@
-"""Checks and normalises paths: local ones, and gs://bucket/path."""
+"""Checks and normalises the paths that users give: local ones, and gs://bucket/path."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import re
 import urllib.parse
 
-from trainer import storage
+from trainer.storage._paths import SCHEME, has_bucket
 
 _EXPECTED = "a local path or gs://bucket/path"
 # "a:/" and "a://" begin like a URL, "C:\\" like a path of Windows; "a:b" is a usual name, unless a
@@ -32,9 +32,9 @@ def normalise(value: str) -> str:
     """
     if value != value.strip() and not os.path.lexists(value):
         raise ValueError("a path without spaces at its ends")
-    if value[: len(storage.SCHEME)].lower() == storage.SCHEME:
-        value = storage.SCHEME + value[len(storage.SCHEME) :]
-        if not storage.has_bucket(value):
+    if value[: len(SCHEME)].lower() == SCHEME:
+        value = SCHEME + value[len(SCHEME) :]
+        if not has_bucket(value):
             raise ValueError("gs://bucket/path")
     elif is_file_url := _FILE_URL.match(value):
         value = urllib.parse.unquote(value[is_file_url.end() :])
