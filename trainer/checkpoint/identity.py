@@ -189,11 +189,13 @@ def fixed_epochs(
     """
     if train_state["uses_epochs"]:
         return "a callback of its recipe reads the number of epochs"
-    two = [
+    longer = dataclasses.replace(config, epochs=2 * config.epochs)
+    now, then = (
         describe_optimizer(model_builder.make_optimizer(each, model_entry, spec))
-        for each in (config, dataclasses.replace(config, epochs=2 * config.epochs))
-    ]
-    paths = [path.removeprefix("optimizer: ") for path in _Comparison().values("optimizer", *two)]
+        for each in (config, longer)
+    )
+    differences = _Comparison().values("optimizer", now, then)
+    paths = [path.removeprefix("optimizer: ") for path in differences]
     if not paths:
         return None
     return f"the optimizer of its recipe depends on the number of epochs ({', '.join(paths)})"

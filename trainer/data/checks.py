@@ -209,8 +209,8 @@ def check_scale(highs: Mapping[str, float], dtypes: Mapping[str, np.dtype[Any]])
         is_smaller = dtypes[name].kind == "f" and 0 < high <= 1 and train_high > _MIN_UNSCALED
         if is_larger or is_smaller:
             raise DataError(
-                f"{title(name)} examples: found images of values up to {high:g}, and in training up "
-                f"to {train_high:g}; scale both in the same way"
+                f"{title(name)} examples: found images of values up to {high:g}, and in training "
+                f"up to {train_high:g}; scale both in the same way"
             )
 
 
