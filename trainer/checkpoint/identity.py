@@ -193,7 +193,10 @@ def fixed_epochs(
         describe_optimizer(model_builder.make_optimizer(each, model_entry, spec))
         for each in (config, dataclasses.replace(config, epochs=2 * config.epochs))
     ]
-    paths = [path.removeprefix("optimizer: ") for path in _Comparison().values("optimizer", *two)]
+    paths = [
+        path.removeprefix("optimizer: ")
+        for path in _Comparison().values("optimizer", two[0], two[1])
+    ]
     if not paths:
         return None
     return f"the optimizer of its recipe depends on the number of epochs ({', '.join(paths)})"
