@@ -205,10 +205,10 @@ def test_a_run_from_the_config_of_another_is_bit_identical(
 def test_overwrite_replaces_a_run(job: Job, digits: Path, tmp_path: Path) -> None:
     arguments = ["--model=mlp", "--data", digits, "--out=run"]
     assert job(*arguments, "--epochs=1").returncode == 0
-    refused = job(*arguments, "--epochs=2")
+    refused = job(*arguments, "--epochs=2", "--batch-size=64")
     assert refused.returncode == 2
     assert json.loads((tmp_path / "run" / filenames.METRICS).read_text())["epochs"] == 1
-    assert job(*arguments, "--epochs=2", "--overwrite").returncode == 0
+    assert job(*arguments, "--epochs=2", "--batch-size=64", "--overwrite").returncode == 0
     assert json.loads((tmp_path / "run" / filenames.METRICS).read_text())["epochs"] == 2
 
 

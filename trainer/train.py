@@ -106,7 +106,11 @@ def follow(config: Config, cluster: Cluster) -> None:
 
     workers = job.devices.workers
     with hooks.worker_hook(
-        job.model, job.callbacks, identity=_identity(job), workers=workers
+        job.model,
+        job.callbacks,
+        identity=_identity(job),
+        new_callbacks=job.model_entry.recipe.callbacks,
+        workers=workers,
     ) as hook:
         _run_loop(job, hook)
     workers.barrier()

@@ -230,7 +230,8 @@ def test_a_worker_with_other_settings_is_refused(workers: Team) -> None:
     other = workers.start("plain:build", "--out=unlike", "--seed=8", addresses=addresses)
     other[0].kill()
     assert [first.wait(60), other[1].wait(60)] == [2, 2]
-    assert "the chief's state: it is of other settings" in workers.output(1)
+    message = "this worker (now) differs from the chief (was): --seed was 7, now 8"
+    assert message in workers.output(1)
 
 
 @pytest.mark.long

@@ -117,6 +117,7 @@ def worker_hook(
     callbacks: Sequence[keras.callbacks.Callback],
     *,
     identity: Identity,
+    new_callbacks: CallbacksFactory,
     workers: Workers,
 ) -> Iterator[TrainingHook]:
     """Yields the hook of a worker that is not the chief; it reads and writes no files.
@@ -125,10 +126,11 @@ def worker_hook(
         model: compiled.
         callbacks: callbacks whose state is part of the run.
         identity: what the result depends on, by `identity.describe`.
+        new_callbacks: creates the callbacks once more, to tell what differs in each run.
         workers: the workers that train together.
     """
     with preemption.defer_sigterm() as sigterm:
-        yield WorkerHook(model, callbacks, identity, sigterm, workers)
+        yield WorkerHook(model, callbacks, identity, new_callbacks, sigterm, workers)
 
 
 @dataclass(frozen=True)
@@ -234,7 +236,9 @@ class ChiefHook(TrainingHook):
         metadata, epochs = self._metadata, self._metadata.identity["epochs"]
         saved = checkpoint.metadata
         try:
-            checkpoint_state.check_identity(checkpoint, metadata.identity, self._describe_again)
+            checkpoint_state.check_identity(
+                checkpoint, metadata.identity, lambda: _describe_again(metadata.new_callbacks)
+            )
             done, steps = checkpoint_state.position(checkpoint)
             planned = saved["identity"]["epochs"]
             if (done, steps) > (epochs, 0):
@@ -260,10 +264,6 @@ class ChiefHook(TrainingHook):
         self._warn_about_environment(saved["environment"])
         metadata.timer.add_earlier_attempts(saved["seconds"])
         return state
-
-    def _describe_again(self) -> list[dict[str, Any]]:
-        time.sleep(_CLOCK_STEP_S)  # So that the time of creation differs.
-        return run_identity.describe_callbacks(self._metadata.new_callbacks())
 
     def after_training(self, state: TrainState) -> None:
         """Keeps the state, from which more epochs can continue.
@@ -313,6 +313,12 @@ class ChiefHook(TrainingHook):
             LOGGER.warning("the result may not be bit-identical: %s", "; ".join(differences))
 
 
+def _describe_again(new_callbacks: CallbacksFactory) -> list[dict[str, Any]]:
+    """Describes newly created callbacks."""
+    time.sleep(_CLOCK_STEP_S)  # So that the time of creation differs.
+    return run_identity.describe_callbacks(new_callbacks())
+
+
 class WorkerHook(TrainingHook):
     """Starts from the state of the chief, and stops after SIGTERM on any worker."""
 
@@ -321,6 +327,7 @@ class WorkerHook(TrainingHook):
         model: keras.Model,
         callbacks: Sequence[keras.callbacks.Callback],
         identity: Identity,
+        new_callbacks: CallbacksFactory,
         preemption: PreemptionSignal,
         workers: Workers,
     ) -> None:
@@ -330,10 +337,12 @@ class WorkerHook(TrainingHook):
             model: compiled.
             callbacks: callbacks whose state is part of the run.
             identity: what the result depends on; the chief's must be the same.
+            new_callbacks: creates the callbacks once more.
             preemption: records SIGTERM.
             workers: the workers that train together.
         """
         self._model, self._callbacks, self._identity = model, callbacks, identity
+        self._new_callbacks = new_callbacks
         self._preemption, self._workers = preemption, workers
 
     def restore(self) -> TrainState:
@@ -343,19 +352,27 @@ class WorkerHook(TrainingHook):
             UsageError: a worker has other settings, other data or another model.
         """
         content = io.BytesIO(self._workers.broadcast_bytes(b""))
-        problem = ""
+        problem, state = "", TrainState()
         try:
             checkpoint = checkpoint_state.read(content)
-            epochs = checkpoint.metadata["identity"]["epochs"]
-            if epochs != self._identity["epochs"]:
-                raise CheckpointError(f"--epochs is {epochs}, here {self._identity['epochs']}")
-            checkpoint_state.check_identity(checkpoint, self._identity)
-            state = checkpoint_state.restore(checkpoint, self._model, self._callbacks)
+            problem = self._compare(checkpoint.metadata["identity"])
+            if not problem:
+                state = checkpoint_state.restore(checkpoint, self._model, self._callbacks)
         except CheckpointError as error:
             problem = f"the chief's state: {error}"
         if self._workers.any(bool(problem)):
             raise UsageError(problem or _MISMATCH)
         return state
+
+    def _compare(self, chief: Identity) -> str:
+        """Returns what differs from the chief's identity; "" if nothing does."""
+        lines = run_identity.differences(
+            chief, self._identity, lambda: _describe_again(self._new_callbacks)
+        )
+        if chief["epochs"] != self._identity["epochs"]:
+            lines.insert(0, f"--epochs was {chief['epochs']}, now {self._identity['epochs']}")
+        text = run_identity.format_differences(lines)
+        return f"this worker (now) differs from the chief (was): {text}" if lines else ""
 
     def after_steps(self, state: TrainState, steps: int, *, epoch_end: bool = False) -> None:
         """Checks for SIGTERM on all workers.
