@@ -403,7 +403,7 @@ def test_another_run_is_not_replaced_and_the_same_one_is_returned_at_once(
     finished_run: Path, digits: Path
 ) -> None:
     before = (finished_run / "manifest.json").stat().st_mtime_ns
-    with pytest.raises(RunExistsError, match="holds a run with other settings: --epochs was 3"):
+    with pytest.raises(RunExistsError, match="--epochs was 3, now 2, and it was trained for 3"):
         trainer.train(model="mlp", data=digits, epochs=2, out=finished_run)
     run = trainer.train(model="mlp", data=digits, epochs=3, out=finished_run)
     again = trainer.train(config=finished_run / "config.json", out=finished_run)

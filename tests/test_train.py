@@ -92,7 +92,7 @@ def test_a_job_writes_a_complete_run_directory(job: Job, digits: Path, tmp_path:
     assert set(metrics) == {
         "test", "accuracy_interval", "calibration", "per_class", "confusion", "seconds",
         "examples_per_second", "epochs", "parameters", "device", "seed", "model", "data", "input",
-        "leaked_from_training",
+        "leaked_from_training", "source",
     }  # fmt: skip
     stages = {"import", "data", "build", "train", "evaluate", "write", "report"}
     assert set(metrics["seconds"]) == stages | {"total"}
@@ -111,10 +111,11 @@ def test_a_job_writes_a_complete_run_directory(job: Job, digits: Path, tmp_path:
     assert (settings["batch_size"], settings["learning_rate"], settings["seed"]) == (128, 0.001, 0)
 
     lines = result.stderr.splitlines()
-    assert lines[0].startswith(f"training mlp on {digits}, ")
-    assert [line.split()[:2] for line in lines[1:3]] == [["epoch", "1/2"], ["epoch", "2/2"]]
-    assert lines[3].startswith("test accuracy")
-    assert len(lines) == 4
+    assert lines[0].startswith(f"{digits}: IDX files of images and labels; train 801, validation ")
+    assert lines[1].startswith(f"training mlp on {digits}, ")
+    assert [line.split()[:2] for line in lines[2:4]] == [["epoch", "1/2"], ["epoch", "2/2"]]
+    assert lines[4].startswith("test accuracy")
+    assert len(lines) == 5
 
     model = keras.models.load_model(run / filenames.MODEL_KERAS)
     data = loader.load(DataOptions(data=str(digits), seed=0))
@@ -144,9 +145,9 @@ def test_a_job_reads_from_and_writes_to_a_bucket(job: Job, bucket: str, sentence
     repeated = job(*arguments, "--epochs=1", "--log=json")
     assert repeated.returncode == 0
     assert "this run is finished already" in repeated.stdout
-    other = job(*arguments, "--epochs=2")
+    other = job(*arguments, "--epochs=1", "--batch-size=50")
     assert other.returncode == 2
-    assert "--epochs was 1, now 2" in other.stderr
+    assert "--batch-size was 100, now 50" in other.stderr
     assert storage.folder(bucket).names() == before
 
 

@@ -174,7 +174,7 @@ def test_classes_are_matched_by_name(
         (np.full([9, 28, 28], 0.5), np.arange(9), "found 0.5, expected an image of 28x28x1 whole"),
         (np.full([9, 28, 28], 256), np.arange(9), "found 256.0, expected an image of 28x28x1"),
         (np.array(list("abcdefghi")), np.arange(9), "found texts, expected an image of 28x28x1"),
-        (np.zeros([9, 28, 28], int), np.arange(9) + 3, "labels: found 11, expected 0 to 9"),
+        (np.zeros([9, 28, 28], int), np.arange(9) + 3, "found class '10', expected 0, 1, 2"),
         (np.zeros([9, 28, 28], int), np.arange(8), "training split: 9 examples but 8 labels"),
     ],
 )

@@ -84,7 +84,7 @@ def _propose(name: str, listing: Listing, request: ReadRequest) -> Candidate | N
         format=module,
         files=tuple(files),
         evidence=0 if error else 3,
-        summary=module.NAME,
+        summary=module.NAME.partition(" (")[0],
         left_out=others,
         error=error,
     )

@@ -37,6 +37,7 @@ def make_source(model: keras.Model, folder: Path) -> ExportSource:
         metrics={},
         input=signature,
         classes=tuple(map(str, range(model.output_shape[1]))),
+        source=None,
     )
     loaded = Predictor(folder / "saved_model")
     return ExportSource(run=run, files=folder, model=loaded, representative=None)
