@@ -59,7 +59,7 @@ def pictures(tmp_path: Path) -> Path:
 def test_check_prints_the_statistics_of_a_data_set(data: Command, digits: Path) -> None:
     code, lines, err = data("check", digits)
     assert (code, err) == (0, "")
-    assert lines[0].startswith(f"{digits}: IDX files of images and labels (train-images, ")
+    assert lines[0].startswith(f"{digits}: IDX files of images and labels")
     assert lines[1] == f"{digits}: images of 28x28, 1 channel, uint8"
     assert lines[2].split() == ["class", "train", "test"]
     assert lines[-2].split() == ["all", "1,000", "300"]

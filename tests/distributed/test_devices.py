@@ -28,7 +28,7 @@ def test_a_cpu_uses_xla_only_on_request(xla: str, expected: bool) -> None:
     assert selected.description.endswith(", XLA") == expected
 
 
-@pytest.mark.parametrize("set_by_user", [False, True])
+@pytest.mark.parametrize("set_by_user", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_cpu_computes_two_microbatches_each_on_half_of_the_cores(set_by_user: bool) -> None:
     code = (
         "import tensorflow as tf; from trainer.distributed import devices; "

@@ -114,7 +114,9 @@ def test_weights_are_loaded_from_the_file_and_saved_with_the_model(
     np.testing.assert_allclose(model(images), loaded(images), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", [SMALLEST, "MobileNetV2", "DenseNet121", "VGG16"])
+@pytest.mark.parametrize(
+    "name", [SMALLEST, "MobileNetV2", pytest.param("DenseNet121", marks=pytest.mark.long), "VGG16"]
+)
 def test_pixels_are_preprocessed_as_the_backbone_requires(name: str) -> None:
     """It differs by family: none, -1 to 1, ImageNet's mean and standard deviation, BGR."""
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)

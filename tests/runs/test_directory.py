@@ -189,6 +189,9 @@ def test_the_checkpoints_of_more_epochs_are_kept_until_they_are_done(
         assert (folder.read("checkpoints/latest.json") is not None) is kept
 
 
+@pytest.mark.parametrize(
+    "out", ["local", pytest.param("gs", marks=pytest.mark.long)], indirect=True
+)
 def test_a_kill_while_results_are_replaced_leaves_a_whole_run_or_an_unfinished_one(
     out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,7 +65,13 @@ def test_augmentation_layers_are_inactive_in_saved_models(
     assert np.abs(training_outputs - expected).max() > 0.1
 
 
-@pytest.mark.parametrize("name", MODELS)
+SLOW = ("image", "ngram")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.long) if name in SLOW else name for name in MODELS],
+)
 def test_every_file_gives_the_outputs_of_the_trained_model(
     name: str, digits: Path, sentences: Path, tmp_path: Path
 ) -> None:

@@ -50,6 +50,7 @@ def model_of(*vectorizers: keras.layers.Layer) -> keras.Model:
     return keras.Model(text, layers.Concatenate()(outputs) if len(outputs) > 1 else outputs[0])
 
 
+@pytest.mark.long
 def test_every_mode_of_text_vectorization(tmp_path: Path) -> None:
     rng = random.Random(0)
     lengths = (rng.randrange(60) for _ in range(60))
