@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import site
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -99,10 +98,8 @@ def unusable_gpu_message(devices: list[str], missing: list[str], problem: str | 
 
 
 def _opens(name: str) -> bool:
-    # TensorFlow searches the nvidia-* wheels by its run path, then the system's folders.
-    wheels = (
-        path for root in site.getsitepackages() for path in Path(root).glob(f"nvidia/*/lib/{name}")
-    )
+    # TensorFlow searches the nvidia-* wheels beside its own package, then the system's folders.
+    wheels = Path(tf.__file__).parents[1].glob(f"nvidia/*/lib/{name}")
     try:
         ctypes.CDLL(str(next(wheels, name)))
     except OSError:

@@ -62,7 +62,8 @@ def findings(statistics: Statistics) -> list[str]:
     if statistics.conflicting:
         sentences.append(f"{statistics.conflicting:,} examples have more than one class")
     if statistics.uniform:
-        sentences.append(f"{statistics.uniform:,} images have a single colour")
+        verb = "image has" if statistics.uniform == 1 else "images have"
+        sentences.append(f"{statistics.uniform:,} {verb} a single colour")
     counts = statistics.counts("train")
     empty = [name for name, count in zip(statistics.classes, counts, strict=True) if not count]
     if empty:
