@@ -78,7 +78,7 @@ def test_check_reports_duplicates_conflicts_and_uniform_images(
     findings = [
         "2 of 113 training examples are duplicates",
         "1 examples have more than one class",
-        "1 images have a single colour",
+        "1 image has a single colour",
     ]
     assert lines[-4:] == [*findings, str(page)]
     text = page.read_text()
