@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import gzip
 import json
 import unicodedata
@@ -386,3 +387,150 @@ def test_the_import_files_of_vertex_ai_have_no_header(tmp_path: Path) -> None:
     raw = read(tmp_path, files | {"import.csv": rows})
     assert sizes(raw) == {"train": 16, "validation": 4}
     assert raw.classes == ("a", "b")
+
+
+def test_a_table_of_a_split_names_images_of_its_own_folder(tmp_path: Path) -> None:
+    files: dict[str, str | bytes] = {}
+    for split, first in (("train", 0), ("test", 100)):
+        files |= {f"{split}/Image_{n}.png": picture(first + n) for n in range(8)}
+        rows = "".join(f"Image_{n}.png,{'ab'[n % 2]}\n" for n in range(8))
+        files[f"{split.title()}ing_set.csv"] = f"filename,label\n{rows}"
+    del files["Testing_set.csv"]
+    raw = read(tmp_path / "1", files | {"Training_set.csv": files["Training_set.csv"]})
+    assert raw.train[0].max() < 100
+    both = files | {"test.csv": files["Training_set.csv"]}
+    raw = read(tmp_path / "2", both)
+    assert raw.test is not None
+    assert (raw.train[0].max() < 100) == (raw.test[0].min() >= 100) == True  # noqa: E712
+    twice = {f"{folder}/{n}.png": picture(n) for folder in ("full", "small") for n in range(8)}
+    rows = "".join(f"{n}.png,{'ab'[n % 2]}\n" for n in range(8))
+    with pytest.raises(DataError, match="names images both in full/ and in small/"):
+        read(tmp_path / "3", twice | {"labels.csv": f"image,label\n{rows}"})
+
+
+@pytest.mark.parametrize("name", ["sampleSubmission.csv", "submission.csv", "predictions.csv"])
+def test_tables_to_hand_in_are_left_out(tmp_path: Path, name: str) -> None:
+    raw = read(tmp_path, {"trainLabels.csv": CSV, name: CSV.replace("neg", "pos")})
+    assert sizes(raw) == {"train": 30}
+    assert raw.source is not None
+    assert name in raw.source.left_out
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "expected"),
+    [
+        ("split", ("train", "holdout"), {"train", "test"}),
+        ("split", ("TRAIN", "VALIDATE"), {"train", "validation"}),
+        ("split", ("tr", "te"), {"train", "test"}),
+        ("data_split", ("train", "cv"), {"train", "validation"}),
+        ("type", ("train", "test"), {"train", "test"}),
+        ("is_valid", ("0.0", "1.0"), {"train", "validation"}),
+        ("is_test", ("no", "yes"), {"train", "test"}),
+        ("is_train", ("True", "False"), {"train", "test"}),
+    ],
+)
+def test_a_column_of_splits_is_used_whatever_it_is_called(
+    tmp_path: Path, column: str, values: tuple[str, str], expected: set[str]
+) -> None:
+    rows = "".join(f"{text},{label},{values[n > 19]}\n" for n, (text, label) in enumerate(TEXTS))
+    raw = read(tmp_path, {"a.csv": f"text,label,{column}\n{rows}"})
+    assert set(sizes(raw)) == expected
+    assert sizes(raw)["train"] == 20
+
+
+def test_a_split_that_is_not_known_is_no_training_data(tmp_path: Path) -> None:
+    values = ("train", "test", "unlabeled")
+    rows = "".join(f"{text},{label},{values[n % 3]}\n" for n, (text, label) in enumerate(TEXTS))
+    with pytest.raises(DataError, match="found 'unlabeled' in column 'split', expected the name"):
+        read(tmp_path, {"a.csv": f"text,label,split\n{rows}"})
+
+
+def test_minus_one_is_no_label_beside_others(tmp_path: Path) -> None:
+    rows = "".join(f"some text {n},{(0, 1, 2)[n % 3]}\n" for n in range(30)) + "a text,-1\n"
+    assert read(tmp_path / "1", {"a.csv": f"text,label\n{rows}"}).classes == ("0", "1", "2")
+    signs = "".join(f"some text {n},{(-1, 1)[n % 2]}\n" for n in range(30))
+    assert read(tmp_path / "2", {"a.csv": f"text,label\n{signs}"}).classes == ("-1", "1")
+
+
+@pytest.mark.parametrize(
+    "labels", [[[1], [0], [0, 1]], ["['a', 'b']", "['a']", "['b']"], ["{'x': 1}"]]
+)
+def test_several_labels_are_refused_however_they_are_written(
+    tmp_path: Path, labels: list[Any]
+) -> None:
+    lines = [{"text": f"some text {n}", "label": labels[n % len(labels)]} for n in range(24)]
+    with pytest.raises(DataError, match="2 labels|labels, expected one class|is an object with"):
+        read(tmp_path, {"a.jsonl": "\n".join(map(json.dumps, lines))})
+
+
+def test_numbers_with_a_comma_are_no_lists(tmp_path: Path) -> None:
+    rows = "".join(f'"{1 + n},005",{n / 7},{"ab"[n % 2]}\n' for n in range(20))
+    with pytest.raises(DataError, match="give the column of the examples|none of them holds"):
+        read(tmp_path, {"a.csv": f"a,b,label\n{rows}"})
+
+
+def test_copies_of_a_table_are_read_once(tmp_path: Path) -> None:
+    columns = {"text": [text for text, _ in TEXTS], "label": [label for _, label in TEXTS]}
+    content = parquet_bytes(tmp_path / "x.parquet", columns)
+    files = {"train.csv": CSV, "train.parquet": content, "train (1).csv": CSV,
+             "train.csv.gz": gzip.compress(CSV.encode())}  # fmt: skip
+    raw = read(tmp_path / "d", files)
+    assert sizes(raw) == {"train": 30}
+    assert raw.source is not None
+    assert raw.source.left_out.count("a copy of") == 1
+
+
+def test_tables_whose_names_differ_after_a_dot_are_no_copies(tmp_path: Path) -> None:
+    raw = read(tmp_path, {"set.training.csv": CSV, "set.test.csv": TEST_CSV})
+    assert sizes(raw) == {"train": 30, "test": 2}
+
+
+def test_a_first_line_of_numbers_is_data_though_it_has_a_known_word(tmp_path: Path) -> None:
+    rows = "".join(f"{'xy'[n % 2]},{n / 7},{n / 3}\n" for n in range(20))
+    raw = read(tmp_path, {"a.csv": rows}, label_column="1")
+    assert raw.train[0].shape == (20, 2)
+
+
+def test_the_last_word_of_a_name_says_the_split(tmp_path: Path) -> None:
+    raw = read(tmp_path, {"ab_test_train.csv": CSV, "ab_test_test.csv": TEST_CSV})
+    assert sizes(raw) == {"train": 30, "test": 2}
+
+
+def test_folders_beside_those_of_splits_are_no_part_of_them(tmp_path: Path) -> None:
+    names = [f"{top}/{name}" for top in ("train", "train_masks", "test") for name in "ab"]
+    raw = read(tmp_path / "1", pictures(*names))
+    assert sizes(raw) == {"train": 8, "test": 8}
+    assert raw.source is not None
+    assert "train_masks/" in raw.source.left_out
+    sites = pictures("site1/cats", "site1/dogs", "site2/cats", "site2/dogs", "site2/birds")
+    with pytest.raises(DataError, match="in each of site1, site2: several data sets"):
+        read(tmp_path / "2", sites)
+
+
+def test_texts_that_describe_the_data_are_no_classes(tmp_path: Path) -> None:
+    files = {
+        f"{split}/{axis}_{split}.txt": "1 2 3\n" for split in ("train", "test") for axis in "Xy"
+    }
+    others = {"activity_labels.txt": "1 WALKING\n", "features.txt": "1 tBodyAcc\n",
+              "features_info.txt": "x\ny\n"}  # fmt: skip
+    with pytest.raises(DataError):
+        read(tmp_path, files | others)
+
+
+def test_a_column_of_times_is_not_used(tmp_path: Path) -> None:
+    columns = {"text": [text for text, _ in TEXTS], "label": [label for _, label in TEXTS],
+               "time": [datetime.datetime(2026, 1, 1)] * len(TEXTS)}  # fmt: skip
+    content = parquet_bytes(tmp_path / "x.parquet", columns)
+    assert sizes(read(tmp_path / "d", {"a.parquet": content})) == {"train": 30}
+
+
+def test_one_column_of_numbers_is_a_vector(tmp_path: Path) -> None:
+    rows = "".join(f"{n / 7},{'ab'[n > 9]}\n" for n in range(20))
+    assert read(tmp_path, {"a.csv": f"size,label\n{rows}"}).train[0].shape == (20, 1)
+
+
+def test_texts_in_folders_have_the_encoding_that_is_given(tmp_path: Path) -> None:
+    files = {f"{name}/{n}.txt": f"un café {n}".encode("cp1252") for name in "ab" for n in range(3)}
+    with pytest.raises(DataError, match="or give its --encoding"):
+        read(tmp_path, files)
+    assert "un café 0" in read(tmp_path, files, encoding="cp1252").train[0]

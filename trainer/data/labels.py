@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import collections
+import contextlib
+import re
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -11,17 +14,26 @@ from trainer.data.formats import columns
 from trainer.errors import DataError
 from trainer.runtime.log import LOGGER
 
+_LITERAL = re.compile(r"\[.*\]|\{.*\}", re.DOTALL)
 _MISSING_MARKS = frozenset({"nan", "none", "null", "na", "n/a", "n.a.", "?", "-", "<na>", "#n/a"})
 _MAX_FRACTIONS = 20
 _MAX_NAMED = 5
 
 
-def to_name(label: Any) -> str:
+def to_name(label: Any, *, one_hot: bool = True) -> str:
     """Returns the class name of a label; "" for a missing label.
+
+    Args:
+        label: a cell of a table.
+        one_hot: whether a list of zeros and a one is the index of a class; else it is of labels.
 
     Raises:
         DataError: it is no single class.
     """
+    if isinstance(label, str) and _LITERAL.fullmatch(label.strip()):
+        # As pandas writes lists and objects into CSV.
+        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            label = ast.literal_eval(label.strip())
     if isinstance(label, dict):
         raise DataError(
             f"the label is an object with {', '.join(map(repr, label))}, expected a class"
@@ -31,7 +43,12 @@ def to_name(label: Any) -> str:
     if isinstance(label, list | tuple):
         if len(label) == 1:
             return to_name(label[0])
-        if len(label) > 1 and all(value in (0, 1) for value in label) and sum(label) == 1:
+        if (
+            one_hot
+            and len(label) > 1
+            and all(value in (0, 1) for value in label)
+            and sum(label) == 1
+        ):
             return str(list(label).index(1))
         raise DataError(f"found {len(label)} labels, expected one class for each example")
     if columns.is_missing(label):

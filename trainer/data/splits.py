@@ -13,10 +13,14 @@ from trainer.errors import DataError
 _SPLIT_OF_WORD = {
     "train": "train", "training": "train", "trainset": "train", "trainingset": "train",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+    "trainval": "train", "xtrain": "train", "ytrain": "train", "xtest": "test", "ytest": "test",
     "traindata": "train", "trainingdata": "train", "testdata": "test",
     "valset": "validation", "validationset": "validation", "devset": "validation",
     "test": "test", "testing": "test", "testset": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip
+# Only in cells: as words of file names they would mean other things.
+_WORD_OF_CELLS = {"tr": "train", "te": "test", "cv": "validation", "validate": "validation",
+                  "holdout": "test"}  # fmt: skip
 # Of Vertex AI's import files, whose rows without a split are all divided at random.
 _UNASSIGNED = "unassigned"
 _MAX_NAMED = 10
@@ -27,8 +31,14 @@ def from_name(name: str) -> str | None:
 
     For example "train" for train-0.csv, seg_train or Training_Set, and None for cats.
     """
-    words = re.split(r"[^a-z]+", name.lower())
-    return next((_SPLIT_OF_WORD[word] for word in words if word in _SPLIT_OF_WORD), None)
+    # The last one: ab_test_train.csv is the training split of a test.
+    found = [_SPLIT_OF_WORD[word] for word in words_of(name) if word in _SPLIT_OF_WORD]
+    return found[-1] if found else None
+
+
+def words_of(name: str) -> list[str]:
+    """Returns the words of a name in lower case: "train" and "labels" for trainLabels.csv."""
+    return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)]
 
 
 def from_word(word: str) -> str | None:
@@ -40,7 +50,7 @@ def from_value(value: str) -> str | None:
     """Returns the split that a cell of a table denotes: Training, PublicTest; None for others."""
     if value.strip().lower() == _UNASSIGNED:
         return "train"
-    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", value)
+    words = [_WORD_OF_CELLS.get(word, word) for word in words_of(value)]
     return next(
         (_SPLIT_OF_WORD[word.lower()] for word in words if word.lower() in _SPLIT_OF_WORD), None
     )

@@ -119,7 +119,7 @@ def test_each_line_of_a_text_file_is_an_example(tmp_path: Path) -> None:
     )
     assert summarize(read_items(TEXT, file), tmp_path) == {
         "a.txt:1": "one",
-        "a.txt:4": "not UTF-8: found byte 0xff; save the file as UTF-8",
+        "a.txt:4": "not UTF-8: found byte 0xff; save the file as UTF-8, or give its --encoding",
         "a.txt:5": "three",
         "a.txt:6": "found 1000001 characters, expected one example per line, at most 1000000",
         "a.txt:7": "last",

@@ -233,13 +233,13 @@ def _check_several(paths: Sequence[tuple[Path, tuple[str, ...]]]) -> None:
     within: dict[str, set[str]] = {}
     for _, folders in paths:
         within.setdefault(folders[0], set()).update(folders[1:2])
-    first, *others = within.values()
-    if others and len(first) > 1 and all(names == first for names in others):
+    first = max(within.values(), key=len)
+    if any(len(first & names) > 1 for names in within.values() if names is not first):
         names = ", ".join(sorted(within)[:_MAX_NAMED])
+        shared = ", ".join(sorted(first)[:_MAX_NAMED])
         raise DataError(
-            f"found the same folders ({', '.join(sorted(first)[:_MAX_NAMED])}) in each of {names}: "
-            f"several data sets? Give one of them to --data, or --data-format class_folders if "
-            f"{names} are the classes"
+            f"found the same folders (such as {shared}) in each of {names}: several data sets? "
+            f"Give one of them to --data, or --data-format class_folders if {names} are the classes"
         )
 
 
@@ -288,7 +288,7 @@ def _split_folders(paths: Sequence[tuple[Path, Sequence[str]]]) -> dict[str, str
             )
         return {}
     if not others or several:
-        return split_of
+        return _without_variants(split_of)
     if len(training) == 1 or all(training <= within[top] for top in others):
         return {}  # train/set1 beside bus/set1 and car/set1
     top = next(iter(split_of))
@@ -296,6 +296,15 @@ def _split_folders(paths: Sequence[tuple[Path, Sequence[str]]]) -> dict[str, str
         f"found the folders {', '.join(sorted(within))}: is {top} a split, or a class? Move the "
         "folders that are no splits elsewhere, or put all classes into train/"
     )
+
+
+def _without_variants(split_of: dict[str, str]) -> dict[str, str]:
+    """Returns the splits without folders such as train_masks/ beside train/."""
+    plain = {split for top, split in split_of.items() if splits.from_word(top.lower()) == split}
+    return {
+        top: split for top, split in split_of.items()
+        if split not in plain or splits.from_word(top.lower()) == split
+    }  # fmt: skip
 
 
 def _check_lost(listing: Listing, members: Sequence[_Member], kind: str) -> None:

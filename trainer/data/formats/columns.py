@@ -27,7 +27,14 @@ IMAGES = (
     "image_name", "image_id", "file", "file_name", "filename", "filepath", "file_path", "path",
 )  # fmt: skip
 VECTORS = ("features", "vector", "embedding", "embeddings", "pixels", "x")
-SPLITS = ("split", "subset", "partition", "usage", "ml_use", "set", "is_valid", "is_test")
+SPLITS = (
+    "split", "data_split", "dataset_split", "subset", "partition", "usage", "ml_use", "set",
+    "phase",
+)  # fmt: skip
+# Columns that say whether a row is of one split: the split if so, and if not.
+SPLIT_MARKS = {"is_valid": ("validation", "train"), "is_test": ("test", "train"),
+               "is_train": ("train", "test")}  # fmt: skip
+_TRUE, _FALSE = ("true", "t", "yes", "y", "1", "1.0"), ("false", "f", "no", "n", "0", "0.0")
 ROW_NUMBERS = (
     "id",
     "idx",
@@ -43,6 +50,7 @@ ROW_NUMBERS = (
 _MAX_DISTINCT = 1000
 _MAX_SHOWN = 10
 _MAX_SAMPLES = 100
+_THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
 _PIXEL_NAME = re.compile(r"(pixel|pix|px|p|x)?[ _]?\d+(x\d+)?")
 _ID = re.compile(r"[\w:./-]*\d[\w:./-]*")
 _CHANNELS = (1, 3)
@@ -262,9 +270,12 @@ class Profile:
         """Whether the cells are names of splits, or say whether a row is for validation."""
         if self.values is None or not self.values:
             return False
-        if self.known in ("is_valid", "is_test"):
-            return set(map(str.lower, self.values)) <= {"true", "false", "0", "1"}
-        return all(splits.from_value(value) is not None for value in self.values)
+        if self.known in SPLIT_MARKS:
+            return {value.strip().lower() for value in self.values} <= {*_TRUE, *_FALSE}
+        found = {splits.from_value(value) for value in self.values}
+        if self.known in SPLITS:  # Other values are errors of their rows.
+            return found != {None}
+        return None not in found and "train" in found and len(found) > 1
 
 
 def profile(rows: Iterable[Mapping[str, Any]]) -> dict[str, Profile]:
@@ -316,13 +327,8 @@ def choose(
     if text is not None and image is not None:
         raise UsageError("--text-column and --image-column: expected one of them")
     rest = dict(profiles)
-    split = next(
-        (each.name for each in rest.values() if each.known in SPLITS and each.is_split), None
-    )
-    if split is None:  # The first column of Vertex AI's import files has no name.
-        split = next(
-            (each.name for each in rest.values() if each.name.isdigit() and each.is_split), None
-        )
+    by_name = sorted(rest.values(), key=lambda each: each.known not in (*SPLITS, *SPLIT_MARKS))
+    split = next((each.name for each in by_name if each.is_split and each.name != label), None)
     for name in (split, text, image):
         rest.pop(name or "", None)
     if label is None:
@@ -487,7 +493,14 @@ def is_header(first: Sequence[str], others: Sequence[Sequence[str]]) -> bool:
     a column of few values.
     """
     names = [Profile(cell).known for cell in first]
-    if {*names} & {*LABELS, *TEXTS, *IMAGES, *SPLITS, *VECTORS, *ROW_NUMBERS}:
+    numbers = [number for cell in first if (number := to_number(cell)) is not None]
+    counts = numbers == [numbers[0] + step for step in range(len(numbers))] if numbers else True
+    known = [
+        cell for cell, name in zip(first, names, strict=True)
+        if name in {*LABELS, *TEXTS, *IMAGES, *SPLITS, *SPLIT_MARKS, *VECTORS, *ROW_NUMBERS}
+    ]  # fmt: skip
+    repeated = any(cell in row for row in others for cell in known)
+    if counts and (len(known) > 1 or (known and not repeated)):
         return True
     if names == [str(number) for number in range(len(names))]:
         return True  # As pandas names columns without names.
@@ -506,6 +519,11 @@ def is_header(first: Sequence[str], others: Sequence[Sequence[str]]) -> bool:
         if images.is_image_name(cell) and sum(map(images.is_image_name, column)) > len(column) / 2:
             return False
     return True
+
+
+def is_true(value: str) -> bool:
+    """Returns whether a cell says yes."""
+    return value.strip().lower() in _TRUE
 
 
 def is_missing(value: Any) -> bool:
@@ -528,6 +546,8 @@ def numbers_in(text: str) -> list[float] | None:
     """Returns the numbers of a text such as "1 2 3" or "[0.5, 1]"; None if it is another text."""
     bare = text.strip().removeprefix("[").removesuffix("]")
     words = bare.replace(",", " ").split()
+    if bare == text.strip() and (" " not in bare or _THOUSANDS.fullmatch(bare)):
+        return None  # One number, with a comma for thousands or decimals.
     if len(words) < 2 or not (words[0].lstrip("+-").replace(".", "", 1)[:1].isdigit()):
         return None
     numbers = [to_number(word) for word in words]
@@ -549,4 +569,4 @@ def _kind(value: Any) -> str:
     for kind, name in ((str, "string"), (bytes, "bytes"), (dict, "dict"), (list, "list")):
         if isinstance(value, kind):
             return name
-    return "number" if to_number(value) is not None else "string"  # Decimal, dates.
+    return "number" if to_number(value) is not None else "other"  # Decimal; dates.

@@ -6,10 +6,11 @@ import itertools
 import os
 import unicodedata
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from trainer import storage
+from trainer.data import splits
 from trainer.data.dataset import ReadRequest
 from trainer.data.formats import images
 from trainer.data.formats.columns import Profile
@@ -18,6 +19,10 @@ from trainer.errors import DataError, Location
 
 _MAX_FOLDERS = 2000
 _MIN_FOUND = 0.9
+
+
+class AmbiguousPathsError(DataError):
+    """A table names images of several folders equally well."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class ImagePaths:
         suffix: extension that the paths lack.
         by_name: files by their names, or by their names without extension, if the images are in
             several folders that the table leaves out.
+        of_tables: places of the images of single tables, where they differ.
     """
 
     listing: Listing
@@ -41,6 +47,7 @@ class ImagePaths:
     folder: str = ""
     suffix: str = ""
     by_name: Mapping[str, Path] | None = None
+    of_tables: Mapping[Path, ImagePaths] = field(default_factory=dict)
 
     @classmethod
     def find(
@@ -59,13 +66,14 @@ class ImagePaths:
         if any(storage.is_remote(value) for value in values):
             return cls(listing, request)
         best, best_count = None, 0
-        for folder, suffix in _places(table, listing, values):
+        split = listing.split_of(table)
+        for folder, suffix in _places(table, listing, values, split):
             paths = cls(listing, request, folder, suffix)
             count = sum(paths.exists(value) for value in values)
+            if best is not None and count == best_count == len(values):
+                _check_same(best, paths, values, split)
             if count > best_count:
                 best, best_count = paths, count
-                if count == len(values):
-                    break
         if best_count < _MIN_FOUND * len(values):
             paths = cls(listing, request, by_name=_by_name(listing, values))
             count = sum(paths.exists(value) for value in values)
@@ -85,6 +93,8 @@ class ImagePaths:
         Raises:
             DataError: there is none.
         """
+        if isinstance(location.file, Path) and location.file in self.of_tables:
+            return self.of_tables[location.file].resolve(value, Location(str(location.file)))
         value = value.strip()
         if storage.is_remote(value):
             return value
@@ -115,8 +125,10 @@ class ImagePaths:
         return located
 
 
-def _places(table: Path, listing: Listing, values: list[str]) -> Iterator[tuple[str, str]]:
-    """Yields the folders and extensions that could make the paths complete."""
+def _places(
+    table: Path, listing: Listing, values: list[str], split: str | None
+) -> Iterator[tuple[str, str]]:
+    """Yields the folders and extensions that could make the paths complete, likely ones first."""
     own = os.path.relpath(table.parent, listing.root) if listing.is_folder else ""
     files = listing.files if listing.is_folder else _beside(listing.root)
     pictures = [file for file in files if images.is_image_name(file.name)]
@@ -126,10 +138,29 @@ def _places(table: Path, listing: Listing, values: list[str]) -> Iterator[tuple[
         folders.update(str(parent) for parent in PurePosixPath(folder).parents)
     suffixes = sorted({file.suffix for file in pictures})
     bare = not any(images.is_image_name(value) for value in values)
-    ordered = ["" if own == "." else own, "", *sorted(folders)[:_MAX_FOLDERS]]
+    # Folders of the split of the table before those of others: test/1.jpg is not train/1.jpg.
+    split_of = {folder: _split_of_folder(folder) for folder in folders}
+    by_split = sorted(folders, key=lambda folder: (split_of[folder] != (split or "train"), folder))
+    ordered = ["" if own == "." else own, "", *by_split[:_MAX_FOLDERS]]
     for suffix in suffixes if bare else [""]:
         for folder in dict.fromkeys("" if folder == "." else folder for folder in ordered):
             yield folder, suffix
+
+
+def _check_same(best: ImagePaths, other: ImagePaths, values: list[str], split: str | None) -> None:
+    """Raises DataError if a table without a split names images of two folders equally well."""
+    if best.suffix != other.suffix or not best.folder or not other.folder:
+        return
+    kinds = {_split_of_folder(best.folder), _split_of_folder(other.folder)}
+    if split is None and kinds == {None}:
+        raise AmbiguousPathsError(
+            f"the table names images both in {best.folder}/ and in {other.folder}/, for example "
+            f"{values[0]!r}; put the folder into the paths, or move the other one elsewhere"
+        )
+
+
+def _split_of_folder(folder: str) -> str | None:
+    return next(filter(None, map(splits.from_name, PurePosixPath(folder).parts)), None)
 
 
 def _by_name(listing: Listing, values: list[str]) -> dict[str, Path]:

@@ -80,6 +80,12 @@ def inner_suffix(file: Path) -> str:
     return Path(path.stem if path.suffix.lower() in COMPRESSED else name).suffix.lower()
 
 
+def stem(file: Path) -> str:
+    """Returns the name of a table without its extensions: "train" for train.csv.gz."""
+    path = Path(file.stem if file.suffix.lower() in COMPRESSED else file.name)
+    return path.name if re.search(r"-\d+-of-\d+$", path.name) else path.stem
+
+
 def size_in_memory(file: Path) -> int:
     """Returns the approximate size of all rows of a table in memory, in bytes.
 

@@ -9,6 +9,7 @@ import collections
 import dataclasses
 import itertools
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from trainer.data.formats import columns as column_types
 from trainer.data.formats import delimited, images, rows, vertex_jsonl
 from trainer.data.formats.columns import Columns, Profile
 from trainer.data.formats.delimited import MAX_CHARACTERS, Row
-from trainer.data.formats.image_paths import ImagePaths
+from trainer.data.formats.image_paths import AmbiguousPathsError, ImagePaths
 from trainer.data.listing import Candidate, Listing
 from trainer.data.shards.external_shuffle import Pairs, order_blocks
 from trainer.data.shards.reader import rechunk
@@ -47,6 +48,7 @@ _ROW_GROUP_BYTES = 16 << 20  # Of texts in Parquet.
 _PROFILED_ROWS = 10_000
 _PROFILED_BYTES = 64 << 20
 _HEADER_ROWS = 50
+_ANSWERS = frozenset({"submission", "submissions", "prediction", "predictions", "solution"})
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,37 @@ class _Plan:
         tables: the files, with the split of each; None if the rows or nothing says it.
         columns: what is read of each row.
         paths: finds the images that rows name; None for other data.
+        labels: what the column of labels holds.
     """
 
     tables: tuple[tuple[Path, str | None], ...]
     columns: Columns
     paths: ImagePaths | None
+    labels: _LabelKind
+
+
+@dataclass(frozen=True)
+class _LabelKind:
+    """What the column of labels holds.
+
+    Attributes:
+        one_hot: whether lists are one-hot: all of one length.
+        unlabelled: names that stand for no label.
+    """
+
+    one_hot: bool = True
+    unlabelled: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, profile: Profile | None) -> _LabelKind:
+        """Returns the kind of a column's cells."""
+        if profile is None:
+            return cls()
+        values = {value.strip() for value in profile.values or ()}
+        # -1 beside 0, 1, 2 or beside names; beside 1 alone it is a class.
+        marks = values & {"-1", "-1.0"}
+        are_signs = values <= {"-1", "0", "1", "-1.0", "0.0", "1.0"}
+        return cls(len(profile.list_lengths) <= 1, frozenset() if are_signs else frozenset(marks))
 
 
 @dataclass(frozen=True)
@@ -126,6 +154,8 @@ def propose(listing: Listing, request: ReadRequest) -> Candidate | None:
     others do, are left out.
     """
     tables = [file for file in listing.files if _is_table(file, listing)]
+    copies = _copies(tables)
+    tables = [table for table in tables if table not in copies]
     if not tables or vertex_jsonl.recognises(tables):
         return None
     try:
@@ -134,18 +164,19 @@ def propose(listing: Listing, request: ReadRequest) -> Candidate | None:
         return Candidate(
             format=sys.modules[__name__],
             files=tuple(tables),
-            evidence=0,
+            # Folders that hold the images of a table are no classes.
+            evidence=3 if isinstance(error, AmbiguousPathsError) else 0,
             summary="tables",
             error=error,
         )
     if plan.paths is None:
         unread = set(listing.files) - set(tables)
-        left_out |= {file: "beside the tables" for file in unread}
+        left_out |= {file: "beside the tables" for file in unread} | copies
     else:
         left_out |= {
             file: "beside the tables" for file in listing.files
             if file not in tables and not images.is_image_name(file.name)
-        }  # fmt: skip
+        } | copies  # fmt: skip
     kinds = {rows.inner_suffix(table).lstrip(".").upper() or "text" for table, _ in plan.tables}
     return Candidate(
         format=sys.modules[__name__],
@@ -305,6 +336,10 @@ def _plan(
                 raise
             left_out[table] = f"no table: {error.problem}"
     split_of = {table: listing.split_of(table) for table in headers}
+    answers = [table for table, split in split_of.items() if split is None and _is_answer(table)]
+    if len(answers) < len(split_of):
+        left_out |= {table: "a submission, by its name" for table in answers}
+    split_of = {table: split for table, split in split_of.items() if table not in left_out}
     training = [table for table, split in split_of.items() if split == "train"]
     unnamed = [table for table, split in split_of.items() if split is None]
     if training:
@@ -316,7 +351,8 @@ def _plan(
         tables = [table for table in headers if table not in left_out]
         columns = _without_absent(columns, [headers[table] for table in tables])
         paths = _image_paths(columns, tables, listing, request)
-        return _Plan(tuple((table, split_of[table]) for table in tables), columns, paths), left_out
+        used = [(table, split_of[table]) for table in tables if table in split_of]
+        return _Plan(tuple(used), columns, paths, _label_kind(columns, tables, request)), left_out
     if not training:
         raise DataError(f"no table, expected {NAME}")
     training, columns, paths = _choose_training(training, headers, listing, request, left_out)
@@ -329,7 +365,40 @@ def _plan(
             left_out[table] = f"no column {missing[0]!r}"
         elif table not in left_out:
             used.append((table, split))
-    return _Plan(tuple(used), columns, paths), left_out
+    if paths is not None:
+        of_tables = {
+            table: own for table, _ in used
+            if (own := _image_paths(columns, [table], listing, request)) is not None
+        }  # fmt: skip
+        paths = dataclasses.replace(paths, of_tables=of_tables)
+    kind = _label_kind(columns, training, request)
+    return _Plan(tuple(used), columns, paths, kind), left_out
+
+
+def _copies(tables: Sequence[Path]) -> dict[Path, str]:
+    """Returns tables that hold what another one holds, by their names: train.csv, train.parquet."""
+    first: dict[tuple[Path, str], Path] = {}
+    copies = {}
+    for table in sorted(tables, key=lambda table: (len(table.name), table)):
+        if table.suffix == ".arrow" and table.name.startswith("cache-"):
+            copies[table] = "a cache of Hugging Face's datasets"
+            continue
+        stem = rows.stem(table)
+        like = first.setdefault((table.parent, re.sub(r"( \(\d+\)| copy)$", "", stem)), table)
+        if like is not table:
+            copies[table] = f"a copy of {like.name}, by its name"
+    return copies
+
+
+def _is_answer(table: Path) -> bool:
+    """Returns whether a table holds answers to hand in, as Kaggle's sample_submission.csv."""
+    return bool(_ANSWERS & set(splits.words_of(table.stem)))
+
+
+def _label_kind(columns: Columns, tables: Sequence[Path], request: ReadRequest) -> _LabelKind:
+    if columns.label is None:
+        return _LabelKind()
+    return _LabelKind.of(column_types.profile(_profiled_rows(tables, request)).get(columns.label))
 
 
 def _columns_of_run(
@@ -421,6 +490,8 @@ def _choose_training(
     for group in groups.values():
         try:
             choices.append((group, *_choose_columns(group, listing, request)))
+        except AmbiguousPathsError:
+            raise
         except DataError as error:
             errors.append(error.at(Location(group[0])))
     if not choices:
@@ -584,8 +655,10 @@ def _cell(row: Row, plan: _Plan, split: str) -> _Cell:
         raise DataError(row.problem)
     if columns.split is not None:
         split = _split(columns.split, cells.get(columns.split))
-    label = "" if columns.label is None else labels.to_name(cells.get(columns.label))
-    if not label:
+    label = ""
+    if columns.label is not None:
+        label = labels.to_name(cells.get(columns.label), one_hot=plan.labels.one_hot)
+    if not label or label in plan.labels.unlabelled:
         raise _MissingLabelError(split)
     values = [cells.get(name) for name in columns.inputs]
     if any(map(column_types.is_missing, values)):
@@ -601,9 +674,9 @@ def _cell(row: Row, plan: _Plan, split: str) -> _Cell:
 
 def _split(column: str, value: Any) -> str:
     text = str(value)
-    if column.strip().lower() in ("is_valid", "is_test"):
-        held_out = "validation" if "valid" in column.lower() else "test"
-        return held_out if text.lower() in ("true", "1") else "train"
+    mark = column_types.SPLIT_MARKS.get(column.strip().lower())
+    if mark is not None:
+        return mark[0] if column_types.is_true(text) else mark[1]
     split = splits.from_value(text)
     if split is None:
         raise DataError(f"found {text[:40]!r} in column {column!r}, expected the name of a split")
@@ -616,7 +689,7 @@ def to_vector(values: Sequence[Any]) -> list[float]:
     Raises:
         DataError: a cell is no number.
     """
-    if len(values) == 1:
+    if len(values) == 1 and column_types.to_number(values[0]) is None:
         (value,) = values
         numbers = column_types.numbers_in(value) if isinstance(value, str) else value
         values = numbers if isinstance(numbers, list) else []

@@ -25,9 +25,16 @@ MAX_CHARACTERS = 1_000_000  # Of one example.
 
 # Names of files that list or describe the data, and are no class.
 LISTS = frozenset({
-    "classes", "labels", "label", "categories", "class_names", "classnames", "names", "files",
-    "filelist", "file_list", "vocab", "vocabulary", "stopwords", "words", "index", "list", "ids",
+    "classes", "labels", "label", "categories", "classnames", "names", "files", "filelist",
+    "vocab", "vocabulary", "stopwords", "words", "index", "list", "ids", "features", "readme",
+    "license", "licence", "info", "notes",
 })  # fmt: skip
+
+
+def is_list(name: str) -> bool:
+    """Returns whether a text file lists or describes the data, by its name, and is no class."""
+    stem = name.partition(".")[0]
+    return stem.lower() in LISTS or bool(LISTS & set(splits.words_of(stem)))
 
 
 def propose(listing: Listing, request: ReadRequest) -> Candidate | None:
@@ -41,11 +48,16 @@ def propose(listing: Listing, request: ReadRequest) -> Candidate | None:
         return None
     left_out = {
         file: "no class by its name" for file in texts
-        if splits.from_name(file.name) is not None or file.stem.lower() in LISTS
+        if splits.from_name(file.name) is not None or is_list(file.name)
     }  # fmt: skip
     classes = tuple(file for file in texts if file not in left_out)
+    within = sum(file.suffix.lower() == ".txt" for file in listing.files) - len(texts)
     problem = None
-    if len(classes) < 2:
+    if within > len(texts):
+        problem = DataError(
+            "found text files in folders that are neither classes nor tables", Location(texts[0])
+        )
+    elif len(classes) < 2:
         file_names = ", ".join(file.name for file in classes or texts)
         problem = DataError(
             f"found one class only ({file_names}), expected {NAME}", Location(texts[0])
@@ -99,10 +111,15 @@ def read_whole(files: Sequence[Path | str], request: ReadRequest) -> tuple[Array
         DataError: too many files are empty, too long, or not UTF-8.
         StorageError: an object in a bucket cannot be read.
     """
+    encoding = request.options.encoding
 
     def read_text(file: Path | str) -> str | DataError:
         try:
             content = storage.read(file) if isinstance(file, str) else file.read_bytes()
+            if encoding is not None:
+                content = content.decode(encoding, errors="replace").encode()
+            elif content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                content = content.decode("utf-16", errors="replace").encode()
             text = decode_line(content.removeprefix(codecs.BOM_UTF8))
             return text or DataError("found an empty file, expected a text", Location(file))
         except DataError as error:
@@ -131,7 +148,8 @@ def decode_line(content: bytes) -> str:
         text = content.decode().strip()
     except UnicodeDecodeError as error:
         raise DataError(
-            f"not UTF-8: found byte 0x{content[error.start]:02x}; save the file as UTF-8"
+            f"not UTF-8: found byte 0x{content[error.start]:02x}; save the file as UTF-8, "
+            "or give its --encoding"
         ) from None
     if "\0" in text:
         raise DataError("found a NUL character, expected text; save the file as UTF-8, not UTF-16")

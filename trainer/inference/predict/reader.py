@@ -591,7 +591,7 @@ def _local_file(file: File) -> Iterator[Path]:
 
 def _is_list(name: Path) -> bool:
     """Returns whether a text file lists or describes a data set, by its name."""
-    return name.stem.lower() in text.LISTS
+    return text.is_list(name.name)
 
 
 def _is_array_of_labels(file: File) -> bool:
