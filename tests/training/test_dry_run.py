@@ -17,7 +17,7 @@ def test_a_dry_run_estimates_the_run_and_leaves_no_files(
     arguments = ("--model=cnn_fast", f"--data={digits}", "--out=run", "--validation-split=0.2")
     result = job(*arguments, "--epochs=3", "--dry-run", "--price-per-hour=0.7")
     assert (result.returncode, result.stdout) == (0, "")
-    report = dict(line.split(": ", 1) for line in result.stderr.splitlines()[1:-1])
+    report = dict(line.split(": ", 1) for line in result.stderr.splitlines() if ": " in line)
     assert report["data"] == "801 train, 199 validation, 300 test; images 28x28x1, 10 classes"
     assert report["writable"] == "run, run/checkpoints"
     assert re.fullmatch(r"\d+ MB, written in \d+\.\d s", report["checkpoint"])
