@@ -534,3 +534,27 @@ def test_texts_in_folders_have_the_encoding_that_is_given(tmp_path: Path) -> Non
     with pytest.raises(DataError, match="or give its --encoding"):
         read(tmp_path, files)
     assert "un café 0" in read(tmp_path, files, encoding="cp1252").train[0]
+
+
+def test_a_json_object_of_splits_is_read(tmp_path: Path) -> None:
+    lines = [{"text": text, "label": label} for text, label in TEXTS]
+    raw = read(tmp_path, {"a.json": json.dumps({"train": lines[:20], "test": lines[20:]})})
+    assert sizes(raw) == {"train": 20, "test": 10}
+
+
+def test_texts_with_semicolons_are_tables_if_they_are_named_as_splits(tmp_path: Path) -> None:
+    lines = [f"{text};{label}\n" for text, label in TEXTS]
+    files = {"train.txt": "".join(lines), "test.txt": "".join(lines[:8])}
+    assert sizes(read(tmp_path, files)) == {"train": 30, "test": 8}
+
+
+def test_the_label_of_numbers_without_a_header_may_be_last(tmp_path: Path) -> None:
+    rows = "".join(f"{n / 7},{-n},{n % 2}\n" for n in range(20))
+    raw = read(tmp_path, {"a.csv": rows})
+    assert (raw.train[0].shape, raw.classes) == ((20, 2), ("0", "1"))
+
+
+def test_cyrillic_within_english_is_not_taken_for_western_european(tmp_path: Path) -> None:
+    rows = "".join(f"the long film was хорошо number {n},{'ab'[n % 2]}\n" for n in range(20))
+    with pytest.raises(DataError, match="give its encoding"):
+        read(tmp_path, {"a.csv": f"text,label\n{rows}".encode("cp1251")})

@@ -350,12 +350,12 @@ def _find_label(rest: Mapping[str, Profile], *, needs_label: bool) -> str | None
     ]  # fmt: skip
     pixels = sum(each.is_numeric for each in rest.values()) > len(rest) / 2
     if not named and pixels:
-        # Pixels are no labels; without a header, the first column is.
+        # Pixels are no labels; without a header, the first column is, or the last one.
         headless = all(each.name.isdigit() for each in rest.values())
         if headless or all(_PIXEL_NAME.fullmatch(name.lower()) for name in _numeric(rest)):
             others = [each for each in categories if not each.is_numeric]
-            first = next(iter(rest.values()), None)
-            categories = others or ([first] if first in categories and headless else [])
+            ends = [each for each in (*rest.values(),)[:: max(1, len(rest) - 1)] if headless]
+            categories = others or [each for each in ends if each in categories][:1]
     if len(categories) == 1:
         return categories[0].name
     if not needs_label and not named:

@@ -44,6 +44,8 @@ _ESCAPED = re.compile("[\udc80-\udcff]")
 _CHUNK_BYTES = 1 << 20
 # Of the letters of a text in a Western European language, far fewer are outside ASCII.
 _MAX_FOREIGN = 0.3
+# Of accented letters, as in Cyrillic or Chinese read as cp1252.
+_FOREIGN_WORD = re.compile(rb"[\xc0-\xff]{4}")
 _UNDEFINED_IN_CP1252 = b"\x81\x8d\x8f\x90\x9d"
 _QUOTING: dict[str, dict[str, Any]] = {
     "doubled": {"doublequote": True, "strict": True},
@@ -239,7 +241,7 @@ def _count_lines(file: Path) -> tuple[int, int, bool]:
     The third result is whether the latter are of no Western European language.
     """
     valid = letters = high = 0
-    invalid = undefined = 0
+    invalid = undefined = runs = 0
     with open_binary(file) as content:
         while line := content.readline(MAX_LINE_CHARACTERS):
             if line.isascii():
@@ -252,7 +254,9 @@ def _count_lines(file: Path) -> tuple[int, int, bool]:
                 high += sum(byte >= 0x80 for byte in line)
                 letters += sum(chr(byte).isalpha() for byte in line)
                 undefined += sum(byte in _UNDEFINED_IN_CP1252 for byte in line)
-    return valid, invalid, bool(undefined) or high > _MAX_FOREIGN * letters
+                runs += bool(_FOREIGN_WORD.search(line))
+    is_foreign = undefined or high > _MAX_FOREIGN * letters or 2 * runs > invalid
+    return valid, invalid, bool(is_foreign)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -17,6 +17,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from trainer.config import ReadOptions
+from trainer.data import splits
 from trainer.data.formats import columns as column_types
 from trainer.data.formats import delimited
 from trainer.data.formats.delimited import COMPRESSED, Row
@@ -188,7 +189,11 @@ def _json_array(file: Path) -> Iterator[tuple[Location, Any, str]]:
         if isinstance(value, dict)
         else []
     )
-    if len(lists) == 1:  # {"version": ..., "data": [...]}
+    if len(lists) > 1 and len(lists) == len(value) and all(map(splits.from_name, value)):
+        # {"train": [...], "test": [...]}
+        value = [{**item, "split": split} if isinstance(item, dict) else item
+                 for split, items in value.items() for item in items]  # fmt: skip
+    elif len(lists) == 1:  # {"version": ..., "data": [...]}
         (value,) = lists
     if not isinstance(value, list):
         raise DataError(
@@ -214,7 +219,8 @@ def is_delimited_text(file: Path) -> bool:
         return False
     if all(line.startswith(_FASTTEXT_PREFIX) for line in lines):
         return True
-    delimiters = ",;|\t" if inner_suffix(file) in _DATA_SUFFIXES else "\t"
+    is_split = splits.from_name(file.name) is not None
+    delimiters = ",;|\t" if inner_suffix(file) in _DATA_SUFFIXES else ";|\t" if is_split else "\t"
     for delimiter in delimiters:
         if delimiter in lines[0] and len({line.count(delimiter) for line in lines}) == 1:
             return True
@@ -379,4 +385,5 @@ _READERS: dict[str, _Reader] = {
     ".feather": _arrow,
     ".tfrecord": _tf_records,
     ".tfrecords": _tf_records,
+    ".tfrec": _tf_records,
 }
