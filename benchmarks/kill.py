@@ -61,8 +61,10 @@ def kill(options: argparse.Namespace, folder: Path) -> bool:
             # One kill in ten is during start-up, the others during training and the final files.
             if times.random() > 0.1:
                 runner.wait_for_training(process)
+            # The last run may end, however long its final files take on a slow machine.
+            is_last = phases.total() >= options.kills
             try:
-                exit_code = process.wait(times.uniform(0, 2))
+                exit_code = process.wait(None if is_last else times.uniform(0, 2))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
