@@ -17,7 +17,7 @@ import pickle
 import struct
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ class Layout:
     classes: int | None = None
     splits: str = "train"
     refusal: str = ""
-    options: Mapping[str, Any] = ()  # type: ignore[assignment]
+    options: Mapping[str, Any] = field(default_factory=dict)
     data: str = ""
 
 
@@ -361,7 +361,7 @@ def outcome(layout: Layout, root: Path) -> tuple[str, str, int | None, str]:
     """
     data = make(layout, root)
     try:
-        options = DataOptions(data=data, **dict(layout.options))
+        options = DataOptions(data=data, **layout.options)
         raw = loader.read(data, options)
         Dataset.split(raw, seed=0, validation_split=0.0)
     except TrainerError as error:
@@ -382,7 +382,7 @@ def rows() -> Iterator[str]:
             summary, left_out, classes, splits = outcome(layout, Path(folder))
         flags = " ".join(f"`--{name.replace('_', '-')} {value}`" if value is not True
                          else f"`--{name.replace('_', '-')}`"
-                         for name, value in dict(layout.options).items())  # fmt: skip
+                         for name, value in layout.options.items())  # fmt: skip
         name = f"{layout.name}, {flags}" if flags else layout.name
         cells = (summary, splits, left_out) if classes else ("refused", "", summary)
         yield " | ".join(["| " + name, *(cell.replace("|", "\\|") for cell in cells)]) + " |"

@@ -401,7 +401,8 @@ def test_a_table_of_a_split_names_images_of_its_own_folder(tmp_path: Path) -> No
     both = files | {"test.csv": files["Training_set.csv"]}
     raw = read(tmp_path / "2", both)
     assert raw.test is not None
-    assert (raw.train[0].max() < 100) == (raw.test[0].min() >= 100) == True  # noqa: E712
+    assert raw.train[0].max() < 100
+    assert raw.test[0].min() >= 100
     twice = {f"{folder}/{n}.png": picture(n) for folder in ("full", "small") for n in range(8)}
     rows = "".join(f"{n}.png,{'ab'[n % 2]}\n" for n in range(8))
     with pytest.raises(DataError, match="names images both in full/ and in small/"):
@@ -477,7 +478,10 @@ def test_copies_of_a_table_are_read_once(tmp_path: Path) -> None:
     raw = read(tmp_path / "d", files)
     assert sizes(raw) == {"train": 30}
     assert raw.source is not None
-    assert raw.source.left_out.count("a copy of") == 1
+    assert raw.source.left_out == (
+        "train (1).csv (a copy of train.csv); train.csv.gz, train.parquet (a copy of train.csv, by "
+        "its name)"
+    )
 
 
 def test_tables_whose_names_differ_after_a_dot_are_no_copies(tmp_path: Path) -> None:
@@ -558,3 +562,52 @@ def test_cyrillic_within_english_is_not_taken_for_western_european(tmp_path: Pat
     rows = "".join(f"the long film was хорошо number {n},{'ab'[n % 2]}\n" for n in range(20))
     with pytest.raises(DataError, match="give its encoding"):
         read(tmp_path, {"a.csv": f"text,label\n{rows}".encode("cp1251")})
+
+
+def test_pieces_of_a_download_are_all_read(tmp_path: Path) -> None:
+    """One is a copy of another only if it holds the same."""
+    half = len(CSV.splitlines()) // 2
+    lines = CSV.splitlines(keepends=True)
+    files = {
+        "part (1).csv": "".join(lines[:half]),
+        "part (2).csv": lines[0] + "".join(lines[half:]),
+    }
+    assert sizes(read(tmp_path / "1", files)) == {"train": 30}
+    assert sizes(read(tmp_path / "2", {"a.csv": CSV, "a (1).csv": CSV})) == {"train": 30}
+
+
+def test_json_that_describes_a_table_of_its_name_is_left_out(tmp_path: Path) -> None:
+    columns = {"text": [text for text, _ in TEXTS], "label": [label for _, label in TEXTS]}
+    content = parquet_bytes(tmp_path / "x.parquet", columns)
+    raw = read(tmp_path / "d", {"food.json": '{"licence": "CC"}', "food.parquet": content})
+    assert sizes(raw) == {"train": 30}
+
+
+def test_a_table_names_images_beside_it_also_where_other_folders_have_such_names(
+    tmp_path: Path,
+) -> None:
+    rows = "".join(f"{n}.png,{'ab'[n % 2]}\n" for n in range(8))
+    files: dict[str, str | bytes] = {f"own/{n}.png": picture(n) for n in range(8)}
+    files |= {f"other/{n}.png": picture(100 + n) for n in range(8)}
+    raw = read(tmp_path, files | {"own/labels.csv": f"image,label\n{rows}"})
+    assert raw.train[0].max() < 100
+
+
+def test_a_training_split_without_labels_is_refused(tmp_path: Path) -> None:
+    train = "text,verdict\n" + "".join(f"{text},\n" for text, _ in TEXTS)
+    files = {"train.csv": train, "test.csv": CSV.replace("label", "verdict")}
+    with pytest.raises(DataError, match="none of the 30 rows of the training split has a label"):
+        read(tmp_path, files, label_column="verdict")
+
+
+def test_bad_rows_are_named_also_beside_a_split_without_labels(tmp_path: Path) -> None:
+    test = "text,label\n" + "".join(f"{text},\n" for text, _ in TEXTS)
+    files = {"train.csv": CSV + " ,pos\n", "test.csv": test}
+    with pytest.raises(DataError, match=r"found 1 of 31 rows .*train.csv: line 32: nothing in col"):
+        read(tmp_path, files, max_bad=0.0)
+
+
+def test_names_of_columns_may_have_spaces_and_capitals(tmp_path: Path) -> None:
+    rows = "".join(f"{text},{label},{n > 20}\n" for n, (text, label) in enumerate(TEXTS))
+    raw = read(tmp_path, {"a.csv": f"Text,Label,Is Valid\n{rows}"})
+    assert sizes(raw) == {"train": 21, "validation": 9}

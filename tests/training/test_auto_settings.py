@@ -163,7 +163,7 @@ def test_the_chosen_image_size_is_a_setting_of_the_run(
     again = job(*arguments, "--image-size=40")
     assert again.returncode == 2
     assert "--image-size was 32, now 40" in again.stderr
-    # What is asked later is resized to the same size.
+    # Images to predict are resized to the same size.
     small = tmp_path / "small.png"
     small.write_bytes(encoded(np.full((7, 9), 180, np.uint8)))
     model = api.load(str(tmp_path / "run"))

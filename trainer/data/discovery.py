@@ -12,7 +12,8 @@ from trainer.errors import DataError, Location
 
 _FORMATS_PACKAGE = "trainer.data.formats"
 _MAX_NAMED = 5
-_SEVERAL_FILES = ("idx", "vertex_jsonl")
+_ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar", ".gz", ".bz2", ".xz")
+_SPREADSHEETS = (".xls", ".xlsx", ".ods")
 
 
 def decide(listing: Listing, request: ReadRequest) -> Candidate:
@@ -76,10 +77,11 @@ def _propose(name: str, listing: Listing, request: ReadRequest) -> Candidate | N
     if not files:
         return None
     error = None
-    if len(files) > 1 and name not in _SEVERAL_FILES:
+    if len(files) > 1 and getattr(module, "ONE_FILE", False):
         names = ", ".join(file.name for file in files[:_MAX_NAMED])
         error = DataError(f"found {names}, expected one such file; give one of them to --data")
-    others = {file: "no such file" for file in listing.files if file not in set(files)}
+    selected = set(files)
+    others = {file: f"not {name}" for file in listing.files if file not in selected}
     return Candidate(
         format=module,
         files=tuple(files),
@@ -126,7 +128,3 @@ def _expected(listing: Listing) -> str:
         "Expected one folder per class, a table (CSV, JSON lines, Parquet, TFRecord), or arrays "
         "(NumPy, IDX, SciPy, pickle); docs/data.md describes each"
     )
-
-
-_ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar", ".gz", ".bz2", ".xz")
-_SPREADSHEETS = (".xls", ".xlsx", ".ods")

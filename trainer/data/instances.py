@@ -51,8 +51,8 @@ class InstanceReader:
             signature: input of its model.
             source: how its training data was read.
         """
-        has_columns = source is not None and source.columns is not None
-        return cls(signature, source.columns.inputs if source and has_columns else ())  # type: ignore[union-attr]
+        columns = None if source is None else source.columns
+        return cls(signature, () if columns is None else columns.inputs)
 
     def read(self, instance: Any) -> Array:
         """Returns an example from a value of parsed JSON.

@@ -43,12 +43,7 @@ def to_name(label: Any, *, one_hot: bool = True) -> str:
     if isinstance(label, list | tuple):
         if len(label) == 1:
             return to_name(label[0])
-        if (
-            one_hot
-            and len(label) > 1
-            and all(value in (0, 1) for value in label)
-            and sum(label) == 1
-        ):
+        if one_hot and all(value in (0, 1) for value in label) and sum(label) == 1:
             return str(list(label).index(1))
         raise DataError(f"found {len(label)} labels, expected one class for each example")
     if columns.is_missing(label):
@@ -71,16 +66,16 @@ def unify(names: Sequence[str]) -> list[str]:
         DataError: the labels are measured numbers, and no classes.
     """
     distinct = collections.Counter(names)
-    numbers = {name: columns.to_number(name) for name in distinct}
-    if all(number is not None for number in numbers.values()):
-        fractions = [name for name, number in numbers.items() if not number.is_integer()]  # type: ignore[union-attr]
+    numbers = {name: number for name in distinct if (number := columns.to_number(name)) is not None}
+    if len(numbers) == len(distinct):
+        fractions = [name for name, number in numbers.items() if not number.is_integer()]
         if len(fractions) > _MAX_FRACTIONS or 2 * len(fractions) > len(names) > 2:
             raise DataError(
                 f"found {len(fractions)} labels such as {fractions[0]}, expected classes; numbers "
                 "cannot be predicted yet"
             )
         if any("." in name for name in distinct) and not fractions:
-            whole = {name: str(int(number)) for name, number in numbers.items()}  # type: ignore[arg-type]
+            whole = {name: str(int(number)) for name, number in numbers.items()}
             return [whole[name] for name in names]
     _warn(distinct)
     return list(names)

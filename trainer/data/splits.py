@@ -18,9 +18,10 @@ _SPLIT_OF_WORD = {
     "valset": "validation", "validationset": "validation", "devset": "validation",
     "test": "test", "testing": "test", "testset": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip
-# Only in cells: as words of file names they would mean other things.
-_WORD_OF_CELLS = {"tr": "train", "te": "test", "cv": "validation", "validate": "validation",
-                  "holdout": "test"}  # fmt: skip
+# In cells also words that mean other things in names of files.
+_SPLIT_OF_CELL = _SPLIT_OF_WORD | {
+    "tr": "train", "te": "test", "cv": "validation", "validate": "validation", "holdout": "test",
+}  # fmt: skip
 # Of Vertex AI's import files, whose rows without a split are all divided at random.
 _UNASSIGNED = "unassigned"
 _MAX_NAMED = 10
@@ -50,54 +51,34 @@ def from_value(value: str) -> str | None:
     """Returns the split that a cell of a table denotes: Training, PublicTest; None for others."""
     if value.strip().lower() == _UNASSIGNED:
         return "train"
-    words = [_WORD_OF_CELLS.get(word, word) for word in words_of(value)]
-    return next(
-        (_SPLIT_OF_WORD[word.lower()] for word in words if word.lower() in _SPLIT_OF_WORD), None
-    )
+    words = words_of(value)
+    return next((_SPLIT_OF_CELL[word] for word in words if word in _SPLIT_OF_CELL), None)
 
 
-def group_by_split(examples: Array, labels: Sequence[str], split_names: Sequence[str]) -> RawSplits:
+def group_by_split(
+    examples: Array,
+    labels: Sequence[str],
+    split_names: Sequence[str],
+    kept: Sequence[bool] | None = None,
+) -> RawSplits:
     """Returns examples grouped by split; if there is only one split, it becomes "train".
 
     Args:
-        examples: (N, ...).
-        labels: class name of each example.
-        split_names: split of each example: "train", "validation" or "test".
-
-    Raises:
-        DataError: as `encode_labels`.
-    """
-    classes, indices, rows = encode_labels(labels, split_names)
-    groups = {split: (examples[at], indices[at]) for split, at in rows.items()}
-    return RawSplits(
-        train=groups["train"],
-        validation=groups.get("validation"),
-        test=groups.get("test"),
-        classes=classes,
-    )
-
-
-def group_kept(
-    examples: Array, labels: Sequence[str], split_names: Sequence[str], kept: Sequence[bool]
-) -> RawSplits:
-    """Returns examples grouped by split, of which damaged ones were left out.
-
-    Args:
         examples: (n, ...).
-        labels: class name of each example, also of those left out.
+        labels: class name of each example, also of damaged ones that are left out.
         split_names: split of each of them: "train", "validation" or "test".
-        kept: whether each of them is among `examples`.
+        kept: whether each of them is among `examples`; None if all are.
 
     Raises:
         DataError: as `encode_labels`; or all examples of a class or of a split are left out.
     """
     classes, indices, rows = encode_labels(labels, split_names)
-    mask = np.array(kept, bool)
+    mask = np.ones(len(labels), bool) if kept is None else np.array(kept, bool)
     position = np.cumsum(mask) - 1
     groups = {}
     for split, at in rows.items():
-        _check_classes_kept(split, indices[at], indices[at[mask[at]]], classes)
         present = at[mask[at]]
+        _check_classes_kept(split, indices[at], indices[present], classes)
         # Without a copy if the split is all of the data.
         whole = len(present) == len(examples)
         groups[split] = examples if whole else examples[position[present]], indices[present]
@@ -124,7 +105,7 @@ def check_kept(
         classes: class names.
 
     Raises:
-        DataError: as `group_kept`.
+        DataError: as `group_by_split`.
     """
     kept = [np.empty(0, labels.dtype)]
     for examples, block_labels in pairs:

@@ -75,7 +75,7 @@ def as_in_training(run: FinishedRun, options: ReadOptions) -> ReadOptions:
     """Returns options with the encoding and the header of the training data, unless given.
 
     Raises:
-        UsageError: images of another size than in training are asked for.
+        UsageError: `--image-size` is not the size of the training images.
     """
     size, shape = options.image_size, run.input.shape
     if size is not None and run.input.kind == "image" and shape[:2] != (size, size):

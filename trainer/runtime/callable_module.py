@@ -13,7 +13,7 @@ from typing import Any
 def make_callable(module: str, *, module_of: str, name: str) -> None:
     """Makes an imported module callable: a call of it is a call of a function elsewhere.
 
-    The other module is only imported by the call, or when the documentation is asked for.
+    The other module is imported by the call, or when `__doc__` is read, and not before.
 
     Args:
         module: name of the imported module.

@@ -14,6 +14,8 @@ from trainer.models import ModelEntry
 from trainer.runtime.log import LOGGER
 
 if TYPE_CHECKING:
+    import keras
+
     from trainer.data.dataset import Dataset
     from trainer.distributed.devices import Devices
 
@@ -95,8 +97,7 @@ def select_candidate(
         DataError: the data set is too small to compare candidates, or no candidate can be built
             for it.
     """
-    from trainer.engine import loop, model_builder, train_function
-    from trainer.runs.metrics import loss_accuracy
+    from trainer.engine import model_builder
 
     try:
         sample = data.subsample(_MAX_EXAMPLES, seed=config.seed)
@@ -118,17 +119,7 @@ def select_candidate(
                 raise
             LOGGER.info("%s %s is left out: %s", flag_name(name), candidate, error)
             continue
-        loop.TrainingLoop(
-            model=model,
-            train=sample.train,
-            validation=None,
-            options=resolved,
-            devices=devices,
-            step_config=train_function.make_step_config(resolved, model_entry.recipe, sample),
-        ).run()
-        probabilities = loop.predict(model, sample.test, batch_size=resolved.batch_size)
-        accuracy = loss_accuracy(probabilities, sample.test.labels)["accuracy"]
-        accuracies[candidate] = devices.workers.broadcast([accuracy])[0]
+        accuracies[candidate] = _validate(model, resolved, model_entry, sample, devices)
         model_builder.clear_session()
         LOGGER.info(
             "%s %s: accuracy %.2f%% on %d validation examples, after %d epochs on %d examples",
@@ -136,3 +127,27 @@ def select_candidate(
             resolved.epochs, len(sample.train),
         )  # fmt: skip
     return max(accuracies, key=lambda candidate: accuracies[candidate])
+
+
+def _validate(
+    model: keras.Model,
+    config: ResolvedConfig,
+    model_entry: ModelEntry,
+    sample: Dataset,
+    devices: Devices,
+) -> float:
+    """Trains a model on a sample; returns its accuracy on the sample's test split."""
+    from trainer.engine import loop, train_function
+    from trainer.runs.metrics import loss_accuracy
+
+    loop.TrainingLoop(
+        model=model,
+        train=sample.train,
+        validation=None,
+        options=config,
+        devices=devices,
+        step_config=train_function.make_step_config(config, model_entry.recipe, sample),
+    ).run()
+    probabilities = loop.predict(model, sample.test, batch_size=config.batch_size)
+    accuracy = loss_accuracy(probabilities, sample.test.labels)["accuracy"]
+    return devices.workers.broadcast([accuracy])[0]

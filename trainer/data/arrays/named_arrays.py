@@ -1,4 +1,4 @@
-"""Arrays that are told apart by their names: x_train and y_train, or images and labels, ..."""
+"""Distinguishes arrays by their names: x_train and y_train, or images and labels, ..."""
 
 from __future__ import annotations
 

@@ -14,6 +14,9 @@ of `--data-format` in `trainer.config`. The module defines:
         Whether the files of one folder are of this format. Looks at names and first bytes only,
         and never raises for damaged content.
 
+    ONE_FILE: bool
+        Optional, beside `recognises`: whether each file is a data set of its own.
+
     read(candidate: Candidate, request: ReadRequest) -> RawSplits
         Reads all examples and labels. Raises DataError with the Location of what is damaged.
 

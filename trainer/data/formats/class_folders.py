@@ -32,7 +32,7 @@ _TEXT_SUFFIXES = (".txt", ".text")
 # Folders of examples without labels, beside train/ and test/ or beside the classes.
 _UNLABELLED = frozenset({
     "unsup", "unsupervised", "unlabeled", "unlabelled", "pred", "predict", "prediction",
-    "submission", "unknown_test",
+    "submission",
 })  # fmt: skip
 # Names of folders of any files.
 _GENERIC = re.compile(r"(images?|imgs?|jpe?gs?|pngs?|pics|pictures|photos?|files|data)", re.I)
@@ -115,7 +115,7 @@ def read(candidate: Candidate, request: ReadRequest) -> RawSplits:
         size_bytes = sum(file.stat().st_size for file in files)
         memory.check_data(4 * size_bytes, f"{len(files)} texts")  # Bytes, text, strings.
         examples, readable = text.read_whole(files, request)
-    raw = splits.group_kept(examples, *_labels_and_splits(members), readable)
+    raw = splits.group_by_split(examples, *_labels_and_splits(members), readable)
     return dataclasses.replace(raw, layout=layout)
 
 

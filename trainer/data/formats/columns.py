@@ -36,16 +36,8 @@ SPLIT_MARKS = {"is_valid": ("validation", "train"), "is_test": ("test", "train")
                "is_train": ("train", "test")}  # fmt: skip
 _TRUE, _FALSE = ("true", "t", "yes", "y", "1", "1.0"), ("false", "f", "no", "n", "0", "0.0")
 ROW_NUMBERS = (
-    "id",
-    "idx",
-    "index",
-    "guid",
-    "uid",
-    "row",
-    "row_id",
-    "unnamed:_0",
-    "__index_level_0__",
-)
+    "id", "idx", "index", "guid", "uid", "row", "row_id", "unnamed:_0", "__index_level_0__",
+)  # fmt: skip
 
 _MAX_DISTINCT = 1000
 _MAX_SHOWN = 10
@@ -171,7 +163,7 @@ class Profile:
     @property
     def known(self) -> str:
         """The name as the tuples of known names have it."""
-        return re.sub(r"[ -]", "_", self.name.strip().lower())
+        return known_name(self.name)
 
     @property
     def present(self) -> int:
@@ -270,12 +262,24 @@ class Profile:
         """Whether the cells are names of splits, or say whether a row is for validation."""
         if self.values is None or not self.values:
             return False
-        if self.known in SPLIT_MARKS:
-            return {value.strip().lower() for value in self.values} <= {*_TRUE, *_FALSE}
-        found = {splits.from_value(value) for value in self.values}
-        if self.known in SPLITS:  # Other values are errors of their rows.
+        found = {split_of(self.name, value) for value in self.values}
+        if self.known in (*SPLITS, *SPLIT_MARKS):  # Other values are errors of their rows.
             return found != {None}
         return None not in found and "train" in found and len(found) > 1
+
+
+def known_name(column: str) -> str:
+    """Returns the name of a column as the tuples of known names have it."""
+    return re.sub(r"[ -]", "_", column.strip().lower())
+
+
+def split_of(column: str, value: str) -> str | None:
+    """Returns the split of a row by its cell in a column of splits; None if it says none."""
+    if known_name(column) not in SPLIT_MARKS:
+        return splits.from_value(value)
+    if_true, if_false = SPLIT_MARKS[known_name(column)]
+    mark = value.strip().lower()
+    return if_true if mark in _TRUE else if_false if mark in _FALSE else None
 
 
 def profile(rows: Iterable[Mapping[str, Any]]) -> dict[str, Profile]:
@@ -478,7 +482,7 @@ def _pixel_shape_of_list(column: Profile) -> tuple[int, int, int] | None:
 
 
 def _square(count: int) -> tuple[int, int, int] | None:
-    """Returns the shape of a square image of so many values; None if there is none."""
+    """Returns the shape of a square image that has `count` values; None if there is none."""
     for channels in _CHANNELS:
         side = math.isqrt(count // channels)
         if side * side * channels == count:
@@ -521,11 +525,6 @@ def is_header(first: Sequence[str], others: Sequence[Sequence[str]]) -> bool:
     return True
 
 
-def is_true(value: str) -> bool:
-    """Returns whether a cell says yes."""
-    return value.strip().lower() in _TRUE
-
-
 def is_missing(value: Any) -> bool:
     """Returns whether a cell is empty."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -550,8 +549,8 @@ def numbers_in(text: str) -> list[float] | None:
         return None  # One number, with a comma for thousands or decimals.
     if len(words) < 2 or not (words[0].lstrip("+-").replace(".", "", 1)[:1].isdigit()):
         return None
-    numbers = [to_number(word) for word in words]
-    return None if None in numbers else numbers  # type: ignore[return-value]
+    numbers = [number for word in words if (number := to_number(word)) is not None]
+    return numbers if len(numbers) == len(words) else None
 
 
 def format_columns(columns: Iterable[str]) -> str:

@@ -190,7 +190,7 @@ def find_dialect(file: Path, *, encoding: str | None, no_header: bool) -> Dialec
 
 
 def _version(file: Path) -> tuple[int, int]:
-    """Returns what changes when a file is written anew; the results of reading it are kept."""
+    """Returns size and time of a file: the key of cached results, since it may be replaced."""
     state = file.stat()
     return state.st_size, state.st_mtime_ns
 

@@ -67,13 +67,19 @@ class ImagePaths:
             return cls(listing, request)
         best, best_count = None, 0
         split = listing.split_of(table)
-        for folder, suffix in _places(table, listing, values, split):
+        own = os.path.relpath(table.parent, listing.root) if listing.is_folder else "."
+        own = "" if own == "." else own
+        for folder, suffix in _places(own, listing, values, split):
             paths = cls(listing, request, folder, suffix)
             count = sum(paths.exists(value) for value in values)
             if best is not None and count == best_count == len(values):
-                _check_same(best, paths, values, split)
+                _check_same(best, paths, values)
             if count > best_count:
                 best, best_count = paths, count
+            # Only folders beside the table that belong to no split can be mistaken for others.
+            certain_place = folder in ("", own) or _split_of_folder(folder) is not None
+            if count == len(values) and certain_place:
+                break
         if best_count < _MIN_FOUND * len(values):
             paths = cls(listing, request, by_name=_by_name(listing, values))
             count = sum(paths.exists(value) for value in values)
@@ -115,7 +121,8 @@ class ImagePaths:
             return self.by_name.get(value)
         path = Path(self.listing.root, self.folder, value.replace("\\", "/") + self.suffix)
         located = self.listing.find(path)
-        if located is None and not self.request.remote:
+        is_listed = self.listing.is_folder and not value.startswith("/")
+        if located is None and not self.request.remote and not is_listed:
             # A table that was given without its folder. macOS stores "é" as two characters.
             forms = (
                 str(path),
@@ -126,10 +133,9 @@ class ImagePaths:
 
 
 def _places(
-    table: Path, listing: Listing, values: list[str], split: str | None
+    own: str, listing: Listing, values: list[str], split: str | None
 ) -> Iterator[tuple[str, str]]:
     """Yields the folders and extensions that could make the paths complete, likely ones first."""
-    own = os.path.relpath(table.parent, listing.root) if listing.is_folder else ""
     files = listing.files if listing.is_folder else _beside(listing.root)
     pictures = [file for file in files if images.is_image_name(file.name)]
     folders = {os.path.relpath(file.parent, listing.root) for file in pictures[:100_000]}
@@ -141,18 +147,15 @@ def _places(
     # Folders of the split of the table before those of others: test/1.jpg is not train/1.jpg.
     split_of = {folder: _split_of_folder(folder) for folder in folders}
     by_split = sorted(folders, key=lambda folder: (split_of[folder] != (split or "train"), folder))
-    ordered = ["" if own == "." else own, "", *by_split[:_MAX_FOLDERS]]
+    ordered = [own, "", *by_split[:_MAX_FOLDERS]]
     for suffix in suffixes if bare else [""]:
         for folder in dict.fromkeys("" if folder == "." else folder for folder in ordered):
             yield folder, suffix
 
 
-def _check_same(best: ImagePaths, other: ImagePaths, values: list[str], split: str | None) -> None:
-    """Raises DataError if a table without a split names images of two folders equally well."""
-    if best.suffix != other.suffix or not best.folder or not other.folder:
-        return
-    kinds = {_split_of_folder(best.folder), _split_of_folder(other.folder)}
-    if split is None and kinds == {None}:
+def _check_same(best: ImagePaths, other: ImagePaths, values: list[str]) -> None:
+    """Raises AmbiguousPathsError if a table names images of two folders equally well."""
+    if best.suffix == other.suffix and _split_of_folder(other.folder) is None:
         raise AmbiguousPathsError(
             f"the table names images both in {best.folder}/ and in {other.folder}/, for example "
             f"{values[0]!r}; put the folder into the paths, or move the other one elsewhere"

@@ -413,13 +413,18 @@ def fit(content: bytes, location: Location, layout: ImageLayout) -> Array:
 
 def _contents(items: Iterable[Item]) -> Iterator[tuple[Location, bytes | DataError]]:
     """Yields the location and content of each image, in order; reads several files at a time."""
+
+    def read(item: Item) -> tuple[Location, bytes | DataError]:
+        location, content = item
+        if isinstance(content, bytes):
+            return location, content
+        return location, _try(_read_content, content, location)
+
     for in_memory, group in itertools.groupby(items, lambda item: isinstance(item[1], bytes)):
         if in_memory:
-            yield from group  # type: ignore[misc]
+            yield from map(read, group)
         else:
-            yield from storage.concurrent_map(
-                lambda item: (item[0], _try(_read_content, item[1], item[0])), group
-            )
+            yield from storage.concurrent_map(read, group)
 
 
 def _batches(items: Iterable[Any]) -> Iterator[list[Any]]:

@@ -1,4 +1,4 @@
-"""NumPy's `.npz` and `.npy` files of examples and labels, which are told apart by their names.
+"""NumPy's `.npz` and `.npy` files of examples and labels, which are distinguished by their names.
 
 Source: the layouts of Keras's `mnist.npz` (keras.datasets.mnist) and of MedMNIST's archives.
 """

@@ -284,7 +284,8 @@ class _Csr:
         if not isinstance(shape, tuple) or not all(isinstance(each, _Array) for each in arrays):
             raise DataError(f"damaged sparse matrix: found {', '.join(vars(self)) or 'nothing'}")
         sizes = [size.check() if isinstance(size, _Array) else size for size in shape]
-        return to_dense(*(each.check() for each in arrays), np.array(sizes))  # type: ignore
+        data, indices, starts = (each.check() for each in arrays if isinstance(each, _Array))
+        return to_dense(data, indices, starts, np.array(sizes))
 
 
 def _reconstruct(*_: object) -> _Array:

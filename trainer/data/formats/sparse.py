@@ -21,6 +21,7 @@ from trainer.data.formats import npz
 from trainer.data.listing import Candidate
 from trainer.errors import DataError, Location
 
+ONE_FILE = True
 NAME = "an .npz of a SciPy sparse matrix with an array `labels`"
 
 

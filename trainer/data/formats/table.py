@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import filecmp
 import itertools
 import json
 import re
@@ -48,6 +49,7 @@ _ROW_GROUP_BYTES = 16 << 20  # Of texts in Parquet.
 _PROFILED_ROWS = 10_000
 _PROFILED_BYTES = 64 << 20
 _HEADER_ROWS = 50
+_COPY = re.compile(r"( \(\d+\)| copy)$")
 _ANSWERS = frozenset({"submission", "submissions", "prediction", "predictions", "solution"})
 
 
@@ -93,6 +95,23 @@ class _LabelKind:
 
 
 @dataclass(frozen=True)
+class _Choice:
+    """Training tables of one header, and what is read of them.
+
+    Attributes:
+        tables: the files.
+        columns: their columns.
+        paths: finds the images that rows name; None for other data.
+        labels: what the column of labels holds.
+    """
+
+    tables: list[Path]
+    columns: Columns
+    paths: ImagePaths | None
+    labels: _LabelKind
+
+
+@dataclass(frozen=True)
 class _Cell:
     """The content of a complete row.
 
@@ -115,32 +134,56 @@ class _RowCounts:
 
     Attributes:
         max_bad: the largest fraction of rows that may be left out.
-        total: number of rows of splits with labels.
-        bad: number of them that are left out.
+        total: number of rows.
+        bad: number of them that are damaged or incomplete.
         first_bad: the first of these, with their problems.
-        unlabelled: number of rows by split, of splits without any label.
+        unlabelled: number of rows without a label, by split.
+        first_unlabelled: the first of these, by split.
+        labelled: the splits in which a row has a label.
     """
 
     max_bad: float
     total: int = 0
     bad: int = 0
     first_bad: list[str] = field(default_factory=list)
-    unlabelled: dict[str, int] = field(default_factory=dict)
+    unlabelled: collections.Counter[str] = field(default_factory=collections.Counter)
+    first_unlabelled: dict[str, list[str]] = field(default_factory=dict)
+    labelled: set[str] = field(default_factory=set)
 
     def add_bad(self, location: Location, problem: str) -> None:
         self.bad += 1
         if len(self.first_bad) < _MAX_NAMED:
             self.first_bad.append(f"{location.name}: {problem}")
 
+    def add_unlabelled(self, location: Location, split: str) -> None:
+        self.unlabelled[split] += 1
+        first = self.first_unlabelled.setdefault(split, [])
+        if len(first) < _MAX_NAMED:
+            first.append(f"{location.name}: no label")
+
     def report(self) -> None:
-        """Logs a warning if rows are left out; raises DataError if there are too many."""
+        """Logs which rows are left out. A split without any label is left out as a whole.
+
+        Raises:
+            DataError: too many rows are left out, or the training split has no label.
+        """
+        total, bad, first = self.total, self.bad, list(self.first_bad)
         for split, number in self.unlabelled.items():
-            LOGGER.warning("left out the %s split: none of its %d rows has a label", split, number)
-        if not self.bad:
+            if split in self.labelled or not self.labelled:
+                bad += number
+                first += self.first_unlabelled[split]
+            elif split == "train":
+                raise DataError(f"none of the {number} rows of the training split has a label")
+            else:
+                total -= number
+                LOGGER.warning(
+                    "left out the %s split: none of its %d rows has a label", split, number
+                )
+        if not bad:
             return
-        problems = "; ".join(self.first_bad)
-        message = f"{self.bad} of {self.total} rows without a label or an example: {problems}"
-        if self.bad > self.max_bad * self.total:
+        problems = "; ".join(first[:_MAX_NAMED])
+        message = f"{bad} of {total} rows without a label or an example: {problems}"
+        if bad > self.max_bad * total:
             raise DataError(
                 f"found {message}; expected at most {self.max_bad:g} of all (--max-bad)"
             )
@@ -208,7 +251,7 @@ def read(candidate: Candidate, request: ReadRequest) -> RawSplits:
     split_names = [cell.split for cell in cells]
     if plan.columns.kind == "image":
         examples, kept, layout = images.read(list(map(_image_item, cells)), request)
-        raw = splits.group_kept(examples, names, split_names, kept)
+        raw = splits.group_by_split(examples, names, split_names, kept)
         return dataclasses.replace(raw, layout=layout)
     examples = _texts(cells) if plan.columns.kind == "text" else _numbers(cells, plan.columns)
     return splits.group_by_split(examples, names, split_names)
@@ -355,11 +398,12 @@ def _plan(
         return _Plan(tuple(used), columns, paths, _label_kind(columns, tables, request)), left_out
     if not training:
         raise DataError(f"no table, expected {NAME}")
-    training, columns, paths = _choose_training(training, headers, listing, request, left_out)
+    choice = _choose_training(training, headers, listing, request, left_out)
+    columns, paths = choice.columns, choice.paths
     used = []
     for table, split in split_of.items():
         missing = [name for name in columns.needed if name not in headers[table]]
-        if table in training:
+        if table in choice.tables:
             used.append((table, split))
         elif table not in left_out and missing:
             left_out[table] = f"no column {missing[0]!r}"
@@ -371,23 +415,35 @@ def _plan(
             if (own := _image_paths(columns, [table], listing, request)) is not None
         }  # fmt: skip
         paths = dataclasses.replace(paths, of_tables=of_tables)
-    kind = _label_kind(columns, training, request)
-    return _Plan(tuple(used), columns, paths, kind), left_out
+    return _Plan(tuple(used), columns, paths, choice.labels), left_out
 
 
 def _copies(tables: Sequence[Path]) -> dict[Path, str]:
-    """Returns tables that hold what another one holds, by their names: train.csv, train.parquet."""
+    """Returns tables that hold what another one holds: train.parquet beside train.csv."""
     first: dict[tuple[Path, str], Path] = {}
     copies = {}
-    for table in sorted(tables, key=lambda table: (len(table.name), table)):
+
+    def order(table: Path) -> tuple[bool, bool, Path]:
+        # JSON beside a table of the same name may describe it.
+        return _is_numbered(table), rows.inner_suffix(table) == ".json", table
+
+    for table in sorted(tables, key=order):
         if table.suffix == ".arrow" and table.name.startswith("cache-"):
             copies[table] = "a cache of Hugging Face's datasets"
             continue
-        stem = rows.stem(table)
-        like = first.setdefault((table.parent, re.sub(r"( \(\d+\)| copy)$", "", stem)), table)
-        if like is not table:
+        like = first.setdefault((table.parent, _COPY.sub("", rows.stem(table))), table)
+        if like is table:
+            continue
+        if not _is_numbered(table):
             copies[table] = f"a copy of {like.name}, by its name"
+        elif filecmp.cmp(like, table, shallow=False):
+            copies[table] = f"a copy of {like.name}"
     return copies
+
+
+def _is_numbered(table: Path) -> bool:
+    """Returns whether a browser or a desktop gave a table its name: "train (1).csv"."""
+    return bool(_COPY.search(rows.stem(table)))
 
 
 def _is_answer(table: Path) -> bool:
@@ -481,15 +537,19 @@ def _choose_training(
     listing: Listing,
     request: ReadRequest,
     left_out: dict[Path, str],
-) -> tuple[list[Path], Columns, ImagePaths | None]:
-    """Returns the training tables of one header, their columns, and where their images are."""
+) -> _Choice:
+    """Returns the training tables, and what is read of them.
+
+    Raises:
+        DataError: the columns are not clear, or tables of different columns could be read.
+    """
     groups: dict[frozenset[str], list[Path]] = {}
     for table in training:
         groups.setdefault(headers[table], []).append(table)
     choices, errors = [], []
     for group in groups.values():
         try:
-            choices.append((group, *_choose_columns(group, listing, request)))
+            choices.append(_choose_columns(group, listing, request))
         except AmbiguousPathsError:
             raise
         except DataError as error:
@@ -497,28 +557,32 @@ def _choose_training(
     if not choices:
         raise errors[0]
     if len(choices) > 1:
-        shared = set.intersection(*(set(headers[group[0]]) for group, _, _ in choices))
-        (_, columns, paths), *others = choices
+        shared = frozenset.intersection(*(headers[choice.tables[0]] for choice in choices))
+        needed = {frozenset(choice.columns.needed) for choice in choices}
         # JSON lines may leave out fields, and exports of several days may have gained columns.
-        if not all(set(columns.needed) == set(other.needed) <= shared for _, other, _ in others):
-            names = ", ".join(group[0].name for group, _, _ in choices)
+        if len(needed) > 1 or not needed.pop() <= shared:
+            names = ", ".join(choice.tables[0].name for choice in choices)
             raise DataError(
                 f"found tables of different columns: {names}. Give one of them to --data, or move "
                 "the others elsewhere"
             )
-        return [table for group, _, _ in choices for table in group], columns, paths
-    group, columns, paths = choices[0]
+        tables = [table for choice in choices for table in choice.tables]
+        kind = _label_kind(choices[0].columns, tables, request)
+        return dataclasses.replace(choices[0], tables=tables, labels=kind)
+    (choice,) = choices
     for table in training:
-        if table not in group:
-            missing = [name for name in columns.needed if name not in headers[table]]
+        if table not in choice.tables:
+            missing = [name for name in choice.columns.needed if name not in headers[table]]
             left_out[table] = f"no column {missing[0]!r}" if missing else "other columns"
-    return group, columns, paths
+    return choice
 
 
-def _choose_columns(
-    tables: Sequence[Path], listing: Listing, request: ReadRequest
-) -> tuple[Columns, ImagePaths | None]:
-    """Returns the columns of tables with one header, and where the images are that they name."""
+def _choose_columns(tables: list[Path], listing: Listing, request: ReadRequest) -> _Choice:
+    """Returns what is read of tables with one header.
+
+    Raises:
+        DataError: the columns are not clear, or none of the images that they name is there.
+    """
     options = request.options
     profiles = column_types.profile(_profiled_rows(tables, request))
     if not profiles:
@@ -541,8 +605,9 @@ def _choose_columns(
         is_image=names_images,
     )
     columns = dataclasses.replace(chosen, has_header=_has_header(tables[0], options))
+    kind = _LabelKind.of(profiles.get(columns.label or ""))
     if columns.kind != "image":
-        return columns, None
+        return _Choice(tables, columns, None, kind)
     (column,) = columns.inputs
     profile = profiles[column]
     if column not in found and profile.is_mostly("string"):
@@ -552,7 +617,7 @@ def _choose_columns(
                 f"{profile.samples[0]!r}; expected paths below the data folder",
                 Location(tables[0]),
             )
-    return columns, found.get(column) or ImagePaths(listing, request)
+    return _Choice(tables, columns, found.get(column) or ImagePaths(listing, request), kind)
 
 
 def _has_header(table: Path, options: ReadOptions) -> bool:
@@ -597,32 +662,19 @@ def _header(table: Path, request: ReadRequest) -> frozenset[str]:
 
 
 def _cells(plan: _Plan, request: ReadRequest, counts: _RowCounts) -> Iterator[_Cell]:
-    """Yields the content of each complete row; counts all rows.
-
-    A split without any label is left out, with a warning.
-    """
-    columns = plan.columns
-    unlabelled: dict[str, int] = {}
-    labelled: set[str] = set()
+    """Yields the content of each complete row; counts all rows."""
     for table, table_split in plan.tables:
-        for row in rows.read(table, request.options, columns.needed):
+        for row in rows.read(table, request.options, plan.columns.needed):
             counts.total += 1
             try:
                 cell = _cell(row, plan, table_split or "train")
             except _MissingLabelError as missing:
-                unlabelled[missing.split] = unlabelled.get(missing.split, 0) + 1
-                counts.add_bad(row.location, "no label")
+                counts.add_unlabelled(row.location, missing.split)
             except DataError as error:
                 counts.add_bad(row.location, error.problem)
             else:
-                labelled.add(cell.split)
+                counts.labelled.add(cell.split)
                 yield cell
-    for split, number in unlabelled.items():
-        if split not in labelled and labelled:
-            counts.bad -= number
-            counts.total -= number
-            counts.first_bad.clear()
-            counts.unlabelled[split] = number
 
 
 def _cells_of_split(plan: _Plan, request: ReadRequest, split: str) -> Iterator[_Cell]:
@@ -674,10 +726,7 @@ def _cell(row: Row, plan: _Plan, split: str) -> _Cell:
 
 def _split(column: str, value: Any) -> str:
     text = str(value)
-    mark = column_types.SPLIT_MARKS.get(column.strip().lower())
-    if mark is not None:
-        return mark[0] if column_types.is_true(text) else mark[1]
-    split = splits.from_value(text)
+    split = column_types.split_of(column, text)
     if split is None:
         raise DataError(f"found {text[:40]!r} in column {column!r}, expected the name of a split")
     return split
@@ -693,10 +742,10 @@ def to_vector(values: Sequence[Any]) -> list[float]:
         (value,) = values
         numbers = column_types.numbers_in(value) if isinstance(value, str) else value
         values = numbers if isinstance(numbers, list) else []
-    vector = [column_types.to_number(value) for value in values]
-    if not vector or None in vector:
+    vector = [number for value in values if (number := column_types.to_number(value)) is not None]
+    if not vector or len(vector) < len(values):
         raise DataError("found a value that is not a number")
-    return vector  # type: ignore[return-value]
+    return vector
 
 
 def _numbers(cells: Sequence[_Cell], columns: Columns) -> Array:

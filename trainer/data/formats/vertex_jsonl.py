@@ -83,7 +83,7 @@ def read(candidate: Candidate, request: ReadRequest) -> RawSplits:
     else:
         examples, kept = _read_texts(items, request)
     labels, split_names = [item.label for item in items], [item.split for item in items]
-    raw = splits.group_kept(examples, labels, split_names, kept)
+    raw = splits.group_by_split(examples, labels, split_names, kept)
     return dataclasses.replace(raw, layout=layout)
 
 

@@ -201,7 +201,7 @@ class Reader:
             return "system files"
         if self.input.kind == "text":
             is_class_file = self.source is not None and self.source.format == "text"
-            return "no texts by their names" if is_class_file and _is_list(name) else ""
+            return "no texts by their names" if is_class_file and text.is_list(name.name) else ""
         if name.name == shard_format.INDEX:
             return "index of shards"
         if _suffix(file.path) in _ARRAYS and _is_array_of_labels(file):
@@ -587,11 +587,6 @@ def _local_file(file: File) -> Iterator[Path]:
         with file.open() as content, target.open("wb") as copy:
             shutil.copyfileobj(content, copy)
         yield target
-
-
-def _is_list(name: Path) -> bool:
-    """Returns whether a text file lists or describes a data set, by its name."""
-    return text.is_list(name.name)
 
 
 def _is_array_of_labels(file: File) -> bool:

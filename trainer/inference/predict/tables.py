@@ -107,9 +107,8 @@ class TableReader:
             DataError: a name is there twice, or the number of columns is another.
         """
         names, wanted = [cell.strip() for cell in first], self.wanted
-        numbered = self.column is None and self.columns is not None and not self.columns.has_header
-        if numbered:
-            return self._select_numbered(names)
+        if self.column is None and self.columns is not None and not self.columns.has_header:
+            return self._select_numbered(names, self.columns)
         digits = bool(wanted) and all(name.isdigit() for name in wanted)
         if wanted and {*wanted} <= {*names}:
             # With --column 2, a cell "2" of the first row may be data.
@@ -176,10 +175,8 @@ class TableReader:
             return dataclasses.replace(self.options, encoding=None)
         return self.options
 
-    def _select_numbered(self, names: Sequence[str]) -> Selection:
+    def _select_numbered(self, names: Sequence[str], columns: Columns) -> Selection:
         """Returns the columns of a table without a header, as that of the training."""
-        columns = self.columns
-        assert columns is not None  # noqa: S101
         known = [name for name in names if column_types.Profile(name).known in _KNOWN]
         if known:
             raise MissingColumnError(
