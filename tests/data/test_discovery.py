@@ -611,3 +611,12 @@ def test_names_of_columns_may_have_spaces_and_capitals(tmp_path: Path) -> None:
     rows = "".join(f"{text},{label},{n > 20}\n" for n, (text, label) in enumerate(TEXTS))
     raw = read(tmp_path, {"a.csv": f"Text,Label,Is Valid\n{rows}"})
     assert sizes(raw) == {"train": 21, "validation": 9}
+
+
+def test_a_first_line_of_other_cells_is_left_out_of_a_table_without_a_header(
+    tmp_path: Path,
+) -> None:
+    """As scikit-learn's wine_data.csv has one."""
+    rows = "".join(f"{n / 7},{-n},7,{n % 2}\n" for n in range(20))
+    raw = read(tmp_path, {"wine.csv": f"20,2,good,bad,other\n{rows}"})
+    assert (raw.train[0].shape, raw.classes) == ((20, 3), ("0", "1"))

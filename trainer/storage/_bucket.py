@@ -411,8 +411,8 @@ def _anonymous_client() -> Any:
         requests.head(anonymous.api_endpoint, timeout=_ANSWER_S)
     except requests.RequestException as error:
         raise StorageError(
-            f"no Google credentials: {credentials.LOGIN}; and without them, Cloud Storage does not "
-            f"answer: {error}"
+            f"no Google credentials: {credentials.LOGIN}. Public buckets need none, but Cloud "
+            f"Storage does not answer ({type(error).__name__})"
         ) from error
     return anonymous
 

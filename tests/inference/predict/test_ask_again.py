@@ -364,7 +364,7 @@ def test_tables_without_labels_and_in_another_order_are_read(
     assert [(item.name.removeprefix(f"{tmp_path}/"), item.error) for item in items] == [
         ("new.csv:2", ""),
         ("new.csv:4", "nothing in column 'review'"),
-        ("new.csv:5", "found 1 cells, expected 3 as in the first row"),
+        ("new.csv:5", "found 1 cells, expected 3 as in the other rows"),
         ("new.csv:6", ""),
     ]
     assert [str(items[0].example), str(items[3].example)] == ["one\ntwo", "last"]

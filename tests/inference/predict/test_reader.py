@@ -139,7 +139,7 @@ def test_csv_texts_are_in_a_named_column(tmp_path: Path) -> None:
     file.write_text('id,text\n1,"one, ""two""\nthree"\n\n2\n3,four\n')
     assert summarize(read_items(TEXT, file), tmp_path) == {
         "a.csv:2": 'one, "two"\nthree',
-        "a.csv:5": "found 1 cells, expected 2 as in the first row",
+        "a.csv:5": "found 1 cells, expected 2 as in the other rows",
         "a.csv:6": "four",
     }
     assert list(summarize(read_items(TEXT, file, column="id"), tmp_path).values()) == [
@@ -157,7 +157,7 @@ def test_csv_numbers_have_an_optional_header(tmp_path: Path) -> None:
         summary = summarize(read_items(VECTOR, file), tmp_path)
         assert summary == {
             f"a.csv:{first}": "1.0",
-            f"a.csv:{first + 1}": "found 2 cells, expected 3 as in the first row",
+            f"a.csv:{first + 1}": "found 2 cells, expected 3 as in the other rows",
             f"a.csv:{first + 2}": "found 'x', expected a list of 3 numbers",
             f"a.csv:{first + 3}": "found 'nan', expected a list of 3 numbers",
             f"a.csv:{first + 5}": "9.0",

@@ -367,10 +367,12 @@ def _find_label(rest: Mapping[str, Profile], *, needs_label: bool) -> str | None
     empty = [each.name for each in rest.values() if each.known in LABELS and not each.present]
     if empty and not categories:
         raise DataError(f"found no label in column {empty[0]!r}, expected labels")
+    unnamed = all(name.isdigit() for name in rest)
+    no_header = "" if unnamed else "; or --no-header, if the first line of CSV is data"
     hint = f", for example --label-column {categories[0].name!r}" if categories else ""
     raise DataError(
         f"found the columns {format_columns(rest)}; give the column of the labels with "
-        f"--label-column{hint}; or --no-header, if the first line is data"
+        f"--label-column{hint}{no_header}"
     )
 
 

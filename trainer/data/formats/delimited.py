@@ -81,6 +81,7 @@ class Dialect:
         quoting: key of `_QUOTING`.
         skipped_lines: number of lines before the header.
         has_header: whether the first row names the columns; otherwise they are "1", "2", ...
+        width: usual number of cells of a row.
     """
 
     encoding: str
@@ -88,6 +89,7 @@ class Dialect:
     quoting: str
     skipped_lines: int
     has_header: bool
+    width: int
 
 
 def open_binary(file: Path) -> IO[bytes]:
@@ -114,13 +116,13 @@ def read(file: Path, *, encoding: str | None, no_header: bool) -> Iterator[Row]:
     if first is None:
         return
     number, cells, problem = first
-    if cells is None:
-        raise DataError(problem, Location(file, f"line {number + dialect.skipped_lines}"))
-    if dialect.has_header:
-        names = [name.strip() for name in cells]
-    else:
-        names = [str(column) for column in range(1, len(cells) + 1)]
+    if not dialect.has_header:
+        names = [str(column) for column in range(1, dialect.width + 1)]
         records = itertools.chain([first], records)
+    elif cells is None:
+        raise DataError(problem, Location(file, f"line {number + dialect.skipped_lines}"))
+    else:
+        names = [name.strip() for name in cells]
     _check_names(names, file)
     for number, cells, problem in records:
         location = Location(file, f"line {number + dialect.skipped_lines}")
@@ -282,7 +284,9 @@ def _find_dialect(
     has_header = not no_header and (len(rows) < 2 or columns.is_header(rows[0], rows[1:]))
     if not has_header and not no_header:
         LOGGER.warning("%s: the first line is data, so the columns are named 1, 2, ...", file.name)
-    return Dialect(encoding, delimiter, quoting, skipped, has_header)
+    # The first of the most frequent: a file without a header may begin with a line of its own.
+    width = collections.Counter(map(len, rows)).most_common(1)[0][0] if rows else 0
+    return Dialect(encoding, delimiter, quoting, skipped, has_header, width)
 
 
 def _inner_suffix(file: Path) -> str:
@@ -363,8 +367,8 @@ def _row_problem(cells: list[str], names: Sequence[str], dialect: Dialect) -> st
     while len(cells) > len(names) and not cells[-1].strip():
         cells.pop()
     if len(cells) != len(names):
-        first = "header" if dialect.has_header else "first row"
-        return f"found {len(cells)} cells, expected {len(names)} as in the {first}"
+        like = "header" if dialect.has_header else "other rows"
+        return f"found {len(cells)} cells, expected {len(names)} as in the {like}"
     if any(map(has_bad_bytes, cells)):
         return "not UTF-8; --encoding gives another encoding"
     return ""
