@@ -517,7 +517,7 @@ def test_texts_that_describe_the_data_are_no_classes(tmp_path: Path) -> None:
     }
     others = {"activity_labels.txt": "1 WALKING\n", "features.txt": "1 tBodyAcc\n",
               "features_info.txt": "x\ny\n"}  # fmt: skip
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match="found examples directly in test, train"):
         read(tmp_path, files | others)
 
 

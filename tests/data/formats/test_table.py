@@ -263,7 +263,7 @@ def test_rows_without_a_label_or_example_are_left_out_with_a_warning(
             {"a.csv": b"label,label\na,b\n"},
             r"a.csv: line 1: found the column 'label' more than once \(columns 1 and 2\)",
         ),
-        ({"a.csv": b"a good film,pos\na bad one,neg\n"}, "--no-header, if the first line of CSV is data"),
+        ({"a.csv": b"a good film,pos\na bad one,neg\n"}, "or --no-header, if the first line"),
         (
             {"a.csv": rows(lines=[*LINES, ("x", "")] * 2 + [("y", "")] * 9)},
             "a.csv: line 62: no label.*; expected at most 0.1 of all",

@@ -143,7 +143,7 @@ def test_csv_texts_are_in_a_named_column(tmp_path: Path) -> None:
         "a.csv:6": "four",
     }
     assert list(summarize(read_items(TEXT, file, column="id"), tmp_path).values()) == [
-        "1", "found 1 cells, expected 2 as in the first row", "3",
+        "1", "found 1 cells, expected 2 as in the other rows", "3",
     ]  # fmt: skip
     ((name, error),) = summarize(read_items(TEXT, file, column="review"), tmp_path).items()
     assert name == "a.csv"
