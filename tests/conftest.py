@@ -11,6 +11,7 @@ import functools
 import gc
 import logging
 import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -50,8 +51,11 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_configure() -> None:
     """Divides the cores among the processes of pytest-xdist, so that each starts few threads.
 
-    The processes that tests start inherit this.
+    The processes that tests start inherit this, and react to Ctrl-C: a shell without job control
+    starts its background jobs with SIGINT ignored, which they would inherit, too.
     """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     number = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
     if number:
         cores = sorted(os.sched_getaffinity(0))
