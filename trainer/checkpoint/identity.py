@@ -160,7 +160,8 @@ def differences(
         if settings.get(name) != value
     ]
     data = data_identity.differences(saved.get("data", {}), now["data"])
-    lines += [f"the data is other data: {'; '.join(data)}"] * bool(data)
+    if data:
+        lines.append(f"the data is other data: {'; '.join(data)}")
     if saved.get("weights") != now["weights"]:
         lines.append("--weights: the file has another content")
     found = compare.lists("layer", saved.get("layers", []), now["layers"])

@@ -44,7 +44,7 @@ def report(errors: Sequence[DataError], count: int, unit: str, request: ReadRequ
             str(error.relocated(request.original))
             for error in errors[: DamagedFilesError.MAX_NAMED]
         ]
-        more = "; ..." * (len(errors) > len(first))
+        more = "; ..." if len(errors) > len(first) else ""
         LOGGER.warning(
             "left out %d damaged of %d %s: %s%s", len(errors), count, unit, "; ".join(first), more
         )

@@ -54,9 +54,11 @@ def _class_differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list
     if was != classes:
         removed = [name for name in was if name not in classes]
         added = [name for name in classes if name not in was]
-        changes = [f"without {_list(removed)}"] * bool(removed) + [f"with {_list(added)}"] * bool(
-            added
-        )
+        changes = [
+            f"{change} {_list(names)}"
+            for change, names in (("without", removed), ("with", added))
+            if names
+        ]
         return [f"{len(was)} classes, now {len(classes)}, {' and '.join(changes) or 'reordered'}"]
     lines = []
     for split in dict.fromkeys([*saved.get("examples", {}), *now["examples"]]):

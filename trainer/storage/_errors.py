@@ -137,7 +137,9 @@ def _service_message(response: Any) -> tuple[str, str]:
         # Any other text: a page of a proxy says more in tags than in words.
         message = " ".join(fields) if fields else text if "<" not in text else ""
     message = " ".join(message.split())[:1000]
-    return message + "." * (message != "" and message[-1] not in ".!?"), reason
+    if message and message[-1] not in ".!?":
+        message += "."
+    return message, reason
 
 
 def _lacks_payer(message: str) -> bool:
