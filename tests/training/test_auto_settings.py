@@ -127,9 +127,15 @@ def test_a_candidate_that_cannot_be_built_is_left_out(job: Job, tmp_path: Path) 
     names = ["ivanov", "petrov", "rossi", "ricci", "sidorov", "bianchi", "popov", "conti"]
     rows = [f"{name[:-1]}{letter}{name[-1]},{'ru' if name.endswith('v') else 'it'}\n"
             for name in names for letter in "abcdefgh"]  # fmt: skip
-    (tmp_path / "names.csv").write_text("text,label\n" + "".join(rows))
-    result = job("--model=text", f"--data={tmp_path}/names.csv", "--epochs=1")
+    (tmp_path / "names").mkdir()
+    (tmp_path / "names/names.csv").write_text("text,label\n" + "".join(rows))
+    (tmp_path / "names/README.md").write_text("what they are")
+    result = job("--model=text", "--data=names", "--epochs=1")
     assert result.returncode == 0, result.stderr
+    assert result.stderr.startswith(
+        "names: CSV with texts in column 'text', labels in 'label'; train 58, test 6; 2 classes: "
+        "it, ru\nnames: left out README.md (notes)\n"
+    )
     assert "--architecture convolution is left out: --model: no word occurs 2" in result.stderr
     assert (next((tmp_path / "runs").iterdir()) / "report.html").exists()
 

@@ -216,7 +216,7 @@ def _open_files(
             source = Source(
                 format=candidate.name,
                 summary=candidate.summary,
-                left_out=discovery.left_out(candidate, files),
+                left_out="" if data in SHIPPED else discovery.left_out(candidate, files),
                 columns=candidate.columns,
                 encoding=options.encoding,
             )

@@ -21,6 +21,8 @@ def write(folder: Path, **files: bytes) -> str:
 def test_the_shipped_reviews_are_complete(reviews: Dataset) -> None:
     assert reviews.spec.sizes == {"train": 9511, "test": 1057}
     assert (reviews.spec.classes, reviews.spec.kind) == (("neg", "pos"), "text")
+    assert reviews.source is not None
+    assert reviews.source.left_out == ""
 
 
 def test_classes_are_named_after_their_files(tmp_path: Path) -> None:
