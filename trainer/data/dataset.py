@@ -17,7 +17,7 @@ from trainer.data.shards.reader import Shards
 from trainer.errors import DataError, Location
 
 if TYPE_CHECKING:
-    from trainer.data.formats.columns import Columns
+    from trainer.data.tables.columns import Columns
 
 SPLITS = ("train", "validation", "test")
 
@@ -184,7 +184,7 @@ class Source:
         Raises:
             ValueError: a field is missing, unknown or invalid.
         """
-        from trainer.data.formats.columns import Columns
+        from trainer.data.tables.columns import Columns
 
         try:
             columns = fields["columns"]

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from trainer.data.dataset import Array, Source
-from trainer.data.formats import columns as column_types
 from trainer.data.formats import text
 from trainer.data.inputs import InputSignature, decode_base64, type_name
+from trainer.data.tables import columns as column_types
 from trainer.errors import DataError, Location
 
 _B64 = "b64"

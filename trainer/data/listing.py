@@ -16,7 +16,7 @@ from trainer.data import splits
 from trainer.errors import DataError, Location
 
 if TYPE_CHECKING:
-    from trainer.data.formats.columns import Columns
+    from trainer.data.tables.columns import Columns
 
 _HIDDEN = (".", "__MACOSX")  # macOS adds the latter to archives.
 # Written by desktops into every folder.

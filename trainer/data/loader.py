@@ -14,9 +14,9 @@ from trainer.errors import DataError, Location, UsageError
 if TYPE_CHECKING:
     from trainer.config import DataOptions, ReadOptions
     from trainer.data.dataset import Dataset, ImageLayout, RawSplits, ReadRequest, Source
-    from trainer.data.formats.columns import Columns
     from trainer.data.listing import Candidate
     from trainer.data.shards.shard_format import Stream
+    from trainer.data.tables.columns import Columns
 
 SHIPPED = ("mnist", "movie_reviews")
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data import checks, labels, splits
+from trainer.data import checks, splits
 from trainer.data.dataset import Array
+from trainer.data.tables import labels
 from trainer.errors import DataError
 from trainer.runtime.log import LOGGER
 

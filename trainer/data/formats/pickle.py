@@ -26,9 +26,10 @@ from trainer.data import splits
 from trainer.data.arrays import named_arrays
 from trainer.data.arrays.named_arrays import NamedArray
 from trainer.data.dataset import Array, RawSplits, ReadRequest
-from trainer.data.formats import images, rows
+from trainer.data.formats import images
 from trainer.data.formats.sparse import to_dense
 from trainer.data.listing import Candidate, Listing
+from trainer.data.tables import rows
 from trainer.errors import DataError, Location
 from trainer.runtime import memory
 from trainer.runtime.log import LOGGER

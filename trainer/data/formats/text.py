@@ -13,8 +13,8 @@ import numpy as np
 from trainer import storage
 from trainer.data import damaged, splits
 from trainer.data.dataset import Array, RawSplits, ReadRequest
-from trainer.data.formats import delimited, rows
 from trainer.data.listing import Candidate, Listing
+from trainer.data.tables import delimited, rows
 from trainer.errors import DataError, Location
 from trainer.runtime import memory
 

@@ -18,9 +18,10 @@ import numpy as np
 from trainer import storage
 from trainer.data import splits
 from trainer.data.dataset import Array, RawSplits, ReadRequest
-from trainer.data.formats import images, rows, text
+from trainer.data.formats import images, text
 from trainer.data.listing import Candidate
 from trainer.data.shards.shard_format import Stream
+from trainer.data.tables import rows
 from trainer.errors import DataError, Location
 from trainer.runtime import memory
 

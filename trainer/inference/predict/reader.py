@@ -25,10 +25,11 @@ from trainer import storage
 from trainer.config import ReadOptions
 from trainer.data import listing, loader
 from trainer.data.dataset import Array, Source
-from trainer.data.formats import columns as column_types
-from trainer.data.formats import delimited, idx, images, npz, rows, sparse, text
+from trainer.data.formats import idx, images, npz, sparse, text
 from trainer.data.inputs import InputSignature
 from trainer.data.shards import shard_format
+from trainer.data.tables import columns as column_types
+from trainer.data.tables import delimited, rows
 from trainer.errors import DataError, Location, StorageError, UsageError
 from trainer.inference.predict.items import PAUSE, Item, Items, error_item
 from trainer.inference.predict.lines import Lines, Rows

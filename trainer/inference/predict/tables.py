@@ -15,13 +15,14 @@ from typing import Any
 from trainer import storage
 from trainer.config import ReadOptions
 from trainer.data.dataset import Array, ReadRequest
-from trainer.data.formats import columns as column_types
-from trainer.data.formats import delimited, rows, table, text, vertex_jsonl
-from trainer.data.formats.columns import Columns
-from trainer.data.formats.image_paths import ImagePaths
+from trainer.data.formats import table, text, vertex_jsonl
 from trainer.data.inputs import InputSignature
 from trainer.data.instances import InstanceReader
 from trainer.data.listing import Listing
+from trainer.data.tables import columns as column_types
+from trainer.data.tables import delimited, rows
+from trainer.data.tables.columns import Columns
+from trainer.data.tables.image_paths import ImagePaths
 from trainer.errors import DataError, Location, StorageError
 from trainer.inference.predict.items import Item, Items, error_item
 

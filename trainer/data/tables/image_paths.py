@@ -13,8 +13,8 @@ from trainer import storage
 from trainer.data import splits
 from trainer.data.dataset import ReadRequest
 from trainer.data.formats import images
-from trainer.data.formats.columns import Profile
 from trainer.data.listing import Listing
+from trainer.data.tables.columns import Profile
 from trainer.errors import DataError, Location
 
 _MAX_FOLDERS = 2000

@@ -18,9 +18,9 @@ from google.protobuf.message import DecodeError
 
 from trainer.config import ReadOptions
 from trainer.data import splits
-from trainer.data.formats import columns as column_types
-from trainer.data.formats import delimited
-from trainer.data.formats.delimited import COMPRESSED, Row
+from trainer.data.tables import columns as column_types
+from trainer.data.tables import delimited
+from trainer.data.tables.delimited import COMPRESSED, Row
 from trainer.errors import DataError, Location
 from trainer.runtime import imports, memory
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from trainer.data.formats import columns
+from trainer.data.tables import columns
 from trainer.errors import DataError, Location
 from trainer.runtime.log import LOGGER
 

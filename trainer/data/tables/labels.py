@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from trainer.data.formats import columns
+from trainer.data.tables import columns
 from trainer.errors import DataError
 from trainer.runtime.log import LOGGER
 
